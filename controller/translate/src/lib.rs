@@ -1,0 +1,1 @@
+//! Kubernetes objects to drafts of desired state. It contains no I/O.
