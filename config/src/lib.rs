@@ -1,1 +1,28 @@
-//! The vocabulary of the gateway: desired state, its checks and its differences. It contains no I/O.
+//! The vocabulary of the gateway. It contains no I/O, no clock and no Kubernetes types.
+//!
+//! Everything that the data plane obeys is a [`Desired`]: virtual hosts, backends,
+//! certificates, stream listeners and virtual IPs, each under its own key and behind its own
+//! `Arc`. There is one door into it: a draft is checked object by object, what is good
+//! becomes desired state and what is bad becomes a [`Rejection`]. A [`Diff`] is what moved.
+
+pub mod backend;
+pub mod desired;
+pub mod diff;
+pub mod host;
+pub mod listener;
+pub mod object;
+pub mod rejection;
+pub mod route;
+pub mod tls;
+pub mod vip;
+
+pub use backend::{Backend, BackendId, Balance, Endpoint, HashKey, PortRef, UpstreamProtocol};
+pub use desired::{Desired, Generation};
+pub use diff::{Change, Diff, diff};
+pub use host::{HostName, HostPattern, InvalidHost};
+pub use listener::{StreamListener, StreamPort};
+pub use object::{Kind, ObjectRef};
+pub use rejection::{Rejection, Verdict};
+pub use route::{Action, Dialect, Matching, PathMatch, Policy, Redirect, Rewrite, Route, RuleRef, VirtualHost};
+pub use tls::{Certificate, CertificateId, PrivateKey, ServerName, TlsTreatment};
+pub use vip::{Method, VipBinding, VipService};
