@@ -90,6 +90,10 @@ pub enum Action {
     Forward(BackendId),
     /// Answers with a redirect.
     Redirect(Redirect),
+    /// Answers 503 and reaches no backend: what the Ingress asks for here (access control, a protocol) is not
+    /// implemented, and serving it without would open what its owner closed. The reason is for logs and `explain`,
+    /// never for the client.
+    Deny(Arc<str>),
 }
 
 /// A redirect that the gateway answers itself.
