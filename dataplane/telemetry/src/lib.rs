@@ -1,1 +1,25 @@
-//! Metrics: one table of names, per-worker counters, one exposition.
+//! Metrics and logs of the process. It contains no networking code, knows no Kubernetes object and decides nothing.
+//!
+//! The request path writes to a [`WorkerMetrics`] that belongs to its thread alone: a plain load and store on memory
+//! that no other core writes, so counting costs no locked instruction and no shared cache line. Whoever scrapes adds
+//! the workers up ([`Metrics::expose`]). Every metric that exists is a row of one table ([`metrics::TABLE`]), and every
+//! label value that the request path can choose is a variant of a closed set ([`labels`]), so traffic cannot create
+//! series. What the control side sets ([`control`]) is bounded where it is taken in.
+
+pub mod control;
+pub mod exposition;
+pub mod labels;
+pub mod logging;
+pub mod metrics;
+pub mod process;
+pub mod worker;
+
+pub use control::{CertificateExpiry, RejectionCounts};
+pub use exposition::Exposition;
+pub use labels::{
+    FaultReason, LimitName, ListenerKind, MethodLabel, Protocol, StreamEnd, StreamKind, TlsFailure, TlsVersion,
+    UpgradeKind, UpstreamError,
+};
+pub use logging::{LogError, LogFormat};
+pub use metrics::Metrics;
+pub use worker::{BackendCounters, BackendTotals, MAX_BACKEND_SLOTS, RequestSample, WorkerMetrics};

@@ -1,0 +1,301 @@
+//! Every metric that exists, in one table, and the [`Metrics`] that hold their values.
+
+use crate::control::{CertificateExpiry, Control, RejectionCounts};
+use crate::exposition::{self, Exposition};
+use crate::labels::{FaultReason, LimitName, ListenerKind};
+use crate::process::Process;
+use crate::worker::{BackendTotals, MAX_BACKEND_SLOTS, WorkerMetrics};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only grows while the process lives; its name ends in `_total`.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// A distribution in fixed buckets.
+    Histogram,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricInfo {
+    /// Which metric.
+    pub id: MetricId,
+    /// Its name, in base units.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: MetricKind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts, in one line.
+    pub help: &'static str,
+}
+
+macro_rules! metric_table {
+    ($($id:ident $kind:ident $name:literal $labels:tt $help:literal;)+) => {
+        /// Names a metric in code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "the help text of the table is the documentation")]
+        pub enum MetricId {
+            $($id,)+
+        }
+
+        /// Every metric, in the order of exposition.
+        pub const TABLE: &[MetricInfo] = &[
+            $(MetricInfo {
+                id: MetricId::$id,
+                name: $name,
+                kind: MetricKind::$kind,
+                labels: &$labels,
+                help: $help,
+            },)+
+        ];
+    };
+}
+
+metric_table! {
+    // Requests
+    Requests Counter "sluicegate_requests_total" ["protocol", "method", "code"]
+        "Requests that are over, by the client's protocol, method and final status (rare statuses by class).";
+    RequestDuration Histogram "sluicegate_request_duration_seconds" ["protocol"]
+        "Time from the first byte of a request to the last byte of its response.";
+    UpstreamDuration Histogram "sluicegate_upstream_duration_seconds" []
+        "Time from sending a request to the endpoint that answered until the end of its response head.";
+    ReceivedBytes Counter "sluicegate_request_body_bytes_total" ["protocol"]
+        "Body bytes received from clients.";
+    SentBytes Counter "sluicegate_response_body_bytes_total" ["protocol"]
+        "Body bytes sent to clients.";
+    Faults Counter "sluicegate_faults_total" ["reason"]
+        "Requests that the gateway itself answered, and connections that it closed, by reason.";
+    Limits Counter "sluicegate_limit_exceeded_total" ["limit"]
+        "Times that a client or a backend ran into a limit.";
+    // Client connections
+    Connections Counter "sluicegate_connections_total" ["listener"]
+        "Connections accepted from clients.";
+    ConnectionsActive Gauge "sluicegate_connections_active" ["listener"]
+        "Connections with clients that are open.";
+    TlsHandshakes Counter "sluicegate_tls_handshakes_total" ["version"]
+        "TLS handshakes with clients that succeeded.";
+    TlsFailures Counter "sluicegate_tls_handshake_failures_total" ["reason"]
+        "TLS handshakes with clients that failed.";
+    TlsResumed Counter "sluicegate_tls_resumed_total" []
+        "TLS handshakes with clients that resumed a session.";
+    TlsDefaultCertificate Counter "sluicegate_tls_default_certificate_total" []
+        "TLS handshakes that were answered with the default certificate.";
+    Upgrades Counter "sluicegate_upgrades_total" ["kind"]
+        "Requests that became a tunnel (WebSocket and other upgrades).";
+    UpgradesActive Gauge "sluicegate_upgrades_active" ["kind"]
+        "Tunnels of upgraded requests that are open.";
+    UpgradeBytes Counter "sluicegate_upgrade_bytes_total" ["kind", "direction"]
+        "Bytes that upgraded connections carried to backends (up) and clients (down).";
+    // Upstream
+    UpstreamConnections Counter "sluicegate_upstream_connections_total" []
+        "Connections established to endpoints.";
+    UpstreamConnectionsActive Gauge "sluicegate_upstream_connections_active" []
+        "Connections to endpoints that are open, idle ones included.";
+    UpstreamReused Counter "sluicegate_upstream_reused_total" []
+        "Requests that were sent on a connection that had carried one before.";
+    UpstreamErrors Counter "sluicegate_upstream_errors_total" ["reason"]
+        "Attempts at endpoints that failed, whether or not a retry hid it.";
+    Retries Counter "sluicegate_upstream_retries_total" []
+        "Requests that were tried again on an endpoint.";
+    Ejections Counter "sluicegate_upstream_ejections_total" []
+        "Endpoints taken out of rotation for their failures, counted by each worker.";
+    // Relayed streams
+    Streams Counter "sluicegate_streams_total" ["kind"]
+        "TCP streams that were relayed without looking inside.";
+    StreamsActive Gauge "sluicegate_streams_active" ["kind"]
+        "Relayed TCP streams that are open.";
+    StreamsEnded Counter "sluicegate_streams_ended_total" ["kind", "reason"]
+        "Relayed TCP streams that are over, by how they ended.";
+    StreamBytes Counter "sluicegate_stream_bytes_total" ["kind", "direction"]
+        "Bytes that relayed TCP streams carried to backends (up) and clients (down).";
+    // Control
+    Generation Gauge "sluicegate_generation" []
+        "Generation of the desired state that is applied; 0 before the first.";
+    GenerationApplied Gauge "sluicegate_generation_applied_timestamp_seconds" []
+        "When the generation was applied, in seconds since the Unix epoch; 0 before the first.";
+    ApplyDuration Histogram "sluicegate_apply_duration_seconds" []
+        "Time from a change of objects to the swap of the tables.";
+    ApplyFailures Counter "sluicegate_apply_failures_total" []
+        "Things that the data plane could not apply.";
+    Rejections Gauge "sluicegate_rejections" ["verdict"]
+        "Parts of objects that are rejected, ignored or served with a warning.";
+    Objects Gauge "sluicegate_objects" ["kind"]
+        "What the desired state holds.";
+    CertificateNotAfter Gauge "sluicegate_certificate_not_after_seconds" ["namespace", "name"]
+        "When a certificate in use expires, in seconds since the Unix epoch; the 1,000 that expire first.";
+    // Process
+    BuildInfo Gauge "sluicegate_build_info" ["version"]
+        "Always 1; the label says which build runs.";
+    Workers Gauge "sluicegate_workers" []
+        "Threads that serve traffic.";
+    ProcessCpu Counter "sluicegate_process_cpu_seconds_total" []
+        "Processor time of the process, user and system.";
+    ProcessResident Gauge "sluicegate_process_resident_memory_bytes" []
+        "Resident memory of the process.";
+    ProcessVirtual Gauge "sluicegate_process_virtual_memory_bytes" []
+        "Virtual memory of the process.";
+    ProcessThreads Gauge "sluicegate_process_threads" []
+        "Threads of the process.";
+    ProcessOpenFds Gauge "sluicegate_process_open_fds" []
+        "File descriptors that the process has open.";
+    ProcessMaxFds Gauge "sluicegate_process_max_fds" []
+        "File descriptors that the process may have open.";
+    ProcessStart Gauge "sluicegate_process_start_time_seconds" []
+        "When the process started, in seconds since the Unix epoch.";
+}
+
+/// The metrics of the process.
+///
+/// Locks guard what the control side sets and the list of workers; the request path takes none.
+#[derive(Debug)]
+pub struct Metrics {
+    /// How many of `shards` belong to the workers; the rest were added for other threads.
+    workers: usize,
+    shards: Mutex<Vec<Arc<WorkerMetrics>>>,
+    control: Mutex<Control>,
+    /// What a slot had counted when its present backend got it.
+    baselines: Mutex<BTreeMap<u32, [u64; 3]>>,
+}
+
+impl Metrics {
+    /// Makes the metrics of a process with so many workers (at least one).
+    pub fn new(workers: usize) -> Arc<Self> {
+        let workers = workers.max(1);
+        Arc::new(Self {
+            workers,
+            shards: Mutex::new((0..workers).map(|_| Arc::new(WorkerMetrics::new())).collect()),
+            control: Mutex::default(),
+            baselines: Mutex::default(),
+        })
+    }
+
+    /// The counters of a worker, for that worker's thread alone.
+    ///
+    /// # Panics
+    /// Where `index` is not below the number of workers that [`Metrics::new`] was told.
+    pub fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
+        assert!(index < self.workers, "worker {index} of {}", self.workers);
+        Arc::clone(&lock(&self.shards)[index])
+    }
+
+    /// Counters for one more thread that serves traffic and is no worker, such as an io_uring relay. What it counted
+    /// stays after the thread is gone, so this is for threads that live long.
+    pub fn add_thread(&self) -> Arc<WorkerMetrics> {
+        let shard = Arc::new(WorkerMetrics::new());
+        lock(&self.shards).push(Arc::clone(&shard));
+        shard
+    }
+
+    /// Writes every metric in the format. It costs the request path nothing.
+    pub fn expose(&self, format: Exposition) -> String {
+        exposition::encode(self.snapshot(), format)
+    }
+
+    /// A generation was applied: when, how long it took from the change of an object to the swapped tables, and how
+    /// many things failed.
+    pub fn applied(&self, generation: u64, at: SystemTime, took: Duration, failures: u64) {
+        let mut control = lock(&self.control);
+        control.generation = generation;
+        control.applied_at = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        control.apply_duration.observe(took);
+        control.apply_failures += failures;
+    }
+
+    /// How many rejections, ignored parts and warnings there are.
+    pub fn set_rejections(&self, counts: RejectionCounts) {
+        lock(&self.control).rejections = counts;
+    }
+
+    /// How many things of each kind the desired state holds (`hosts`, `routes`, `backends`, `endpoints`, `Ingress` …).
+    pub fn set_objects(&self, objects: impl IntoIterator<Item = (&'static str, u64)>) {
+        lock(&self.control).objects = objects.into_iter().collect();
+    }
+
+    /// The certificates in use. The [`crate::control::MAX_CERTIFICATES`] that expire first are kept.
+    pub fn set_certificates(&self, certificates: impl IntoIterator<Item = CertificateExpiry>) {
+        let kept = crate::control::first_to_expire(certificates);
+        lock(&self.control).certificates = kept;
+    }
+
+    /// What all workers counted for a backend slot since [`Metrics::restart_backend`], or ever.
+    /// Slots from [`MAX_BACKEND_SLOTS`] on have nothing.
+    pub fn backend(&self, slot: u32) -> BackendTotals {
+        let base = lock(&self.baselines).get(&slot).copied().unwrap_or_default();
+        let now = self.backend_sum(slot);
+        let [started, finished, errors] = std::array::from_fn(|part| now[part].wrapping_sub(base[part]));
+        // The parts are not read at one instant: a request that ends in between must not look like a negative number.
+        BackendTotals { requests: started, errors, active: started.saturating_sub(finished) }
+    }
+
+    /// A slot was given to another backend: its totals begin at zero. Call it before the new backend's first request.
+    /// Requests of the former backend that are still under way then end as requests of the new one.
+    pub fn restart_backend(&self, slot: u32) {
+        if slot < MAX_BACKEND_SLOTS {
+            let now = self.backend_sum(slot);
+            // The base of `started` is `finished`, so what is under way is counted to the new backend and not lost.
+            lock(&self.baselines).insert(slot, [now[1], now[1], now[2]]);
+        }
+    }
+
+    /// How often the gateway itself answered or closed for this reason.
+    pub fn faults(&self, reason: FaultReason) -> u64 {
+        self.sum(|worker| worker.faults[reason.index()].value())
+    }
+
+    /// How often a limit was exceeded.
+    pub fn limits(&self, limit: LimitName) -> u64 {
+        self.sum(|worker| worker.limits[limit.index()].value())
+    }
+
+    /// Requests that are over.
+    pub fn requests(&self) -> u64 {
+        self.sum(|worker| worker.requests.iter().flatten().flatten().map(|counter| counter.value()).sum())
+    }
+
+    /// Client connections that are open.
+    pub fn connections(&self, listener: ListenerKind) -> u64 {
+        let kind = listener.index();
+        let closed = self.sum(|worker| worker.connections_closed[kind].value());
+        self.sum(|worker| worker.connections_opened[kind].value()).saturating_sub(closed)
+    }
+
+    fn backend_sum(&self, slot: u32) -> [u64; 3] {
+        lock(&self.shards)
+            .iter()
+            .map(|worker| worker.backend_parts(slot))
+            .fold([0; 3], |sum, parts| std::array::from_fn(|part| sum[part].wrapping_add(parts[part])))
+    }
+
+    fn sum(&self, read: impl Fn(&WorkerMetrics) -> u64) -> u64 {
+        lock(&self.shards).iter().map(|worker| read(worker)).sum()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            workers: self.workers,
+            shards: lock(&self.shards).clone(),
+            control: lock(&self.control).copy(),
+            process: Process::read(),
+        }
+    }
+}
+
+/// Everything that one exposition is made of.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) workers: usize,
+    pub(crate) shards: Vec<Arc<WorkerMetrics>>,
+    pub(crate) control: Control,
+    pub(crate) process: Process,
+}
+
+/// Values are whole at every point, so a thread that panicked with the lock left nothing broken.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
