@@ -217,7 +217,9 @@ impl Builder {
                 match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => {}
                     other => {
-                        return Err(ConnectError::Alpn(String::from_utf8_lossy(other.unwrap_or_default()).into_owned()));
+                        return Err(ConnectError::Alpn(
+                            String::from_utf8_lossy(other.unwrap_or_default()).into_owned(),
+                        ));
                     }
                 }
                 Channel::over(stream).await?

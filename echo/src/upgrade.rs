@@ -37,9 +37,9 @@ pub(crate) fn websocket(
     mut request: Request<Incoming>,
     hello: bool,
 ) -> Response<EchoBody> {
-    let mut response = match opening(&request) {
-        Ok(response) => response,
-        Err(refusal) => return refusal,
+    let mut response = match Opening::of(&request) {
+        Ok(opening) => opening.response(),
+        Err(refusal) => return refusal.response(),
     };
     if let Some(protocol) = first_subprotocol(request.headers()) {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -64,8 +64,7 @@ pub(crate) fn raw(connection: &Arc<Connection>, mut request: Request<Incoming>) 
     let Some(protocol) = first.and_then(|token| HeaderValue::from_str(token).ok()) else {
         return text(StatusCode::UPGRADE_REQUIRED, "send Connection: upgrade and Upgrade\n".to_owned());
     };
-    let mut response = switching();
-    response.headers_mut().insert(header::UPGRADE, protocol);
+    let response = switching(protocol);
     let upgrading = hyper::upgrade::on(&mut request);
     let held = Arc::clone(connection);
     connection.shared.spawn(async move {
@@ -86,43 +85,83 @@ fn extended_connect<B>(request: &Request<B>) -> bool {
         && request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
-/// The response that opens a WebSocket, or the one that says what is missing (RFC 6455 section 4.2.1).
-fn opening<B>(request: &Request<B>) -> Result<Response<EchoBody>, Response<EchoBody>> {
-    let headers = request.headers();
-    let refuse = |status, what: &str| Err(text(status, format!("no WebSocket: {what}\n")));
-    let connect = extended_connect(request);
-    if !connect {
-        if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-            return refuse(StatusCode::BAD_REQUEST, "send GET over HTTP/1.1, or extended CONNECT over HTTP/2");
-        }
-        if !lists(headers, &header::UPGRADE, "websocket") || !lists(headers, &header::CONNECTION, "upgrade") {
-            let mut response = text(StatusCode::UPGRADE_REQUIRED, "this path speaks WebSocket\n".to_owned());
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            return Err(response);
-        }
-    }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let mut response = text(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version: only 13\n".to_owned());
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Err(response);
-    }
-    if connect {
-        return Ok(Response::new(body::full("")));
-    }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_nonce(key.as_bytes()));
-    let Some(accept) = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()) else {
-        return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not 16 bytes of base64");
-    };
-    let mut response = switching();
-    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(response)
+/// How a WebSocket opens.
+enum Opening {
+    /// 101 with this `Sec-WebSocket-Accept`.
+    Switch(HeaderValue),
+    /// 200 on an extended CONNECT, which has no key (RFC 8441 section 5).
+    Connect,
 }
 
-fn switching() -> Response<EchoBody> {
+/// What a handshake lacks (RFC 6455 section 4.2.1).
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("no WebSocket: send GET over HTTP/1.1, or extended CONNECT over HTTP/2")]
+    Method,
+    #[error("this path speaks WebSocket: send Connection: upgrade and Upgrade: websocket")]
+    Plain,
+    #[error("Sec-WebSocket-Version: only 13")]
+    Version,
+    #[error("Sec-WebSocket-Key: not 16 bytes of base64")]
+    Key,
+}
+
+impl Opening {
+    fn of<B>(request: &Request<B>) -> Result<Opening, Refusal> {
+        let headers = request.headers();
+        let connect = extended_connect(request);
+        if !connect {
+            if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+                return Err(Refusal::Method);
+            }
+            if !lists(headers, &header::UPGRADE, "websocket") || !lists(headers, &header::CONNECTION, "upgrade") {
+                return Err(Refusal::Plain);
+            }
+        }
+        if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            return Err(Refusal::Version);
+        }
+        if connect {
+            return Ok(Opening::Connect);
+        }
+        let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_nonce(key.as_bytes()));
+        let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok());
+        accept.map(Opening::Switch).ok_or(Refusal::Key)
+    }
+
+    fn response(self) -> Response<EchoBody> {
+        match self {
+            Opening::Connect => Response::new(body::full("")),
+            Opening::Switch(accept) => {
+                let mut response = switching(HeaderValue::from_static("websocket"));
+                response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+                response
+            }
+        }
+    }
+}
+
+impl Refusal {
+    fn response(&self) -> Response<EchoBody> {
+        let status = match self {
+            Refusal::Method | Refusal::Key => StatusCode::BAD_REQUEST,
+            Refusal::Plain | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
+        };
+        let mut response = text(status, format!("{self}\n"));
+        let headers = response.headers_mut();
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        response
+    }
+}
+
+fn switching(protocol: HeaderValue) -> Response<EchoBody> {
     let mut response = Response::new(body::full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(header::UPGRADE, protocol);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }
