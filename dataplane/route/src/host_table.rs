@@ -1,0 +1,240 @@
+//! One virtual host, compiled: its routes in order of precedence and the means to find the first that matches.
+
+use crate::index::Seed;
+use crate::normalize::{BadPath, Scratch, normalize, normalize_literal};
+use crate::path::{Condition, Matcher};
+use crate::pattern::Pattern;
+use crate::precedence::Rank;
+use crate::rewrite::Template;
+use serde::Serialize;
+use sluicegate_config::{
+    Action, BackendId, Dialect, HostPattern, Matching, PathMatch, Policy, Redirect, Route, RuleRef, VirtualHost,
+};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// Where a table keeps a backend. It stays the same while anything refers to the backend, and is given to another
+/// one only after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct BackendSlot(pub(crate) u32);
+
+impl BackendSlot {
+    /// The slot as an index; slots are numbered densely from 0.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a route does with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Sends it to the backend in this slot.
+    Forward(BackendSlot),
+    /// Answers with a redirect; [`crate::redirect_location`] says where to.
+    Redirect(Redirect),
+    /// Answers 503 and reaches no backend; the reason is for logs and `explain`, never for the client.
+    Deny(Arc<str>),
+}
+
+/// One route of a virtual host.
+pub struct CompiledRoute {
+    /// What it does.
+    pub target: Target,
+    /// Its settings.
+    pub policy: Arc<Policy>,
+    /// The rule that it comes from.
+    pub origin: RuleRef,
+    /// Which paths it claims, as written.
+    pub path: PathMatch,
+    /// Why it matches nothing, if its regular expression cannot be compiled.
+    pub unusable: Option<Arc<str>>,
+    pub(crate) dialect: Dialect,
+    pub(crate) condition: Condition,
+    pub(crate) template: Option<Box<Template>>,
+}
+
+impl CompiledRoute {
+    fn new(route: &Route, target: Target, dialect: Dialect) -> Self {
+        let mut unusable = None;
+        let literal = |text: &str| normalize_literal(dialect, text);
+        let condition = match &route.path {
+            PathMatch::Exact(text) => Condition::Exact(literal(text).into()),
+            PathMatch::Prefix(text) => Condition::prefix(&literal(text)),
+            PathMatch::StringPrefix(text) => Condition::StringPrefix(literal(text).into()),
+            PathMatch::Regex(text) => match Pattern::compile(text) {
+                Ok(pattern) => Condition::Regex(Arc::new(pattern)),
+                Err(error) => {
+                    unusable = Some(error.to_string().into());
+                    Condition::Never
+                }
+            },
+        };
+        let template = Template::of(route, dialect).map(Box::new);
+        Self {
+            target,
+            policy: Arc::clone(&route.policy),
+            origin: route.origin.clone(),
+            path: route.path.clone(),
+            unusable,
+            dialect,
+            condition,
+            template,
+        }
+    }
+
+    /// Its place among the routes of its host. `text` is a buffer for the path's normal form.
+    pub(crate) fn rank<'a>(&'a self, matching: Matching, text: &'a mut Vec<u8>) -> Rank<'a> {
+        rank(&self.path, self.dialect, matching, text)
+    }
+}
+
+fn rank<'a>(path: &'a PathMatch, dialect: Dialect, matching: Matching, text: &'a mut Vec<u8>) -> Rank<'a> {
+    let text = match path {
+        PathMatch::Regex(pattern) => pattern.as_bytes(),
+        PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::StringPrefix(_) => {
+            *text = normalize_literal(dialect, path.as_str());
+            text
+        }
+    };
+    Rank::new(matching, path, text)
+}
+
+/// What a host's own routes say to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Index of a route, the fallback included.
+    Route(u32),
+    /// Nothing, and it has no fallback.
+    Nothing,
+    /// The path cannot be compared.
+    BadPath(BadPath),
+}
+
+/// A virtual host as the table keeps it.
+pub struct HostTable {
+    /// The pattern's text (without `*.`), beside the matcher: the two are what a look-up reads.
+    name: SmallVec<[u8; 32]>,
+    matcher: Matcher,
+    fallback: Option<u32>,
+    pub(crate) dialect: Dialect,
+    pub(crate) matching: Matching,
+    /// In order of precedence; the fallback, if there is one, is the last.
+    routes: Vec<CompiledRoute>,
+    pattern: HostPattern,
+    /// The backends of its routes, each once, ascending.
+    backends: Box<[u32]>,
+}
+
+impl HostTable {
+    /// Compiles a host. `slot_of` says where a backend is kept, and keeps a place for one that is not there.
+    pub(crate) fn new(
+        pattern: &HostPattern,
+        host: &VirtualHost,
+        seed: Seed,
+        mut slot_of: impl FnMut(&BackendId) -> u32,
+    ) -> Self {
+        let mut order: Vec<&Route> = host.routes.iter().collect();
+        order.sort_by(|one, other| {
+            let (mut text, mut other_text) = (Vec::new(), Vec::new());
+            rank(&one.path, host.dialect, host.matching, &mut text).cmp(&rank(
+                &other.path,
+                host.dialect,
+                host.matching,
+                &mut other_text,
+            ))
+        });
+        let compile = |route: &Route| {
+            let target = match &route.action {
+                Action::Forward(id) => Target::Forward(BackendSlot(slot_of(id))),
+                Action::Redirect(redirect) => Target::Redirect(redirect.clone()),
+                Action::Deny(reason) => Target::Deny(Arc::clone(reason)),
+            };
+            CompiledRoute::new(route, target, host.dialect)
+        };
+        let routes: Vec<CompiledRoute> = order.into_iter().chain(&host.fallback).map(compile).collect();
+        let fallback = host.fallback.as_ref().and_then(|_| routes.len().checked_sub(1));
+        let own = routes.get(..fallback.unwrap_or(routes.len())).unwrap_or_default();
+        let conditions = own.iter().map(|route| route.condition.clone()).collect();
+        let mut backends: Vec<u32> = routes
+            .iter()
+            .filter_map(|route| if let Target::Forward(slot) = route.target { Some(slot.0) } else { None })
+            .collect();
+        backends.sort_unstable();
+        backends.dedup();
+        Self {
+            name: name_of(pattern).into(),
+            matcher: Matcher::new(conditions, host.matching == Matching::LongestPath, seed),
+            fallback: fallback.and_then(|at| u32::try_from(at).ok()),
+            dialect: host.dialect,
+            matching: host.matching,
+            routes,
+            pattern: pattern.clone(),
+            backends: backends.into(),
+        }
+    }
+
+    /// What it claims.
+    pub fn pattern(&self) -> &HostPattern {
+        &self.pattern
+    }
+
+    /// The dialect of its routes.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// How its routes compete.
+    pub fn matching(&self) -> Matching {
+        self.matching
+    }
+
+    /// Its routes in order of precedence, without the fallback.
+    pub fn routes(&self) -> &[CompiledRoute] {
+        self.fallback.and_then(|at| self.routes.get(..at as usize)).unwrap_or(&self.routes)
+    }
+
+    /// What takes a path that no route takes.
+    pub fn fallback(&self) -> Option<&CompiledRoute> {
+        self.routes.get(self.fallback? as usize)
+    }
+
+    pub(crate) fn fallback_index(&self) -> Option<u32> {
+        self.fallback
+    }
+
+    /// Routes and fallback under one numbering.
+    pub(crate) fn all_routes(&self) -> &[CompiledRoute] {
+        &self.routes
+    }
+
+    pub(crate) fn backends(&self) -> &[u32] {
+        &self.backends
+    }
+
+    #[inline]
+    pub(crate) fn is_named(&self, name: &[u8]) -> bool {
+        *self.name == *name
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, raw: &[u8], seed: Seed) -> Found {
+        let mut scratch = Scratch::new();
+        let path = match normalize(self.dialect, raw, &mut scratch) {
+            Ok(path) => path,
+            Err(bad) => return Found::BadPath(bad),
+        };
+        match self.matcher.find(path, seed) {
+            Ok(Some(route)) => Found::Route(route),
+            Ok(None) => self.fallback.map_or(Found::Nothing, Found::Route),
+            Err(_) => Found::BadPath(BadPath::Costly),
+        }
+    }
+}
+
+/// The text under which a pattern is found; empty for the catch-all.
+pub(crate) fn name_of(pattern: &HostPattern) -> &[u8] {
+    match pattern {
+        HostPattern::Exact(name) | HostPattern::Wildcard(name) => name.as_str().as_bytes(),
+        HostPattern::Any => b"",
+    }
+}

@@ -1,0 +1,211 @@
+//! The form of a path in which it is compared with routes.
+//!
+//! - `strict`: RFC 3986 section 6.2.2. Escapes of unreserved characters are decoded, the hex digits of all others are
+//!   upper case, dot segments are resolved. An encoded slash stays data and slashes are not merged. A byte that
+//!   no URI may hold is escaped (as RFC 3987 section 3.1 maps an IRI), so `/café` in a manifest is what
+//!   clients send as `/caf%C3%A9`.
+//! - `nginx`: everything is decoded once, then slashes are merged and dot segments resolved; an encoded slash or dot
+//!   counts as one.
+//!
+//! Most paths are already in that form: one pass over the bytes finds out, and nothing is copied.
+
+use sluicegate_config::Dialect;
+use smallvec::SmallVec;
+
+/// Why a path is nothing that routes can be compared with. Such a request gets 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BadPath {
+    /// It does not begin with `/` (and is neither empty nor `*`).
+    NotAbsolute,
+    /// Its dot segments climb above the root.
+    AboveRoot,
+    /// A `%` without two hexadecimal digits behind it (RFC 3986 section 2.1).
+    Escape,
+    /// A NUL, escaped or not.
+    Nul,
+    /// A regular expression with look-around or back-references needed more steps for it than it is given.
+    Costly,
+}
+
+impl std::fmt::Display for BadPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotAbsolute => "the path does not begin with /",
+            Self::AboveRoot => "the path's dot segments climb above the root",
+            Self::Escape => "the path has a % without two hexadecimal digits",
+            Self::Nul => "the path has a NUL",
+            Self::Costly => "a regular expression needs too many steps for the path",
+        })
+    }
+}
+
+/// Where a path is built that was not in normal form. It lives on the stack unless the path is long.
+pub(crate) type Scratch = SmallVec<[u8; 256]>;
+
+/// The path in the dialect's normal form: `raw` itself where it is that already, else built in `scratch`.
+///
+/// The empty path is `/` (RFC 3986 section 6.2.3). `*` (of `OPTIONS *`) stays as it is.
+#[inline]
+pub(crate) fn normalize<'a>(dialect: Dialect, raw: &'a [u8], scratch: &'a mut Scratch) -> Result<&'a [u8], BadPath> {
+    match raw.first() {
+        Some(b'/') if is_normal(dialect, raw) => Ok(raw),
+        Some(b'/') => {
+            build(dialect, raw, scratch)?;
+            Ok(scratch)
+        }
+        None => Ok(b"/"),
+        Some(b'*') if raw.len() == 1 => Ok(raw),
+        Some(_) => Err(BadPath::NotAbsolute),
+    }
+}
+
+/// A literal path of a manifest in the form that request paths are brought to.
+///
+/// The nginx dialect compares it as it is written. In the strict dialect a `%` that begins no escape stands for itself;
+/// a path that climbs above the root is kept and matches nothing.
+pub(crate) fn normalize_literal(dialect: Dialect, text: &str) -> Vec<u8> {
+    if dialect == Dialect::Nginx || !text.starts_with('/') {
+        return text.as_bytes().to_vec();
+    }
+    let mut scratch = Scratch::new();
+    match normalize(dialect, text.as_bytes(), &mut scratch) {
+        Ok(path) => path.to_vec(),
+        Err(BadPath::Escape) => {
+            let escaped = text.replace('%', "%25");
+            let mut scratch = Scratch::new();
+            let path = normalize(dialect, escaped.as_bytes(), &mut scratch).map(<[u8]>::to_vec);
+            path.unwrap_or_else(|_| text.as_bytes().to_vec())
+        }
+        Err(_) => text.as_bytes().to_vec(),
+    }
+}
+
+/// `unreserved` of RFC 3986 section 2.3.
+pub(crate) fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// What may stand in a path unescaped: `pchar` of RFC 3986 section 3.3 and the slash, without `%`.
+pub(crate) fn is_path_byte(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
+        || matches!(byte, b':' | b'@' | b'/')
+}
+
+/// Appends `%XX` with upper-case digits.
+pub(crate) fn push_escaped(byte: u8, out: &mut impl Extend<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+}
+
+const PLAIN: u8 = 0;
+const SLASH: u8 = 1;
+const SPECIAL: u8 = 2;
+
+const STRICT_CLASSES: [u8; 256] = classes(true);
+const NGINX_CLASSES: [u8; 256] = classes(false);
+
+const fn classes(strict: bool) -> [u8; 256] {
+    let mut table = [PLAIN; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        let uri = b.is_ascii_alphanumeric()
+            || matches!(b, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+')
+            || matches!(b, b',' | b';' | b'=' | b':' | b'@');
+        table[byte] = match b {
+            b'/' => SLASH,
+            b'%' | 0 => SPECIAL,
+            _ if strict && !uri => SPECIAL,
+            _ => PLAIN,
+        };
+        byte += 1;
+    }
+    table
+}
+
+#[inline]
+fn is_normal(dialect: Dialect, path: &[u8]) -> bool {
+    let (classes, merges) = match dialect {
+        Dialect::Strict => (&STRICT_CLASSES, false),
+        Dialect::Nginx => (&NGINX_CLASSES, true),
+    };
+    for (at, byte) in path.iter().enumerate() {
+        match classes[usize::from(*byte)] {
+            PLAIN => {}
+            SLASH => match path.get(at + 1) {
+                Some(b'/') if merges => return false,
+                Some(b'.') if begins_with_dot_segment(&path[at + 1..]) => return false,
+                _ => {}
+            },
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn begins_with_dot_segment(rest: &[u8]) -> bool {
+    matches!(rest, [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
+}
+
+#[cold]
+fn build(dialect: Dialect, raw: &[u8], out: &mut Scratch) -> Result<(), BadPath> {
+    out.clear();
+    let mut rest = raw.iter().copied();
+    while let Some(byte) = rest.next() {
+        let escaped = byte == b'%';
+        let byte = if escaped { escape(rest.next(), rest.next()).ok_or(BadPath::Escape)? } else { byte };
+        if byte == 0 {
+            return Err(BadPath::Nul);
+        }
+        let as_it_is = match dialect {
+            Dialect::Nginx => true,
+            Dialect::Strict if escaped => is_unreserved(byte),
+            Dialect::Strict => is_path_byte(byte),
+        };
+        if as_it_is { out.push(byte) } else { push_escaped(byte, out) }
+    }
+    let len = resolve_segments(out, dialect == Dialect::Nginx)?;
+    out.truncate(len);
+    Ok(())
+}
+
+fn escape(high: Option<u8>, low: Option<u8>) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high?)? << 4 | digit(low?)?)
+}
+
+/// Resolves `.` and `..` (RFC 3986 section 5.2.4) and merges slashes if asked to, in place. Returns the new length.
+///
+/// The RFC lets `..` at the root stand for the root; here it is an error, because no honest client sends it.
+fn resolve_segments(path: &mut [u8], merge: bool) -> Result<usize, BadPath> {
+    let mut read = 0;
+    let mut write = 0;
+    // `path[read]` is a slash, and what was written is empty or begins with one.
+    while read < path.len() {
+        let end = path[read + 1..].iter().position(|byte| *byte == b'/').map_or(path.len(), |at| read + 1 + at);
+        let last = end == path.len();
+        let dots = match &path[read + 1..end] {
+            b"." => true,
+            b".." => {
+                write = path[..write].iter().rposition(|byte| *byte == b'/').ok_or(BadPath::AboveRoot)?;
+                true
+            }
+            b"" if merge && !last => {
+                read = end;
+                continue;
+            }
+            _ => false,
+        };
+        if dots && last {
+            path[write] = b'/';
+            write += 1;
+        } else if !dots {
+            path.copy_within(read..end, write);
+            write += end - read;
+        }
+        read = end;
+    }
+    Ok(write)
+}
