@@ -90,9 +90,10 @@ impl Head {
         matches!(self.stage, Stage::StartLine | Stage::Fields) && self.scanned <= input.len()
     }
 
+    /// The bytes of a span; nothing where they were never taken over, because the head was refused.
     pub(crate) fn slice(&self, span: Span) -> &[u8] {
         let start = span.start as usize;
-        &self.bytes[start..start + span.len as usize]
+        self.bytes.get(start..start + span.len as usize).unwrap_or_default()
     }
 
     /// Adds bytes of the owner (not of a field) and says where they lie.

@@ -87,9 +87,10 @@ impl RequestHead {
             self.clear();
         }
         let result = self.advance(input, limits);
+        self.head.mirror(input);
         match result {
             Ok(Some(_)) => self.head.stage = Stage::Complete,
-            Ok(None) => self.head.mirror(input),
+            Ok(None) => {}
             Err(error) => self.head.stage = Stage::Refused(error),
         }
         result

@@ -68,9 +68,10 @@ impl ResponseHead {
         }
         let result = self
             .advance(input, limits, |status| request_was_head || (request_was_connect && (200..300).contains(&status)));
+        self.head.mirror(input);
         match result {
             Ok(Some(_)) => self.head.stage = Stage::Complete,
-            Ok(None) => self.head.mirror(input),
+            Ok(None) => {}
             Err(error) => self.head.stage = Stage::Refused(error),
         }
         result
