@@ -1,1 +1,16 @@
-//! The admin API and the metrics endpoint.
+//! The HTTP servers of the gateway's own: probes and metrics for machines, state and `explain` for people.
+//!
+//! It knows neither the proxy nor Kubernetes, and changes nothing: what it shows it asks of a [`StateView`], and it
+//! answers GET and HEAD alone. It runs in one thread of its own, apart from the workers that serve traffic; what may
+//! take long (the whole state of 20,000 Ingresses) runs beside that thread, so that probes are answered meanwhile.
+
+mod answer;
+mod guard;
+mod page;
+pub mod server;
+pub mod state;
+pub mod view;
+
+pub use server::{Addresses, AdminServer, AdminSettings, StartError};
+pub use state::{Live, Section, State};
+pub use view::{ExplainError, Readiness, StateView, Unavailable};

@@ -156,6 +156,8 @@ closed_set! {
         Misdirected => "misdirected",
         /// A rule of the route forbids the request (403).
         Denied => "denied",
+        /// The route asks for something that is not implemented and fails closed (503); `explain` has the reason.
+        RouteNotServed => "route_not_served",
         /// The method is one that is not served here, CONNECT to another host or TRACE (405).
         MethodNotAllowed => "method_not_allowed",
         /// The client went before the answer was complete (nothing can be answered; logged as 499).

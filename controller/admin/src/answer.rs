@@ -1,0 +1,246 @@
+//! One request to one of the two servers, from the checks to the response.
+
+use crate::guard::{Token, names_this_host};
+use crate::page;
+use crate::state::Section;
+use crate::view::{ExplainError, StateView};
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Body;
+use serde::Serialize;
+use sluicegate_telemetry::{Exposition, Metrics};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Views of the state that are made at one time; more wait.
+const VIEWS: usize = 2;
+/// How long a request waits for its view.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest URL that is explained, in bytes; the proxy's own limit is lower.
+const LONGEST_URL: usize = 8 * 1024;
+
+/// Which of the two servers is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surface {
+    /// `--metrics`: open to the cluster.
+    Metrics,
+    /// `--admin`: loopback or token.
+    Admin,
+}
+
+/// What a request is answered from.
+pub(crate) struct Answerer {
+    view: Arc<dyn StateView>,
+    metrics: Arc<Metrics>,
+    token: Option<Token>,
+    views: Arc<Semaphore>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Answerer {
+    pub(crate) fn new(view: Arc<dyn StateView>, metrics: Arc<Metrics>, token: Option<Token>) -> Self {
+        Self { view, metrics, token, views: Arc::new(Semaphore::new(VIEWS)) }
+    }
+
+    /// Answers a request that came in on `listening`.
+    pub(crate) async fn answer<B: Body>(&self, request: Request<B>, surface: Surface, listening: SocketAddr) -> Answer {
+        let mut answer = match self.refuse(&request, surface, listening) {
+            Some(refusal) => refusal,
+            None => match surface {
+                Surface::Metrics => self.metrics_surface(&request),
+                Surface::Admin => self.admin_surface(&request).await,
+            },
+        };
+        let headers = answer.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+        if !request.body().is_end_stream() {
+            // A body is of no use here and is not read.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+
+    fn refuse<B>(&self, request: &Request<B>, surface: Surface, listening: SocketAddr) -> Option<Answer> {
+        if listening.ip().to_canonical().is_loopback() && !names_this_host(request, listening) {
+            let remedy = "ask under localhost, a loopback address or the address that is listened on";
+            return Some(problem(StatusCode::MISDIRECTED_REQUEST, "the Host header names another machine", remedy));
+        }
+        if let (Surface::Admin, Some(token)) = (surface, &self.token)
+            && !token.admits(request.headers())
+        {
+            let remedy = "send `Authorization: Bearer` with the content of --admin-token-file";
+            let mut answer = problem(StatusCode::UNAUTHORIZED, "the token is missing or wrong", remedy);
+            let challenge = HeaderValue::from_static("Bearer realm=\"sluicegate\"");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            return Some(answer);
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here", "use GET or HEAD");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(answer);
+        }
+        None
+    }
+
+    fn metrics_surface<B>(&self, request: &Request<B>) -> Answer {
+        match request.uri().path() {
+            "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"),
+            "/readyz" => {
+                let readiness = self.view.ready();
+                let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                json(status, &readiness)
+            }
+            "/metrics" => {
+                let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+                let format = Exposition::negotiate(accept);
+                text(StatusCode::OK, format.content_type(), self.metrics.expose(format))
+            }
+            _ => problem(StatusCode::NOT_FOUND, "there is nothing here", "ask for /healthz, /readyz or /metrics"),
+        }
+    }
+
+    async fn admin_surface<B>(&self, request: &Request<B>) -> Answer {
+        let query = request.uri().query().unwrap_or_default();
+        match request.uri().path() {
+            "/" => self.page().await,
+            "/api/v1/state" => match one_parameter(query, "section").and_then(|text| {
+                text.map(|text| text.parse::<Section>().map_err(|error| error.to_string())).transpose()
+            }) {
+                Ok(section) => self.state(section).await,
+                Err(error) => problem(StatusCode::BAD_REQUEST, &error, "ask as in /api/v1/state?section=routes"),
+            },
+            "/api/v1/explain" => match one_parameter(query, "url") {
+                Ok(Some(url)) if url.len() <= LONGEST_URL => self.explain(url).await,
+                Ok(Some(_)) => {
+                    problem(StatusCode::URI_TOO_LONG, "the URL is longer than 8192 bytes", "ask for a shorter one")
+                }
+                Ok(None) => problem(
+                    StatusCode::BAD_REQUEST,
+                    "the parameter `url` is missing",
+                    "ask as in /api/v1/explain?url=https://web.example/path",
+                ),
+                Err(error) => problem(
+                    StatusCode::BAD_REQUEST,
+                    &error,
+                    "write `&`, `+` and `#` inside the URL as %26, %2B and %23, as `curl -G --data-urlencode url=…` does",
+                ),
+            },
+            _ => problem(
+                StatusCode::NOT_FOUND,
+                "there is nothing here",
+                "ask for /, /api/v1/state or /api/v1/explain?url=…; metrics and probes are on the --metrics address",
+            ),
+        }
+    }
+
+    async fn state(&self, section: Option<Section>) -> Answer {
+        self.beside(move |view| match view.state(section) {
+            Ok(state) => json(StatusCode::OK, &state),
+            Err(unavailable) => problem(StatusCode::SERVICE_UNAVAILABLE, &unavailable.to_string(), "ask again later"),
+        })
+        .await
+    }
+
+    async fn explain(&self, url: String) -> Answer {
+        self.beside(move |view| match view.explain(&url) {
+            Ok(explanation) => json(StatusCode::OK, &explanation),
+            Err(ExplainError::Url(reason)) => {
+                problem(StatusCode::BAD_REQUEST, &reason, "give a URL such as https://web.example/path")
+            }
+            Err(ExplainError::Unavailable(reason)) => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, &reason, "ask again later")
+            }
+        })
+        .await
+    }
+
+    async fn page(&self) -> Answer {
+        let metrics = Arc::clone(&self.metrics);
+        self.beside(move |view| match view.state(None) {
+            Ok(state) => {
+                let mut answer = text(StatusCode::OK, "text/html; charset=utf-8", page::render(&state, &metrics));
+                let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+                answer
+            }
+            Err(unavailable) => problem(StatusCode::SERVICE_UNAVAILABLE, &unavailable.to_string(), "ask again later"),
+        })
+        .await
+    }
+
+    /// Makes an answer beside the thread that answers probes.
+    async fn beside(&self, make: impl FnOnce(&dyn StateView) -> Answer + Send + 'static) -> Answer {
+        let view = Arc::clone(&self.view);
+        let views = Arc::clone(&self.views);
+        let made = tokio::time::timeout(VIEW_TIMEOUT, async move {
+            // The permit moves into the work: a request that gave up waiting does not make room for a third view.
+            let permit = views.acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                make(view.as_ref())
+            })
+            .await
+        });
+        match made.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a view of the state failed");
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "the view of the state failed", "see the log")
+            }
+            Err(_) => {
+                problem(StatusCode::GATEWAY_TIMEOUT, "the state was not to be had within 10 s", "ask again later")
+            }
+        }
+    }
+}
+
+/// The value of the only parameter that an endpoint knows.
+fn one_parameter(query: &str, known: &str) -> Result<Option<String>, String> {
+    let mut value = None;
+    for (name, given) in form_urlencoded::parse(query.as_bytes()) {
+        if name != known {
+            return Err(format!("the parameter `{name}` is unknown"));
+        }
+        if value.replace(given.into_owned()).is_some() {
+            return Err(format!("the parameter `{name}` is there twice"));
+        }
+    }
+    Ok(value)
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    error: &'a str,
+    remedy: &'a str,
+}
+
+fn problem(status: StatusCode, error: &str, remedy: &str) -> Answer {
+    json(status, &Problem { error, remedy })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            text(status, "application/json", body)
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "application/json", "{\"error\":\"see the log\"}\n")
+        }
+    }
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}

@@ -1,0 +1,78 @@
+//! What the servers ask the gateway.
+
+use crate::state::{Section, State};
+use serde::Serialize;
+
+/// The gateway as its own HTTP servers see it.
+pub trait StateView: Send + Sync + 'static {
+    /// What the gateway has, or one section of it. It may block: it is not called on the thread that answers probes,
+    /// and by at most two callers at a time.
+    ///
+    /// # Errors
+    /// Where there is nobody left to ask, as in a shutdown.
+    fn state(&self, section: Option<Section>) -> Result<State, Unavailable>;
+
+    /// Which rule would take a request for the URL, and why the others would not. It may block as [`Self::state`] may.
+    ///
+    /// # Errors
+    /// Where the text is no URL that a request could be for, or nobody is left to ask.
+    fn explain(&self, url: &str) -> Result<serde_json::Value, ExplainError>;
+
+    /// Whether traffic may be sent here. It must not block: probes wait for it.
+    fn ready(&self) -> Readiness;
+}
+
+/// Whether traffic may be sent here, and why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// True where nothing speaks against it.
+    ready: bool,
+    /// What speaks against it, one sentence each.
+    reasons: Vec<String>,
+}
+
+impl Readiness {
+    /// Ready.
+    pub fn ready() -> Self {
+        Self { ready: true, reasons: Vec::new() }
+    }
+
+    /// Not ready, for at least this reason.
+    pub fn not_ready(reason: impl Into<String>) -> Self {
+        Self { ready: false, reasons: vec![reason.into()] }
+    }
+
+    /// Adds a reason not to be ready.
+    #[must_use]
+    pub fn and(mut self, reason: impl Into<String>) -> Self {
+        self.ready = false;
+        self.reasons.push(reason.into());
+        self
+    }
+
+    /// True where nothing speaks against traffic.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// What speaks against it.
+    pub fn reasons(&self) -> &[String] {
+        &self.reasons
+    }
+}
+
+/// There is nobody to ask.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Why a URL was not explained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExplainError {
+    /// The caller's text is no URL that a request could be for.
+    #[error("{0}")]
+    Url(String),
+    /// There is nobody to ask.
+    #[error("{0}")]
+    Unavailable(String),
+}
