@@ -6,23 +6,29 @@
 //! becomes desired state and what is bad becomes a [`Rejection`]. A [`Diff`] is what moved.
 
 pub mod backend;
+pub mod check;
 pub mod desired;
 pub mod diff;
+pub mod draft;
 pub mod host;
 pub mod listener;
 pub mod object;
 pub mod rejection;
 pub mod route;
+pub mod settings;
 pub mod tls;
 pub mod vip;
 
 pub use backend::{Backend, BackendId, Balance, Endpoint, HashKey, PortRef, UpstreamProtocol};
+pub use check::{Checked, check};
 pub use desired::{Desired, Generation};
 pub use diff::{Change, Diff, diff};
+pub use draft::{Draft, Note, SourceKey};
 pub use host::{HostName, HostPattern, InvalidHost};
 pub use listener::{StreamListener, StreamPort};
 pub use object::{Kind, ObjectRef};
 pub use rejection::{Rejection, Verdict};
 pub use route::{Action, Dialect, Matching, PathMatch, Policy, Redirect, Rewrite, Route, RuleRef, VirtualHost};
+pub use settings::{NamespacedName, Settings};
 pub use tls::{Certificate, CertificateId, PrivateKey, ServerName, TlsTreatment};
-pub use vip::{Method, VipBinding, VipService};
+pub use vip::{Method, TransportProtocol, VipBinding, VipService};

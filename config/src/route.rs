@@ -49,6 +49,13 @@ impl PathMatch {
             Self::Exact(path) | Self::Prefix(path) | Self::StringPrefix(path) | Self::Regex(path) => path,
         }
     }
+
+    /// The path or pattern as written, without copying it.
+    pub fn into_text(self) -> Arc<str> {
+        match self {
+            Self::Exact(path) | Self::Prefix(path) | Self::StringPrefix(path) | Self::Regex(path) => path,
+        }
+    }
 }
 
 impl fmt::Display for PathMatch {

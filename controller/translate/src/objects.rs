@@ -1,0 +1,397 @@
+//! The keyed store of objects, and the index that says what each one has a part in.
+
+use crate::annotations::Options;
+use crate::dirty::Dirty;
+use crate::facts::configmap::{TcpServices, Vips};
+use crate::facts::ingress::{Class, Ingress};
+use crate::facts::secret::Secret;
+use crate::facts::service::{Service, TargetPort};
+use crate::facts::slice::Slice;
+use crate::index::Users;
+use crate::object::{Object, ObjectChange};
+use sluicegate_config::{
+    BackendId, Balance, CertificateId, HostPattern, Kind, NamespacedName, ObjectRef, PortRef, Settings, StreamPort,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Every object that matters, reduced to what decides something, with the index of dependencies between them.
+#[derive(Debug)]
+pub struct Objects {
+    pub(crate) settings: Arc<Settings>,
+    /// Options of an Ingress without annotations, shared by all of them.
+    plain: Arc<Options>,
+    pub(crate) ingresses: BTreeMap<NamespacedName, Ingress>,
+    pub(crate) classes: BTreeMap<Arc<str>, Class>,
+    pub(crate) services: BTreeMap<NamespacedName, Service>,
+    slices: BTreeMap<NamespacedName, Slice>,
+    pub(crate) secrets: BTreeMap<NamespacedName, Secret>,
+    pub(crate) tcp_services: TcpServices,
+    pub(crate) vips: Vips,
+    pub(crate) by_host: Users<HostPattern>,
+    pub(crate) by_server_name: Users<HostPattern>,
+    pub(crate) by_backend: Users<BackendId>,
+    pub(crate) by_certificate: Users<CertificateId>,
+    by_class: Users<Option<Arc<str>>>,
+    slices_of: Users<NamespacedName>,
+    streams_of: BTreeSet<(BackendId, StreamPort)>,
+    vips_of: BTreeSet<(NamespacedName, IpAddr)>,
+}
+
+impl Objects {
+    /// An empty store. The settings say which ConfigMaps and which namespace matter; nothing else is kept.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            settings: Arc::new(settings.clone()),
+            plain: Arc::default(),
+            ingresses: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            tcp_services: TcpServices::default(),
+            vips: Vips::default(),
+            by_host: Users::default(),
+            by_server_name: Users::default(),
+            by_backend: Users::default(),
+            by_certificate: Users::default(),
+            by_class: Users::default(),
+            slices_of: Users::default(),
+            streams_of: BTreeSet::new(),
+            vips_of: BTreeSet::new(),
+        }
+    }
+
+    /// Takes one change and says what it may have moved. An object that is set to what it was moves nothing.
+    pub fn apply(&mut self, change: ObjectChange) -> Dirty {
+        let reference = match &change {
+            ObjectChange::Set(object) => object.reference(),
+            ObjectChange::Remove(reference) => reference.clone(),
+        };
+        if reference.name.is_empty() || !self.is_watched(&reference) {
+            return Dirty::default();
+        }
+        match change {
+            ObjectChange::Set(Object::Ingress(object)) => {
+                let ingress = Ingress::read(&object, reference, &self.plain);
+                self.set_ingress(ingress.key(), Some(ingress))
+            }
+            ObjectChange::Set(Object::IngressClass(object)) => {
+                self.set_class(&reference.name, Some(Class::read(&object)))
+            }
+            ObjectChange::Set(Object::Service(object)) => self.set_service(&reference, Some(Service::read(&object))),
+            ObjectChange::Set(Object::EndpointSlice(object)) => {
+                self.set_slice(name(&reference), Some(Slice::read(&object)))
+            }
+            ObjectChange::Set(Object::Secret(object)) => {
+                let id =
+                    CertificateId { namespace: Arc::clone(&reference.namespace), name: Arc::clone(&reference.name) };
+                self.set_secret(Some(Secret::read(&object, id.clone())), id)
+            }
+            ObjectChange::Set(Object::ConfigMap(object)) => self.set_configmap(&reference, Some(&object)),
+            ObjectChange::Remove(_) => self.remove(&reference),
+        }
+    }
+
+    /// Every key that there is: what a full rebuild makes.
+    pub fn everything(&self) -> Dirty {
+        let objects = self
+            .ingresses
+            .values()
+            .map(|ingress| ingress.reference.clone())
+            .chain(self.classes.keys().map(|name| ObjectRef::new(Kind::IngressClass, "", Arc::clone(name))))
+            .chain(self.services.keys().map(|key| reference(Kind::Service, key)))
+            .chain(self.configmap_names().map(|key| reference(Kind::ConfigMap, key)));
+        Dirty {
+            hosts: self.by_host.keys().cloned().collect(),
+            server_names: self.by_server_name.keys().cloned().collect(),
+            backends: self.by_backend.keys().chain(self.streams_of.iter().map(|(id, _)| id)).cloned().collect(),
+            certificates: self.by_certificate.keys().cloned().collect(),
+            listeners: self.tcp_services.listeners.keys().copied().collect(),
+            vips: self.vips.bindings.keys().copied().collect(),
+            objects: objects.collect(),
+        }
+    }
+
+    /// How many objects of a kind are kept. ConfigMaps and files are not counted.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Ingress => self.ingresses.len(),
+            Kind::IngressClass => self.classes.len(),
+            Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.slices.len(),
+            Kind::Secret => self.secrets.len(),
+            Kind::ConfigMap | Kind::File => 0,
+        }
+    }
+
+    /// The slices of a Service, by name.
+    pub(crate) fn slices_of<'a>(
+        &'a self,
+        service: &'a NamespacedName,
+    ) -> impl Iterator<Item = (&'a NamespacedName, &'a Slice)> {
+        self.slices_of.of(service).filter_map(|name| self.slices.get(name).map(|slice| (name, slice)))
+    }
+
+    /// The TCP services that go to a backend.
+    pub(crate) fn streams_of(&self, backend: &BackendId) -> impl Iterator<Item = StreamPort> {
+        self.streams_of.range((backend.clone(), 0)..=(backend.clone(), StreamPort::MAX)).map(|(_, port)| *port)
+    }
+
+    fn configmap_names(&self) -> impl Iterator<Item = &NamespacedName> {
+        std::iter::once(&self.settings.vip_configmap).chain(&self.settings.tcp_services_configmap)
+    }
+
+    fn is_watched(&self, reference: &ObjectRef) -> bool {
+        match reference.kind {
+            Kind::IngressClass => true,
+            Kind::File => false,
+            Kind::ConfigMap => self.configmap_names().any(|key| *key == name(reference)),
+            _ => self.settings.watch_namespace.as_ref().is_none_or(|only| *only == reference.namespace),
+        }
+    }
+
+    fn remove(&mut self, reference: &ObjectRef) -> Dirty {
+        match reference.kind {
+            Kind::Ingress => self.set_ingress(name(reference), None),
+            Kind::IngressClass => self.set_class(&reference.name, None),
+            Kind::Service => self.set_service(reference, None),
+            Kind::EndpointSlice => self.set_slice(name(reference), None),
+            Kind::Secret => {
+                let id =
+                    CertificateId { namespace: Arc::clone(&reference.namespace), name: Arc::clone(&reference.name) };
+                self.set_secret(None, id)
+            }
+            Kind::ConfigMap => self.set_configmap(reference, None),
+            Kind::File => Dirty::default(),
+        }
+    }
+
+    fn set_ingress(&mut self, key: NamespacedName, new: Option<Ingress>) -> Dirty {
+        let mut dirty = Dirty::default();
+        let old = self.ingresses.remove(&key);
+        if old == new {
+            if let Some(old) = old {
+                self.ingresses.insert(key, old);
+            }
+            return dirty;
+        }
+        if let Some(old) = old {
+            dirty_ingress(&mut dirty, &old);
+            let refs = old.references();
+            refs.hosts.into_iter().for_each(|host| self.by_host.remove(host, key.clone()));
+            refs.server_names.into_iter().for_each(|host| self.by_server_name.remove(host, key.clone()));
+            refs.backends.into_iter().for_each(|id| self.by_backend.remove(id, key.clone()));
+            refs.certificates.into_iter().for_each(|id| self.by_certificate.remove(id, key.clone()));
+            self.by_class.remove(old.class.name().cloned(), key.clone());
+        }
+        if let Some(new) = new {
+            dirty_ingress(&mut dirty, &new);
+            let refs = new.references();
+            refs.hosts.into_iter().for_each(|host| self.by_host.insert(host, key.clone()));
+            refs.server_names.into_iter().for_each(|host| self.by_server_name.insert(host, key.clone()));
+            refs.backends.into_iter().for_each(|id| self.by_backend.insert(id, key.clone()));
+            refs.certificates.into_iter().for_each(|id| self.by_certificate.insert(id, key.clone()));
+            self.by_class.insert(new.class.name().cloned(), key.clone());
+            self.ingresses.insert(key, new);
+        }
+        dirty
+    }
+
+    /// A class decides over the Ingresses that name it; and, where it is or was the default, over those that name none.
+    fn set_class(&mut self, class: &Arc<str>, new: Option<Class>) -> Dirty {
+        if self.classes.get(class) == new.as_ref() {
+            return Dirty::default();
+        }
+        let had_classes = !self.classes.is_empty();
+        let old_default = self.default_class().map(|(name, _)| Arc::clone(name));
+        match new {
+            Some(new) => self.classes.insert(Arc::clone(class), new),
+            None => self.classes.remove(class),
+        };
+        if had_classes == self.classes.is_empty() {
+            // Without any class object other rules are in force (Settings::adopt_without_classes).
+            let mut dirty = self.everything();
+            dirty.objects.insert(ObjectRef::new(Kind::IngressClass, "", Arc::clone(class)));
+            return dirty;
+        }
+        let new_default = self.default_class().map(|(name, _)| Arc::clone(name));
+        let mut dirty = Dirty::default();
+        // Each default class is told about the others.
+        dirty.objects.extend(
+            self.classes.keys().chain([class]).map(|name| ObjectRef::new(Kind::IngressClass, "", Arc::clone(name))),
+        );
+        let mut affected: Vec<Option<Arc<str>>> = vec![Some(Arc::clone(class))];
+        let is_default = |default: &Option<Arc<str>>| default.as_ref() == Some(class);
+        if old_default != new_default || is_default(&old_default) || is_default(&new_default) {
+            affected.push(None);
+        }
+        for use_of in affected {
+            for ingress in self.by_class.of(&use_of).filter_map(|key| self.ingresses.get(key)) {
+                dirty_ingress(&mut dirty, ingress);
+            }
+        }
+        dirty
+    }
+
+    fn set_service(&mut self, reference: &ObjectRef, new: Option<Service>) -> Dirty {
+        let key = name(reference);
+        if self.services.get(&key) == new.as_ref() {
+            return Dirty::default();
+        }
+        let mut dirty = Dirty::default();
+        dirty.objects.insert(reference.clone());
+        self.dirty_service(&mut dirty, &key);
+        dirty.vips.extend(self.vips_of(&key));
+        match new {
+            Some(new) => self.services.insert(key, new),
+            None => self.services.remove(&key),
+        };
+        dirty
+    }
+
+    fn set_slice(&mut self, key: NamespacedName, new: Option<Slice>) -> Dirty {
+        let old = self.slices.remove(&key);
+        let mut dirty = Dirty::default();
+        if old == new {
+            if let Some(old) = old {
+                self.slices.insert(key, old);
+            }
+            return dirty;
+        }
+        let service_of = |slice: &Slice| {
+            slice.service.as_ref().map(|service| NamespacedName::new(Arc::clone(&key.namespace), Arc::clone(service)))
+        };
+        if let Some(service) = old.as_ref().and_then(service_of) {
+            self.dirty_slice(&mut dirty, &service);
+            self.slices_of.remove(service, key.clone());
+        }
+        if let Some(service) = new.as_ref().and_then(service_of) {
+            self.dirty_slice(&mut dirty, &service);
+            self.slices_of.insert(service, key.clone());
+        }
+        if let Some(new) = new {
+            self.slices.insert(key, new);
+        }
+        dirty
+    }
+
+    /// Hosts look at a certificate only for its existence and its names.
+    fn set_secret(&mut self, new: Option<Secret>, id: CertificateId) -> Dirty {
+        let key = NamespacedName::new(Arc::clone(&id.namespace), Arc::clone(&id.name));
+        let old = self.secrets.get(&key);
+        let mut dirty = Dirty::default();
+        if old == new.as_ref() {
+            return dirty;
+        }
+        if old.and_then(Secret::names) != new.as_ref().and_then(Secret::names) || old.is_none() != new.is_none() {
+            for ingress in self.by_certificate.of(&id).filter_map(|user| self.ingresses.get(user)) {
+                dirty.server_names.extend(ingress.references().server_names);
+            }
+        }
+        match new {
+            Some(new) => self.secrets.insert(key, new),
+            None => self.secrets.remove(&key),
+        };
+        if self.by_certificate.of(&id).next().is_some() {
+            dirty.certificates.insert(id);
+        }
+        dirty
+    }
+
+    fn set_configmap(
+        &mut self,
+        reference: &ObjectRef,
+        object: Option<&k8s_openapi::api::core::v1::ConfigMap>,
+    ) -> Dirty {
+        let mut dirty = Dirty::default();
+        let key = name(reference);
+        if self.settings.tcp_services_configmap.as_ref() == Some(&key) {
+            let new = object
+                .map(|object| TcpServices::read(object, reference, &self.settings.reserved_ports))
+                .unwrap_or_default();
+            if new != self.tcp_services {
+                self.dirty_streams(&mut dirty);
+                self.tcp_services = new;
+                self.streams_of = self
+                    .tcp_services
+                    .listeners
+                    .values()
+                    .map(|listener| (listener.backend.clone(), listener.port))
+                    .collect();
+                self.dirty_streams(&mut dirty);
+                dirty.objects.insert(reference.clone());
+            }
+        }
+        if self.settings.vip_configmap == key {
+            let new = object.map(|object| Vips::read(object, reference)).unwrap_or_default();
+            if new != self.vips {
+                dirty.vips.extend(self.vips.bindings.keys().chain(new.bindings.keys()));
+                self.vips = new;
+                let lines =
+                    self.vips.bindings.iter().flat_map(|(address, lines)| lines.iter().map(|line| (line, *address)));
+                self.vips_of = lines.map(|(line, address)| (line.service.clone(), address)).collect();
+                dirty.objects.insert(reference.clone());
+            }
+        }
+        dirty
+    }
+
+    fn dirty_streams(&self, dirty: &mut Dirty) {
+        dirty.listeners.extend(self.tcp_services.listeners.keys());
+        dirty.backends.extend(self.tcp_services.listeners.values().map(|listener| listener.backend.clone()));
+    }
+
+    /// The backends of a Service lie side by side in the order of [`BackendId`].
+    fn dirty_service(&self, dirty: &mut Dirty, service: &NamespacedName) {
+        let first = BackendId {
+            namespace: Arc::clone(&service.namespace),
+            service: Arc::clone(&service.name),
+            port: PortRef::Number(0),
+            protocol: None,
+            balance: Balance::RoundRobin,
+        };
+        let same = |id: &BackendId| id.namespace == service.namespace && id.service == service.name;
+        dirty.backends.extend(self.by_backend.keys_from(first.clone(), same).cloned());
+        let streams = self.streams_of.range((first, 0)..).map(|(id, _)| id);
+        dirty.backends.extend(streams.take_while(|id| same(id)).cloned());
+    }
+
+    /// A VIP looks at slices only to see which numbers a named targetPort stands for.
+    fn dirty_slice(&self, dirty: &mut Dirty, service: &NamespacedName) {
+        self.dirty_service(dirty, service);
+        let named = self
+            .services
+            .get(service)
+            .is_some_and(|service| service.ports.iter().any(|port| port.target == TargetPort::Named));
+        if named {
+            dirty.vips.extend(self.vips_of(service));
+        }
+    }
+
+    fn vips_of<'a>(&'a self, service: &'a NamespacedName) -> impl Iterator<Item = IpAddr> + 'a {
+        let lowest = IpAddr::from([0, 0, 0, 0]);
+        self.vips_of
+            .range((service.clone(), lowest)..)
+            .take_while(move |(name, _)| name == service)
+            .map(|(_, address)| *address)
+    }
+}
+
+fn dirty_ingress(dirty: &mut Dirty, ingress: &Ingress) {
+    let references = ingress.references();
+    dirty.hosts.extend(references.hosts);
+    dirty.server_names.extend(references.server_names);
+    dirty.backends.extend(references.backends);
+    dirty.certificates.extend(references.certificates);
+    dirty.objects.insert(ingress.reference.clone());
+}
+
+fn name(reference: &ObjectRef) -> NamespacedName {
+    NamespacedName { namespace: Arc::clone(&reference.namespace), name: Arc::clone(&reference.name) }
+}
+
+pub(crate) fn reference(kind: Kind, name: &NamespacedName) -> ObjectRef {
+    ObjectRef { kind, namespace: Arc::clone(&name.namespace), name: Arc::clone(&name.name) }
+}
