@@ -1,2 +1,49 @@
 //! The L7 proxy: listeners, TLS, connections, exchanges and upstream pools. It decides nothing about routing
 //! (that is `sluicegate-route`) and parses no HTTP/1.1 itself (that is `sluicegate-http1`).
+//!
+//! One thread per core, each with its own runtime, listening sockets, buffers and upstream connections. The controller
+//! swaps the tables through [`Proxy::apply`]; requests read them and never wait.
+//!
+//! ```text
+//! listener ─► connection ─► http1_server ─┐                 ┌─► http1_stream ─► pool ─► endpoint
+//!                 │    └──► http2_server ─┴─► exchange ─► relay
+//!                 └──► stream_proxy (opaque TCP)            └─► upstream_http2
+//! ```
+
+pub mod balance;
+mod buffer;
+pub mod client_hello;
+pub mod connect;
+mod connection;
+mod downstream_http2;
+mod drain;
+pub mod endpoint;
+mod exchange;
+mod fault;
+mod headers;
+mod http1_server;
+mod http1_stream;
+mod http2_body;
+mod http2_server;
+mod listener;
+mod peer;
+pub mod pool;
+mod proxy;
+pub mod proxy_protocol;
+mod relay;
+mod request_line;
+pub mod resolve;
+mod settings;
+pub mod stream;
+mod stream_proxy;
+mod tls;
+pub mod transport;
+mod upstream_http2;
+mod watchdog;
+mod worker;
+
+pub use drain::Drained;
+pub use listener::BindError;
+pub use proxy::{Addresses, Applied, BackendReport, EndpointView, Proxy, StartError};
+pub use settings::{Limits, ProxySettings, StreamEngine, Timeouts};
+pub use tls::TlsSetupError;

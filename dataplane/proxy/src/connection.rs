@@ -1,0 +1,280 @@
+//! One client connection, from accept to close: PROXY header, ClientHello, TLS, and which protocol then speaks.
+
+use crate::client_hello::{ClientHelloError, ClientHelloReader};
+use crate::headers::ClientIdentity;
+use crate::proxy_protocol;
+use crate::tls::{self, TlsSession};
+use crate::transport::{PrefixedStream, Transport};
+use crate::worker::{Registration, Worker};
+use crate::{http1_server, http2_server, stream_proxy};
+use bytes::Bytes;
+use rustls::ProtocolVersion;
+use sluicegate_config::{BackendId, StreamListener, TlsTreatment};
+use sluicegate_telemetry::{FaultReason, LimitName, ListenerKind, StreamKind, TlsFailure, TlsVersion};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+/// What is done with connections of a listener.
+#[derive(Clone)]
+pub(crate) enum Service {
+    Http,
+    Https(TlsAcceptor),
+    Stream(Arc<StreamListener>),
+}
+
+impl Service {
+    fn kind(&self) -> ListenerKind {
+        match self {
+            Self::Http => ListenerKind::Http,
+            Self::Https(_) => ListenerKind::Https,
+            Self::Stream(_) => ListenerKind::Stream,
+        }
+    }
+}
+
+/// What a client is owed once the preliminaries are over.
+enum Established {
+    Http1(Transport, Option<TlsSession>),
+    Http2(Transport, Option<TlsSession>),
+    Stream(TcpStream, Bytes, BackendId, StreamKind, bool),
+    /// There is nothing more to do.
+    Over,
+}
+
+/// Who is at the other end, and where it came in.
+#[derive(Clone, Copy)]
+struct Ends {
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+/// Serves a connection that was just accepted.
+pub(crate) async fn serve(worker: Rc<Worker>, service: Service, socket: TcpStream, peer: SocketAddr) {
+    let kind = service.kind();
+    worker.metrics.connection_opened(kind);
+    match Registration::new(&worker) {
+        Some(registration) => serve_counted(&worker, service, socket, peer, registration).await,
+        None => refuse(&worker, &service, socket).await,
+    }
+    worker.metrics.connection_closed(kind);
+}
+
+async fn serve_counted(
+    worker: &Rc<Worker>,
+    service: Service,
+    socket: TcpStream,
+    peer: SocketAddr,
+    registration: Registration,
+) {
+    // Nagle's algorithm would hold the last segment of each response back; a socket without it is only slower.
+    let _ = socket.set_nodelay(true);
+    let Ok(local) = socket.local_addr() else {
+        return;
+    };
+    let mut ends = Ends { peer, local };
+    let https = matches!(service, Service::Https(_));
+    // Boxed: what a handshake needs would weigh on the connection for all its life.
+    let Some(established) = Box::pin(establish(worker, service, socket, &mut ends)).await else {
+        return;
+    };
+    let client = || ClientIdentity::new(ends.peer, ends.local, https, &worker.settings.trusted);
+    match established {
+        Established::Http1(transport, tls) => {
+            let upgraded = http1_server::serve(worker, transport, client(), tls, &registration).await;
+            if let Some((transport, client)) = upgraded {
+                Box::pin(http2_server::serve(worker, transport, client, None, &registration)).await;
+            }
+        }
+        Established::Http2(transport, tls) => {
+            Box::pin(http2_server::serve(worker, transport, client(), tls, &registration)).await;
+        }
+        Established::Stream(socket, prefix, backend, kind, send_proxy_protocol) => {
+            let header = send_proxy_protocol.then_some((ends.peer, ends.local));
+            Box::pin(stream_proxy::serve(worker, socket, prefix, &backend, kind, header)).await;
+        }
+        Established::Over => {}
+    }
+}
+
+/// Does the preliminaries within the handshake timeout. `None`: it did not come to anything.
+async fn establish(worker: &Rc<Worker>, service: Service, socket: TcpStream, ends: &mut Ends) -> Option<Established> {
+    let deadline = tokio::time::Instant::from_std(Instant::now() + worker.settings.timeouts.handshake);
+    match tokio::time::timeout_at(deadline, preliminaries(worker, &service, socket, ends)).await {
+        Ok(established) => established,
+        Err(_) => {
+            if matches!(service, Service::Https(_)) {
+                worker.metrics.tls_handshake(Err(TlsFailure::Timeout));
+            }
+            worker.metrics.limit(LimitName::TlsHandshakeTimeout);
+            None
+        }
+    }
+}
+
+async fn preliminaries(
+    worker: &Rc<Worker>,
+    service: &Service,
+    mut socket: TcpStream,
+    ends: &mut Ends,
+) -> Option<Established> {
+    let expects_header = match service {
+        Service::Http | Service::Https(_) => worker.settings.proxy_protocol,
+        Service::Stream(listener) => listener.accept_proxy_protocol,
+    };
+    let mut early = Vec::new();
+    if expects_header {
+        match read_proxy_header(&mut socket, &mut early, ends).await {
+            Ok(()) => {}
+            Err(error) => {
+                worker.metrics.fault(FaultReason::ProxyProtocol);
+                tracing::info!(peer = %ends.peer, %error, "connection refused: no valid PROXY protocol header");
+                return None;
+            }
+        }
+    }
+    match service {
+        Service::Http => {
+            Some(Established::Http1(PrefixedStream::new(socket, Bytes::from(early)).into(), None))
+        }
+        Service::Https(acceptor) => accept_tls(worker, acceptor, socket, early, ends).await,
+        Service::Stream(listener) => Some(Established::Stream(
+            socket,
+            Bytes::from(early),
+            listener.backend.clone(),
+            StreamKind::TcpService,
+            listener.send_proxy_protocol,
+        )),
+    }
+}
+
+/// Most bytes that are read before a connection is a connection: a ClientHello of 64 KiB, or a PROXY header.
+const EARLY: usize = 64 * 1024 + 8 * 1024;
+
+/// Reads some more of what comes first. An error if the client closed or sends without end.
+async fn read_early(socket: &mut TcpStream, early: &mut Vec<u8>) -> io::Result<()> {
+    if early.len() >= EARLY {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    early.reserve(2048);
+    match socket.read_buf(early).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn read_proxy_header(socket: &mut TcpStream, early: &mut Vec<u8>, ends: &mut Ends) -> io::Result<()> {
+    loop {
+        match proxy_protocol::parse(early) {
+            Ok(Some((header, used))) => {
+                ends.peer = header.source.unwrap_or(ends.peer);
+                ends.local = header.destination.unwrap_or(ends.local);
+                early.drain(..used);
+                return Ok(());
+            }
+            Ok(None) => read_early(socket, early).await?,
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
+    }
+}
+
+/// Looks at the ClientHello, and passes the connection through or terminates it.
+async fn accept_tls(
+    worker: &Rc<Worker>,
+    acceptor: &TlsAcceptor,
+    mut socket: TcpStream,
+    mut early: Vec<u8>,
+    ends: &Ends,
+) -> Option<Established> {
+    let mut reader = ClientHelloReader::new();
+    let hello = loop {
+        match reader.inspect(&early) {
+            Ok(Some(hello)) => break hello,
+            Ok(None) => {
+                if read_early(&mut socket, &mut early).await.is_err() {
+                    // A client that connects and says nothing (a health check by TCP) is no failed handshake.
+                    if !early.is_empty() {
+                        worker.metrics.tls_handshake(Err(TlsFailure::ClientClosed));
+                    }
+                    return Some(Established::Over);
+                }
+            }
+            Err(error) => return refuse_hello(worker, &error, socket, ends).await,
+        }
+    };
+    let table = worker.table();
+    if let Some(name) = &hello.server_name
+        && let Some(found) = table.server_name(name)
+        && let TlsTreatment::Passthrough(backend) = &found.treatment
+    {
+        return Some(Established::Stream(socket, Bytes::from(early), backend.clone(), StreamKind::Passthrough, false));
+    }
+    let stream = match acceptor.accept(PrefixedStream::new(socket, Bytes::from(early))).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let failure = tls::failure_of(&error);
+            worker.metrics.tls_handshake(Err(failure));
+            tracing::debug!(peer = %ends.peer, %error, reason = failure.as_str(), "TLS handshake failed");
+            return None;
+        }
+    };
+    let session = stream.get_ref().1;
+    let version = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { TlsVersion::Tls12 } else { TlsVersion::Tls13 };
+    worker.metrics.tls_handshake(Ok(version));
+    if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+        worker.metrics.tls_resumed();
+    }
+    let facts = TlsSession::new(session, &table);
+    if facts.is_default() {
+        worker.metrics.tls_default_certificate();
+    }
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let transport = Transport::from(stream);
+    Some(if http2 { Established::Http2(transport, Some(facts)) } else { Established::Http1(transport, Some(facts)) })
+}
+
+const PLAIN_HTTP_ON_TLS_PORT: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 60\r\n\
+    connection: close\r\nx-sluicegate-reason: bad_request\r\n\r\nThis port speaks HTTPS; the request came as plain HTTP here.\n";
+
+async fn refuse_hello(
+    worker: &Rc<Worker>,
+    error: &ClientHelloError,
+    mut socket: TcpStream,
+    ends: &Ends,
+) -> Option<Established> {
+    let failure = match error {
+        ClientHelloError::NotTls { .. } => TlsFailure::NotTls,
+        _ => TlsFailure::Malformed,
+    };
+    worker.metrics.tls_handshake(Err(failure));
+    tracing::debug!(peer = %ends.peer, %error, "connection refused: no valid ClientHello");
+    if matches!(error, ClientHelloError::NotTls { http: true }) {
+        worker.metrics.fault(FaultReason::BadRequest);
+        // Best effort: the client spoke the wrong protocol anyway.
+        let _ = socket.write_all(PLAIN_HTTP_ON_TLS_PORT).await;
+        let _ = socket.shutdown().await;
+    }
+    if matches!(error, ClientHelloError::TooLarge) {
+        worker.metrics.limit(LimitName::Preamble);
+    }
+    None
+}
+
+const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
+    connection: close\r\nx-sluicegate-reason: too_many_connections\r\n\r\n";
+
+/// There are too many connections: a plain client is told, the others are closed, since a handshake is what costs.
+async fn refuse(worker: &Worker, service: &Service, mut socket: TcpStream) {
+    worker.metrics.limit(LimitName::Connections);
+    worker.metrics.fault(FaultReason::TooManyConnections);
+    if matches!(service, Service::Http) {
+        // Best effort; the connection ends here.
+        let _ = socket.try_write(TOO_MANY_CONNECTIONS);
+        let _ = socket.shutdown().await;
+    }
+}

@@ -1,0 +1,670 @@
+//! One request, start to finish: which route, which backend, which endpoint, what is sent, what comes back.
+//!
+//! ```text
+//! request head ─► decide ─► pick endpoint ─► connection ─► send head, relay bodies ─► response
+//!                   │            ▲               │                  │
+//!                   ▼            └── next try ◄──┴── failed ◄───────┘  (before the first byte of a response)
+//!                 fault ─► the gateway's own answer
+//! ```
+
+use crate::endpoint::{EndpointState, Failure as EndpointFailure};
+use crate::fault::{self, Canned, Fault};
+use crate::headers::{self, ClientIdentity, Forwarding, SmallText};
+use crate::http1_stream::Http1Io;
+use crate::peer::{Downstream, PeerError, Upstream};
+use crate::balance::{PickContext, hash_key};
+use crate::pool::UpstreamBackend;
+use crate::relay::{Break, Pace, Relay, Waiting};
+use crate::request_line;
+use crate::tls::TlsSession;
+use crate::upstream_http2::Http2Upstream;
+use crate::watchdog::Watchdog;
+use crate::worker::{Heads, Worker};
+use sluicegate_config::{Balance, HashKey, Redirect};
+use sluicegate_http1::{FieldName, Framing, HeadLimits, RequestHead, Version, canonical_reason};
+use sluicegate_route::{BackendSlot, CompiledRoute, Outcome, RouteId, RouteTable, Target, redirect_location};
+use sluicegate_telemetry::{
+    FaultReason, MethodLabel, Protocol, RequestSample, UpgradeKind, UpstreamError, WorkerMetrics,
+};
+use smallvec::SmallVec;
+use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The connection that a request came on.
+pub(crate) struct Session<'a> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) client: &'a ClientIdentity,
+    pub(crate) tls: Option<&'a TlsSession>,
+}
+
+/// What a request asks for besides its head.
+pub(crate) struct Ask {
+    /// The protocol to upgrade to, where the request asks for one that crosses the proxy.
+    pub(crate) upgrade: Option<UpgradeKind>,
+    /// The client ends the connection after this request, or the gateway does.
+    pub(crate) close: bool,
+}
+
+/// How the connection stands after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Answered; more requests may follow if the body was read to its end.
+    Answered { close: bool },
+    /// The response is incomplete, or there was none: the connection must be cut.
+    Cut,
+}
+
+/// Serves one request whose head is in `heads`.
+pub(crate) async fn exchange<D: Downstream>(
+    session: &Session<'_>,
+    ask: Ask,
+    downstream: &mut D,
+    heads: &mut Heads,
+    watchdog: &mut Watchdog,
+) -> Ended {
+    let worker = session.worker;
+    let mut record = Record::new(&heads.request);
+    worker.earn_retry();
+    let mut request_id = SmallText::default();
+    write_request_id(&mut request_id, &heads.request, worker);
+    let mut attempt = Attempts { session, ask: &ask, request_id: &request_id, record: &mut record };
+    let ended = match attempt.serve(downstream, heads, watchdog).await {
+        Ok(ended) => ended,
+        Err(Failure::Cut(reason, detail)) => {
+            report(worker, heads, reason, &detail, &request_id);
+            Ended::Cut
+        }
+        Err(Failure::Fault(fault)) => {
+            report(worker, heads, fault.reason, &fault.detail, &request_id);
+            record.status = fault.status;
+            if fault.status == 499 { Ended::Cut } else { answer_fault(session, &ask, &fault, &request_id, downstream, heads, watchdog).await }
+        }
+    };
+    record.finish(&worker.metrics);
+    ended
+}
+
+/// Why a request was not served in full.
+enum Failure {
+    /// Nothing was sent yet: it is answered.
+    Fault(Fault),
+    /// The response had begun: all that is left is to cut it.
+    Cut(FaultReason, String),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+fn report(worker: &Worker, heads: &Heads, reason: FaultReason, detail: &str, request_id: &SmallText) {
+    worker.metrics.fault(reason);
+    tracing::info!(
+        reason = reason.as_str(),
+        detail,
+        method = %String::from_utf8_lossy(heads.request.method()),
+        host = %String::from_utf8_lossy(heads.request.authority()),
+        path = %String::from_utf8_lossy(heads.request.path()),
+        request_id = %String::from_utf8_lossy(&request_id.0),
+        "request failed"
+    );
+}
+
+/// What is counted of a request.
+struct Record {
+    started: Instant,
+    protocol: Protocol,
+    method: MethodLabel,
+    status: u16,
+    upstream: Option<Duration>,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl Record {
+    fn new(request: &RequestHead) -> Self {
+        Self {
+            started: Instant::now(),
+            protocol: match request.version() {
+                Version::Http10 => Protocol::Http10,
+                Version::Http11 => Protocol::Http11,
+                Version::Http2 => Protocol::Http2,
+            },
+            method: MethodLabel::from_bytes(request.method()),
+            status: 0,
+            upstream: None,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    fn finish(&self, metrics: &WorkerMetrics) {
+        metrics.request(RequestSample {
+            protocol: self.protocol,
+            method: self.method,
+            status: self.status,
+            duration: self.started.elapsed(),
+            upstream_duration: self.upstream,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        });
+    }
+}
+
+fn write_request_id(out: &mut SmallText, request: &RequestHead, worker: &Worker) {
+    match request.field(FieldName::XRequestId) {
+        Some(id) if headers::is_request_id(id) => out.0.extend_from_slice(id),
+        // Writing into a SmallText cannot fail.
+        _ => _ = write!(out, "{:016x}{:016x}", worker.random(), worker.random()),
+    }
+}
+
+/// A request that is being tried.
+struct Attempts<'a> {
+    session: &'a Session<'a>,
+    ask: &'a Ask,
+    request_id: &'a SmallText,
+    record: &'a mut Record,
+}
+
+/// One try that came to nothing.
+struct TryFailed {
+    cause: TryCause,
+    /// A byte of a response arrived, or the head was passed on: the request cannot be sent again.
+    answered: bool,
+    head_sent: bool,
+    /// The connection had carried requests before.
+    reused: bool,
+}
+
+enum TryCause {
+    Connect(crate::connect::ConnectError),
+    Broke(Break),
+}
+
+impl Attempts<'_> {
+    async fn serve<D: Downstream>(
+        &mut self,
+        downstream: &mut D,
+        heads: &mut Heads,
+        watchdog: &mut Watchdog,
+    ) -> Result<Ended, Failure> {
+        let worker = self.session.worker;
+        let table = worker.table();
+        let route_id = self.decide(&table, &heads.request)?;
+        let route = table.route(route_id);
+        let slot = match &route.target {
+            Target::Forward(slot) => *slot,
+            Target::Redirect(Redirect::AppendSlash) => {
+                self.record.status = 301;
+                return Ok(redirect_with_slash(self.session, route, self.ask, downstream, heads, watchdog).await);
+            }
+            Target::Deny(reason) => {
+                return Err(Fault::new(503, FaultReason::Denied, reason.to_string()).into());
+            }
+        };
+        let max_body = route.policy.max_body.unwrap_or(worker.settings.limits.max_body_bytes);
+        if let Framing::Length(length) = heads.request.framing()
+            && max_body != 0
+            && length > max_body
+        {
+            return Err(Fault::body_too_large(&worker.metrics).into());
+        }
+        worker.metrics.backend(slot.index() as u32).started();
+        let result = self.forward(&table, route, slot, max_body, downstream, heads, watchdog).await;
+        worker.metrics.backend(slot.index() as u32).finished(result.as_ref().is_err_and(is_backends_fault));
+        result
+    }
+
+    /// Which route takes the request, or why none does.
+    fn decide(&self, table: &RouteTable, request: &RequestHead) -> Result<RouteId, Fault> {
+        if matches!(request.method(), b"CONNECT" | b"TRACE") {
+            return Err(Fault::new(405, FaultReason::MethodNotAllowed, "CONNECT and TRACE are not served"));
+        }
+        if let Some(tls) = self.session.tls
+            && tls.is_misdirected(table, request.host())
+        {
+            return Err(Fault::new(421, FaultReason::Misdirected, "SNI and Host have different TLS settings"));
+        }
+        let path = request.path();
+        match table.find(request.authority(), if path == b"*" { b"/" } else { path }) {
+            Outcome::Route(id) => Ok(id),
+            Outcome::NoHost => Err(Fault::new(404, FaultReason::NoRoute, "no Ingress claims the host")),
+            Outcome::NoPath => Err(Fault::new(404, FaultReason::NoRoute, "no path of the host matches")),
+            Outcome::BadPath => Err(Fault::new(400, FaultReason::BadRequest, "path")),
+        }
+    }
+
+    /// Tries endpoints until one answers, or none is left, or the request cannot be repeated.
+    #[allow(clippy::too_many_arguments, reason = "one call site; the pieces have different lifetimes")]
+    async fn forward<D: Downstream>(
+        &mut self,
+        table: &RouteTable,
+        route: &CompiledRoute,
+        slot: BackendSlot,
+        max_body: u64,
+        downstream: &mut D,
+        heads: &mut Heads,
+        watchdog: &mut Watchdog,
+    ) -> Result<Ended, Failure> {
+        let worker = self.session.worker;
+        let Some(slotted) = table.backend(slot) else {
+            return Err(Fault::new(503, FaultReason::NoEndpoints, "the route's backend is gone").into());
+        };
+        let backend = worker.upstreams.backend(slotted);
+        backend
+            .ready(Instant::now())
+            .await
+            .map_err(|error| Fault::new(503, FaultReason::UpstreamResolve, error.to_string()))?;
+        let mut tried = SmallVec::<[SocketAddr; 4]>::new();
+        let hash = self.hash(&slotted.backend.id.balance, &heads.request);
+        let mut fresh = false;
+        let mut tries = 0;
+        loop {
+            let context = PickContext { hash, tried: &tried, now: Instant::now(), random: worker.random() };
+            let Some(endpoint) = backend.pick(context) else {
+                worker.metrics.upstream_error(UpstreamError::NoEndpoints);
+                let why = slotted.backend.unavailable.as_deref().unwrap_or("no endpoint is ready");
+                return Err(Fault::new(503, FaultReason::NoEndpoints, why).into());
+            };
+            let mut relay = Relay::new(
+                watchdog,
+                self.pace(route),
+                max_body,
+                worker.response_limits,
+                self.has_body(&heads.request),
+            );
+            let begun = Instant::now();
+            let outcome = if backend.protocol().is_http2() {
+                self.over_http2(&backend, &endpoint, route, downstream, heads, &mut relay).await
+            } else {
+                self.over_http1(&backend, &endpoint, fresh, route, downstream, heads, &mut relay).await
+            };
+            (self.record.bytes_in, self.record.bytes_out) = (relay.bytes_in, relay.bytes_out);
+            self.record.upstream = Some(begun.elapsed());
+            let failed = match outcome {
+                Ok(ended) => return Ok(ended),
+                Err(failed) => failed,
+            };
+            tries += 1;
+            self.blame(&endpoint, &failed);
+            if self.may_try_again(&failed, tries, downstream, &heads.request) {
+                if failed.reused {
+                    // The endpoint closed a connection that was idle; that says nothing about a new one.
+                    fresh = true;
+                } else {
+                    tried.push(endpoint.address());
+                }
+                worker.metrics.retry();
+                continue;
+            }
+            return Err(self.failure(failed));
+        }
+    }
+
+    fn has_body(&self, request: &RequestHead) -> bool {
+        request.framing() != Framing::None && !(self.ask.upgrade.is_some() && request.version() == Version::Http2)
+    }
+
+    fn pace(&self, route: &CompiledRoute) -> Pace {
+        let timeouts = &self.session.worker.settings.timeouts;
+        Pace {
+            request_body: timeouts.request_body,
+            client_write: timeouts.client_write,
+            upstream_read: route.policy.read_timeout.unwrap_or(timeouts.upstream_read),
+            upstream_send: route.policy.send_timeout.unwrap_or(timeouts.upstream_send),
+            tunnel: route.policy.read_timeout.unwrap_or(timeouts.upgraded_idle),
+        }
+    }
+
+    /// Tells the endpoint's health what happened, where it is the endpoint that failed.
+    fn blame(&self, endpoint: &Rc<EndpointState>, failed: &TryFailed) {
+        let metrics = &self.session.worker.metrics;
+        let was_ejected = endpoint.is_ejected(Instant::now());
+        match &failed.cause {
+            TryCause::Connect(error) => {
+                metrics.upstream_error(UpstreamError::from_label(error.reason()));
+                // The pool has told the endpoint.
+            }
+            TryCause::Broke(Break::Upstream(_)) if failed.reused && !failed.answered => {
+                metrics.upstream_error(UpstreamError::Stale);
+            }
+            TryCause::Broke(Break::Upstream(PeerError::Head(_) | PeerError::Body(_))) => {
+                endpoint.failed(EndpointFailure::Protocol, Instant::now());
+            }
+            TryCause::Broke(Break::Upstream(_)) => endpoint.failed(EndpointFailure::Reset, Instant::now()),
+            TryCause::Broke(Break::TimedOut(Waiting::UpstreamRead)) => {
+                endpoint.failed(EndpointFailure::Timeout, Instant::now());
+            }
+            TryCause::Broke(_) => {}
+        }
+        if !was_ejected && endpoint.is_ejected(Instant::now()) {
+            metrics.ejection();
+        }
+    }
+
+    /// RFC 9110 section 9.2.2: a request is repeated by itself only if it is idempotent, or if it surely was not processed.
+    fn may_try_again<D: Downstream>(
+        &self,
+        failed: &TryFailed,
+        tries: u32,
+        downstream: &mut D,
+        request: &RequestHead,
+    ) -> bool {
+        let worker = self.session.worker;
+        if failed.answered || failed.head_sent || tries >= worker.settings.limits.max_tries {
+            return false;
+        }
+        match &failed.cause {
+            TryCause::Connect(error) => error.is_retryable(),
+            TryCause::Broke(Break::Upstream(error)) => {
+                let unprocessed = matches!(error, PeerError::Http2(error) if is_unprocessed(error));
+                if !(unprocessed || request.is_idempotent()) || !downstream.rewind() {
+                    return false;
+                }
+                let granted = worker.spend_retry();
+                if !granted {
+                    worker.metrics.limit(sluicegate_telemetry::LimitName::RetryBudget);
+                }
+                granted
+            }
+            TryCause::Broke(_) => false,
+        }
+    }
+
+    fn failure(&self, failed: TryFailed) -> Failure {
+        let metrics = &self.session.worker.metrics;
+        match failed.cause {
+            TryCause::Connect(error) => {
+                let (status, reason) = connect_fault(error.reason());
+                Failure::Fault(Fault::new(status, reason, error.to_string()))
+            }
+            TryCause::Broke(cause) => {
+                let fault = Fault::broken(cause, metrics);
+                if failed.head_sent { Failure::Cut(fault.reason, fault.detail) } else { Failure::Fault(fault) }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call site; the pieces have different lifetimes")]
+    async fn over_http1<D: Downstream>(
+        &mut self,
+        backend: &Rc<UpstreamBackend>,
+        endpoint: &Rc<EndpointState>,
+        fresh: bool,
+        route: &CompiledRoute,
+        downstream: &mut D,
+        heads: &mut Heads,
+        relay: &mut Relay<'_>,
+    ) -> Result<Ended, TryFailed> {
+        let worker = self.session.worker;
+        let timeout = route.policy.connect_timeout.unwrap_or(worker.settings.timeouts.connect);
+        let lease = match fresh {
+            false => backend.checkout(endpoint, Instant::now(), timeout).await,
+            true => backend.checkout_new(endpoint, timeout).await,
+        };
+        let lease = lease.map_err(not_connected)?;
+        let reused = lease.reused;
+        if reused {
+            worker.metrics.upstream_reused();
+        } else {
+            worker.metrics.upstream_opened();
+        }
+        let mut upstream = Http1Io::new(lease, Rc::clone(&worker.buffers));
+        let authority = authority_text(&heads.request, endpoint.address());
+        let forwarding = self.forwarding();
+        request_line::write(&mut upstream, &heads.request, route, &authority, &forwarding, self.ask.upgrade.is_some());
+        let result = self.converse(downstream, &mut upstream, heads, relay, endpoint).await;
+        let answered = upstream.has_answered();
+        match result {
+            Ok((ended, complete)) => {
+                let clean = complete && upstream.read_complete() && upstream.rbuf.is_empty() && upstream.out.is_empty();
+                let keep = clean && heads.response.keep_alive() && heads.response.status() != 101;
+                upstream.discard();
+                if keep {
+                    upstream.owner.put_back();
+                }
+                Ok(ended)
+            }
+            Err((cause, head_sent)) => {
+                upstream.discard();
+                Err(TryFailed { cause: TryCause::Broke(cause), answered, head_sent, reused })
+            }
+        }
+    }
+
+    async fn over_http2<D: Downstream>(
+        &mut self,
+        backend: &Rc<UpstreamBackend>,
+        endpoint: &Rc<EndpointState>,
+        route: &CompiledRoute,
+        downstream: &mut D,
+        heads: &mut Heads,
+        relay: &mut Relay<'_>,
+    ) -> Result<Ended, TryFailed> {
+        let worker = self.session.worker;
+        let timeout = route.policy.connect_timeout.unwrap_or(worker.settings.timeouts.connect);
+        let lease = backend.http2(endpoint, Instant::now(), timeout).await.map_err(not_connected)?;
+        let authority = authority_text(&heads.request, endpoint.address());
+        let forwarding = self.forwarding();
+        let tls = backend.protocol().is_tls();
+        let opened = request_line::open_http2(lease.sender.clone(), &heads.request, route, &authority, &forwarding, tls);
+        let mut upstream: Http2Upstream = opened.map_err(|error| TryFailed {
+            cause: TryCause::Broke(Break::Upstream(error)),
+            answered: false,
+            head_sent: false,
+            reused: false,
+        })?;
+        let result = self.converse(downstream, &mut upstream, heads, relay, endpoint).await;
+        match result {
+            Ok((ended, complete)) => {
+                if !complete {
+                    upstream.cancel();
+                }
+                Ok(ended)
+            }
+            Err((cause, head_sent)) => {
+                let answered = upstream.has_answered();
+                upstream.cancel();
+                Err(TryFailed { cause: TryCause::Broke(cause), answered, head_sent, reused: false })
+            }
+        }
+    }
+
+    /// Sends what is queued, reads the answer, passes it on. `Ok` tells whether the request was sent to its end; `Err`
+    /// whether the client has the head already.
+    async fn converse<D: Downstream, U: Upstream>(
+        &mut self,
+        downstream: &mut D,
+        upstream: &mut U,
+        heads: &mut Heads,
+        relay: &mut Relay<'_>,
+        endpoint: &Rc<EndpointState>,
+    ) -> Result<(Ended, bool), (Break, bool)> {
+        let worker = self.session.worker;
+        let begun = Instant::now();
+        let Heads { request, response } = heads;
+        relay.head(downstream, upstream, request, response).await.map_err(|cause| (cause, false))?;
+        endpoint.succeeded(begun.elapsed(), Instant::now());
+        let switching = response.status() == 101;
+        if switching && self.ask.upgrade.is_none() {
+            return Err((Break::Upstream(PeerError::Overflow), false));
+        }
+        self.record.status = response.status();
+        if response.field(FieldName::Date).is_none() && !switching {
+            // The date is ours and valid.
+            let _ = response.push(b"date", &worker.date());
+        }
+        let close = self.ask.close || worker.is_draining();
+        downstream.send_head(request, response, close).map_err(|error| (Break::Client(error), false))?;
+        if switching {
+            let kind = self.ask.upgrade.unwrap_or(UpgradeKind::Other);
+            worker.metrics.upgrade_opened(kind);
+            relay.enter_tunnel(downstream, upstream);
+            let result = relay.body(downstream, upstream).await;
+            worker.metrics.upgrade_closed(kind, relay.bytes_in, relay.bytes_out);
+            // However a tunnel ends, it is over for both sides; that is not a fault of the exchange.
+            return Ok((if result.is_ok() { Ended::Answered { close: true } } else { Ended::Cut }, false));
+        }
+        let complete = relay.body(downstream, upstream).await.map_err(|cause| (cause, true))?;
+        Ok((Ended::Answered { close }, complete))
+    }
+
+    fn forwarding(&self) -> Forwarding<'_> {
+        Forwarding {
+            client: self.session.client,
+            trusted: &self.session.worker.settings.trusted,
+            request_id: &self.request_id.0,
+            forwarded: self.session.worker.settings.forwarded,
+        }
+    }
+
+    /// What the request is kept together by under consistent hashing; `None` if it does not carry it.
+    fn hash(&self, balance: &Balance, request: &RequestHead) -> Option<u64> {
+        let Balance::ConsistentHash(key) = balance else {
+            return None;
+        };
+        match key {
+            HashKey::ClientAddress => {
+                let trusted = &self.session.worker.settings.trusted;
+                Some(match headers::client_address(request, self.session.client, trusted) {
+                    IpAddr::V4(address) => hash_key(&address.octets()),
+                    IpAddr::V6(address) => hash_key(&address.octets()),
+                })
+            }
+            HashKey::RequestUri => Some(hash_key(request.path_and_query())),
+            HashKey::Host => Some(hash_key(&request.host().to_ascii_lowercase())),
+            HashKey::Header(name) => request.field_by_name(name.as_bytes()).map(hash_key),
+            HashKey::Cookie(name) => headers::cookie(request, name.as_bytes()).map(hash_key),
+        }
+    }
+}
+
+fn not_connected(error: crate::connect::ConnectError) -> TryFailed {
+    TryFailed { cause: TryCause::Connect(error), answered: false, head_sent: false, reused: false }
+}
+
+/// `Host` for the backend: as the client sent it, or the endpoint's address where an HTTP/1.0 client sent none.
+fn authority_text(request: &RequestHead, endpoint: SocketAddr) -> SmallText {
+    let mut text = SmallText::default();
+    if request.authority().is_empty() {
+        // Writing into a SmallText cannot fail.
+        let _ = write!(text, "{endpoint}");
+    } else {
+        text.0.extend_from_slice(request.authority());
+    }
+    text
+}
+
+/// RFC 9113 section 8.7: the peer says that it did nothing with the request.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)
+}
+
+fn is_backends_fault(failure: &Failure) -> bool {
+    let reason = match failure {
+        Failure::Fault(fault) => fault.reason,
+        Failure::Cut(reason, _) => *reason,
+    };
+    !matches!(
+        reason,
+        FaultReason::ClientClosed
+            | FaultReason::ClientSendTimeout
+            | FaultReason::RequestTimeout
+            | FaultReason::BodyTooLarge
+            | FaultReason::BadRequest
+    )
+}
+
+fn connect_fault(reason: &str) -> (u16, FaultReason) {
+    match reason {
+        "connect_timeout" => (504, FaultReason::ConnectTimeout),
+        "connect_refused" => (502, FaultReason::ConnectRefused),
+        "connect_reset" => (502, FaultReason::UpstreamReset),
+        "upstream_tls" => (502, FaultReason::UpstreamTls),
+        "upstream_http2" => (502, FaultReason::UpstreamBadResponse),
+        "resolve_failed" => (503, FaultReason::UpstreamResolve),
+        "no_endpoints" | "endpoint_removed" => (503, FaultReason::NoEndpoints),
+        "too_many_files" | "no_local_port" | "upstream_overloaded" => (503, FaultReason::Overloaded),
+        _ => (502, FaultReason::ConnectUnreachable),
+    }
+}
+
+/// Answers a request by itself.
+pub(crate) async fn answer_fault<D: Downstream>(
+    session: &Session<'_>,
+    ask: &Ask,
+    fault: &Fault,
+    request_id: &SmallText,
+    downstream: &mut D,
+    heads: &mut Heads,
+    watchdog: &mut Watchdog,
+) -> Ended {
+    let id = std::str::from_utf8(&request_id.0).unwrap_or_default();
+    let body = fault::render(fault, &heads.request, id, &session.worker.date(), &mut heads.response);
+    let close = ask.close || fault.close || session.worker.is_draining();
+    answer(session, close, body, downstream, heads, watchdog).await
+}
+
+async fn redirect_with_slash<D: Downstream>(
+    session: &Session<'_>,
+    route: &CompiledRoute,
+    ask: &Ask,
+    downstream: &mut D,
+    heads: &mut Heads,
+    watchdog: &mut Watchdog,
+) -> Ended {
+    let Heads { request, response } = &mut *heads;
+    let mut location = Vec::new();
+    redirect_location(route, request.path(), request.query(), &mut location);
+    response.clear();
+    // Every text is ours, or part of a target that the codec took.
+    let _ = response.begin(Version::Http11, 301, canonical_reason(301).as_bytes());
+    let _ = response.push(b"location", &location);
+    let _ = response.push(b"date", &session.worker.date());
+    response.set_framing(if request.is_head() { Framing::None } else { Framing::Length(0) });
+    let _ = response.finish(&HeadLimits::default());
+    answer(session, ask.close || session.worker.is_draining(), Canned(bytes::Bytes::new()), downstream, heads, watchdog).await
+}
+
+/// Sends the response in `heads` with a body that is there already.
+async fn answer<D: Downstream>(
+    session: &Session<'_>,
+    close: bool,
+    mut body: Canned,
+    downstream: &mut D,
+    heads: &mut Heads,
+    watchdog: &mut Watchdog,
+) -> Ended {
+    use crate::peer::Peer;
+    if downstream.send_head(&heads.request, &heads.response, close).is_err() {
+        return Ended::Cut;
+    }
+    let deadline = Instant::now() + session.worker.settings.timeouts.client_write;
+    let sent = poll_fn(|cx| {
+        if watchdog.poll_expired(cx, deadline).is_ready() {
+            return std::task::Poll::Ready(Err(PeerError::Closed));
+        }
+        while !body.chunk().is_empty() {
+            std::task::ready!(downstream.poll_send(cx, &mut body))?;
+        }
+        std::task::Poll::Ready(Ok(()))
+    })
+    .await
+    .and_then(|()| downstream.finish(crate::peer::TrailerFields::None));
+    if sent.is_err() {
+        return Ended::Cut;
+    }
+    let flushed = poll_fn(|cx| {
+        if watchdog.poll_expired(cx, deadline).is_ready() {
+            return std::task::Poll::Ready(Err(PeerError::Closed));
+        }
+        downstream.poll_flush(cx)
+    })
+    .await;
+    if flushed.is_err() { Ended::Cut } else { Ended::Answered { close } }
+}

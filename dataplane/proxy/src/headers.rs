@@ -1,0 +1,271 @@
+//! Which fields cross the proxy, and which it sets itself: RFC 9110 section 7.6, forwarding headers, request ids.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use sluicegate_http1::{FieldName, RequestHead, ResponseHead, write_field};
+use smallvec::SmallVec;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// Takes fields one by one: text for HTTP/1.1, a map for HTTP/2.
+pub(crate) trait FieldSink {
+    fn field(&mut self, name: &[u8], value: &[u8]);
+}
+
+impl FieldSink for Vec<u8> {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        write_field(self, name, value);
+    }
+}
+
+impl FieldSink for HeaderMap {
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        // Both were checked by the codec that read them, so this cannot fail; if it does, the field does not cross.
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            let _ = self.try_append(name, value);
+        }
+    }
+}
+
+/// What is known of a client connection, the same for each of its requests.
+#[derive(Debug)]
+pub(crate) struct ClientIdentity {
+    /// The client as the socket or the PROXY header has it.
+    pub(crate) peer: SocketAddr,
+    /// Its address as text.
+    pub(crate) peer_text: Box<str>,
+    /// The port that the client connected to, as text.
+    pub(crate) port_text: Box<str>,
+    /// The connection is TLS here.
+    pub(crate) https: bool,
+    /// `X-Forwarded-*` from this peer is believed.
+    pub(crate) trusted: bool,
+}
+
+impl ClientIdentity {
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, https: bool, trusted: &[IpNet]) -> Self {
+        let address = peer.ip().to_canonical();
+        Self {
+            peer: SocketAddr::new(address, peer.port()),
+            peer_text: address.to_string().into(),
+            port_text: local.port().to_string().into(),
+            https,
+            trusted: trusted.iter().any(|net| net.contains(&address)),
+        }
+    }
+}
+
+/// What the forwarding fields of one request are made of.
+pub(crate) struct Forwarding<'a> {
+    pub(crate) client: &'a ClientIdentity,
+    /// The networks whose entries in `X-Forwarded-For` are skipped when the client's address is looked for.
+    pub(crate) trusted: &'a [IpNet],
+    pub(crate) request_id: &'a [u8],
+    /// Send RFC 7239 `Forwarded` too.
+    pub(crate) forwarded: bool,
+}
+
+/// The client's address: the right-most entry of `X-Forwarded-For` that no trusted proxy has, if the peer is trusted;
+/// the peer itself else. What a client writes in front of that entry is never believed.
+pub(crate) fn client_address(request: &RequestHead, client: &ClientIdentity, trusted: &[IpNet]) -> IpAddr {
+    let mut address = client.peer.ip();
+    if !client.trusted {
+        return address;
+    }
+    let values: SmallVec<[&[u8]; 4]> = request.fields_named(FieldName::XForwardedFor).collect();
+    for entry in values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b',')) {
+        let Some(parsed) = parse_address(entry) else {
+            return address;
+        };
+        address = parsed;
+        if !trusted.iter().any(|net| net.contains(&address)) {
+            return address;
+        }
+    }
+    address
+}
+
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    text.parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+        .map(|address| address.to_canonical())
+}
+
+/// Fields that end at this hop, or that the proxy writes itself.
+fn stays_behind(id: FieldName) -> bool {
+    matches!(
+        id,
+        FieldName::Connection
+            | FieldName::KeepAlive
+            | FieldName::ProxyConnection
+            | FieldName::TransferEncoding
+            | FieldName::Te
+            | FieldName::Upgrade
+            | FieldName::ContentLength
+            | FieldName::Host
+            | FieldName::Http2Settings
+            | FieldName::Proxy
+            | FieldName::ProxyAuthorization
+            | FieldName::XForwardedFor
+            | FieldName::XForwardedProto
+            | FieldName::XForwardedHost
+            | FieldName::XForwardedPort
+            | FieldName::XRealIp
+            | FieldName::XRequestId
+            | FieldName::Forwarded
+    )
+}
+
+/// Fields by which a proxy in front describes the request; from anybody else they are forged.
+fn is_proxy_claim(id: FieldName, name: &[u8]) -> bool {
+    matches!(
+        id,
+        FieldName::XScheme | FieldName::XForwardedScheme | FieldName::XOriginalForwardedFor | FieldName::XForwardedPrefix
+    ) || (id == FieldName::Other && name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-"))
+}
+
+/// True for spellings with `_` of fields that we set: many servers read `X_Forwarded_For` and `X-Forwarded-For` as one (CGI).
+fn imitates_forwarding(name: &[u8]) -> bool {
+    const OURS: [&[u8]; 7] = [
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-real-ip",
+        b"x-request-id",
+        b"forwarded",
+    ];
+    memchr::memchr(b'_', name).is_some()
+        && OURS.iter().any(|ours| {
+            ours.len() == name.len()
+                && ours.iter().zip(name).all(|(a, b)| *a == if *b == b'_' { b'-' } else { b.to_ascii_lowercase() })
+        })
+}
+
+/// Writes the fields of a request for a backend, `Host` and framing excepted.
+pub(crate) fn request_fields(request: &RequestHead, forwarding: &Forwarding<'_>, sink: &mut impl FieldSink) {
+    for field in request.fields() {
+        if stays_behind(field.id) {
+            continue;
+        }
+        if field.id == FieldName::Other && (request.is_connection_option(field.name) || imitates_forwarding(field.name)) {
+            continue;
+        }
+        if !forwarding.client.trusted && is_proxy_claim(field.id, field.name) {
+            continue;
+        }
+        sink.field(field.name, field.value);
+    }
+    forwarding_fields(request, forwarding, sink);
+}
+
+type Text = SmallVec<[u8; 256]>;
+
+fn forwarding_fields(request: &RequestHead, forwarding: &Forwarding<'_>, sink: &mut impl FieldSink) {
+    let client = forwarding.client;
+    let believed = |name| request.field(name).filter(|_| client.trusted);
+    let scheme: &[u8] = if client.https { b"https" } else { b"http" };
+    if client.trusted {
+        let mut chain = Text::new();
+        for value in request.fields_named(FieldName::XForwardedFor).filter(|value| !value.is_empty()) {
+            chain.extend_from_slice(value);
+            chain.extend_from_slice(b", ");
+        }
+        chain.extend_from_slice(client.peer_text.as_bytes());
+        sink.field(b"x-forwarded-for", &chain);
+        let mut address = SmallText::default();
+        // Writing into a SmallText cannot fail.
+        let _ = write!(address, "{}", client_address(request, client, forwarding.trusted));
+        sink.field(b"x-real-ip", &address.0);
+    } else {
+        sink.field(b"x-forwarded-for", client.peer_text.as_bytes());
+        sink.field(b"x-real-ip", client.peer_text.as_bytes());
+    }
+    let proto = believed(FieldName::XForwardedProto).unwrap_or(scheme);
+    sink.field(b"x-forwarded-proto", proto);
+    let host = believed(FieldName::XForwardedHost).unwrap_or(request.authority());
+    if !host.is_empty() {
+        sink.field(b"x-forwarded-host", host);
+    }
+    sink.field(b"x-forwarded-port", believed(FieldName::XForwardedPort).unwrap_or(client.port_text.as_bytes()));
+    sink.field(b"x-request-id", forwarding.request_id);
+    if forwarding.forwarded {
+        forwarded_field(request, client, proto, host, sink);
+    }
+}
+
+/// RFC 7239: our element, behind those of trusted proxies.
+fn forwarded_field(request: &RequestHead, client: &ClientIdentity, proto: &[u8], host: &[u8], sink: &mut impl FieldSink) {
+    let mut element = Text::new();
+    if client.trusted {
+        for value in request.fields_named(FieldName::Forwarded).filter(|value| !value.is_empty()) {
+            element.extend_from_slice(value);
+            element.extend_from_slice(b", ");
+        }
+    }
+    element.extend_from_slice(b"for=");
+    if client.peer.is_ipv6() {
+        element.extend_from_slice(b"\"[");
+        element.extend_from_slice(client.peer_text.as_bytes());
+        element.extend_from_slice(b"]\"");
+    } else {
+        element.extend_from_slice(client.peer_text.as_bytes());
+    }
+    if !host.is_empty() {
+        element.extend_from_slice(b";host=\"");
+        element.extend_from_slice(host);
+        element.push(b'"');
+    }
+    element.extend_from_slice(b";proto=");
+    element.extend_from_slice(proto);
+    sink.field(b"forwarded", &element);
+}
+
+/// Writes the fields of a response for a client, framing excepted.
+pub(crate) fn response_fields(response: &ResponseHead, sink: &mut impl FieldSink) {
+    for field in response.fields() {
+        let stays = matches!(
+            field.id,
+            FieldName::Connection
+                | FieldName::KeepAlive
+                | FieldName::ProxyConnection
+                | FieldName::TransferEncoding
+                | FieldName::Te
+                | FieldName::Upgrade
+                | FieldName::ContentLength
+                | FieldName::Http2Settings
+        );
+        if stays || (field.id == FieldName::Other && response.is_connection_option(field.name)) {
+            continue;
+        }
+        sink.field(field.name, field.value);
+    }
+}
+
+/// A short text that is written with `write!` without allocation.
+#[derive(Default)]
+pub(crate) struct SmallText(pub(crate) SmallVec<[u8; 64]>);
+
+impl std::fmt::Write for SmallText {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// True for a request id that may be passed on: 1 to 128 visible ASCII characters.
+pub(crate) fn is_request_id(value: &[u8]) -> bool {
+    (1..=128).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
+}
+
+/// The value of a cookie, RFC 6265 section 4.2.
+pub(crate) fn cookie<'a>(request: &'a RequestHead, name: &[u8]) -> Option<&'a [u8]> {
+    request.fields_named(FieldName::Cookie).flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
+        let pair = pair.trim_ascii();
+        let split = memchr::memchr(b'=', pair)?;
+        (&pair[..split] == name).then(|| &pair[split + 1..])
+    })
+}

@@ -1,0 +1,263 @@
+//! HTTP/1.1 towards a client: one request after the other on a kept-alive connection.
+
+use crate::exchange::{self, Ask, Ended, Session};
+use crate::fault::Fault;
+use crate::headers::{ClientIdentity, SmallText};
+use crate::http1_stream::Http1Io;
+use crate::tls::TlsSession;
+use crate::transport::{PrefixedStream, Transport};
+use crate::watchdog::Watchdog;
+use crate::worker::{Heads, Registration, Worker};
+use bytes::Bytes;
+use sluicegate_telemetry::{LimitName, UpgradeKind};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWrite;
+
+/// The connection preface of HTTP/2 (RFC 9113 section 3.4), by which a client shows prior knowledge.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a connection is listened to after the last response, so that a reset does not destroy it on its way.
+const LINGER: Duration = Duration::from_secs(1);
+/// Most bytes that are thrown away for that.
+const LINGER_BYTES: usize = 1024 * 1024;
+/// A connection that was accepted while the gateway drains may still bring the request that it was opened for.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// What came first on the connection, or next.
+enum Arrival {
+    Request,
+    Preface,
+    /// The client closed, or nothing came in time.
+    Nothing,
+    Bad(Fault),
+}
+
+/// Serves the connection until it ends. Returns it if the client speaks HTTP/2 on it.
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    transport: Transport,
+    client: ClientIdentity,
+    tls: Option<TlsSession>,
+    registration: &Registration,
+) -> Option<(Transport, ClientIdentity)> {
+    let mut io = Http1Io::new(transport, Rc::clone(&worker.buffers));
+    let mut watchdog = Watchdog::default();
+    let mut first = true;
+    loop {
+        if io.rbuf.is_empty() && !wait_for_bytes(worker, &mut io, &mut watchdog, registration, first).await {
+            break;
+        }
+        let mut heads = worker.take_heads();
+        let next = match read_head(worker, &mut io, &mut heads, &mut watchdog, first && tls.is_none()).await {
+            Arrival::Request => {
+                let session = Session { worker, client: &client, tls: tls.as_ref() };
+                serve_request(&session, &mut io, &mut heads, &mut watchdog).await
+            }
+            Arrival::Preface => {
+                worker.give_heads(heads);
+                return Some((hand_over(io), client));
+            }
+            Arrival::Nothing => Next::Close,
+            Arrival::Bad(fault) => {
+                let session = Session { worker, client: &client, tls: tls.as_ref() };
+                refuse(&session, &fault, &mut io, &mut heads, &mut watchdog).await
+            }
+        };
+        worker.give_heads(heads);
+        match next {
+            Next::Request => first = false,
+            Next::Close => break,
+            Next::Linger => {
+                linger(&mut io, &mut watchdog).await;
+                break;
+            }
+        }
+    }
+    io.discard();
+    None
+}
+
+enum Next {
+    Request,
+    Close,
+    Linger,
+}
+
+/// Waits without a buffer until the client sends something. False if the connection shall end.
+async fn wait_for_bytes(
+    worker: &Rc<Worker>,
+    io: &mut Http1Io<Transport>,
+    watchdog: &mut Watchdog,
+    registration: &Registration,
+    first: bool,
+) -> bool {
+    io.release();
+    let timeouts = &worker.settings.timeouts;
+    let now = Instant::now();
+    let deadline = now + if first { timeouts.request_head } else { timeouts.idle };
+    poll_fn(|cx| {
+        if let Poll::Ready(readable) = io.owner.poll_readable(cx) {
+            return Poll::Ready(readable.is_ok());
+        }
+        registration.wake_on_drain(cx.waker());
+        let deadline = match (worker.is_draining(), first) {
+            (true, false) => return Poll::Ready(false),
+            (true, true) => deadline.min(now + DRAIN_GRACE),
+            (false, _) => deadline,
+        };
+        if watchdog.poll_expired(cx, deadline).is_ready() {
+            worker.metrics.limit(LimitName::IdleTimeout);
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Reads and parses until a request head is complete.
+async fn read_head(
+    worker: &Rc<Worker>,
+    io: &mut Http1Io<Transport>,
+    heads: &mut Heads,
+    watchdog: &mut Watchdog,
+    may_be_http2: bool,
+) -> Arrival {
+    let deadline = Instant::now() + worker.settings.timeouts.request_head;
+    poll_fn(|cx| {
+        loop {
+            let unread = io.rbuf.unread();
+            let preface = may_be_http2 && !unread.is_empty() && PREFACE.starts_with(&unread[..unread.len().min(PREFACE.len())]);
+            if preface && unread.len() >= PREFACE.len() {
+                return Poll::Ready(Arrival::Preface);
+            }
+            if !unread.is_empty() && !preface {
+                match heads.request.parse(unread, &worker.request_limits) {
+                    Ok(Some(used)) => {
+                        io.rbuf.consume(used);
+                        return Poll::Ready(Arrival::Request);
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Arrival::Bad(Fault::head(&error, &worker.metrics))),
+                }
+            }
+            match io.poll_read_head(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::Nothing),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    // Early bytes of TLS may be no request at all; only one that began can be late.
+                    if watchdog.poll_expired(cx, deadline).is_pending() {
+                        return Poll::Pending;
+                    }
+                    if io.rbuf.is_empty() {
+                        return Poll::Ready(Arrival::Nothing);
+                    }
+                    let fault = Fault::request_timeout(LimitName::HeaderTimeout, &worker.metrics);
+                    return Poll::Ready(Arrival::Bad(fault));
+                }
+            }
+        }
+    })
+    .await
+}
+
+async fn serve_request(
+    session: &Session<'_>,
+    io: &mut Http1Io<Transport>,
+    heads: &mut Heads,
+    watchdog: &mut Watchdog,
+) -> Next {
+    io.begin_read(heads.request.framing());
+    let ask = Ask { upgrade: wanted_upgrade(heads), close: !heads.request.keep_alive() };
+    match exchange::exchange(session, ask, io, heads, watchdog).await {
+        Ended::Answered { close: false } if io.read_complete() => Next::Request,
+        Ended::Answered { .. } => Next::Linger,
+        Ended::Cut => {
+            if io.is_close_delimited() {
+                // Without a length only a reset tells the client that this was not all.
+                let _ = io.owner.socket().set_zero_linger();
+            }
+            Next::Close
+        }
+    }
+}
+
+/// The protocol that the client wants, where it is one that crosses the proxy. `h2c` does not: it would take the
+/// connection to the backend out of our hands (RFC 9113 section 3.1 has removed it).
+fn wanted_upgrade(heads: &Heads) -> Option<UpgradeKind> {
+    let wanted = heads.request.upgrade()?;
+    let mut tokens = wanted.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    if tokens.clone().any(|token| token.len() >= 3 && token[..3].eq_ignore_ascii_case(b"h2c")) {
+        return None;
+    }
+    let websocket = tokens.any(|token| token.eq_ignore_ascii_case(b"websocket"));
+    Some(if websocket { UpgradeKind::WebSocket } else { UpgradeKind::Other })
+}
+
+/// Answers what is not a request.
+async fn refuse(
+    session: &Session<'_>,
+    fault: &Fault,
+    io: &mut Http1Io<Transport>,
+    heads: &mut Heads,
+    watchdog: &mut Watchdog,
+) -> Next {
+    session.worker.metrics.fault(fault.reason);
+    tracing::info!(
+        peer = %session.client.peer,
+        reason = fault.reason.as_str(),
+        detail = fault.detail,
+        status = fault.status,
+        "request refused"
+    );
+    heads.request.clear();
+    let ask = Ask { upgrade: None, close: true };
+    match exchange::answer_fault(session, &ask, fault, &SmallText::default(), io, heads, watchdog).await {
+        Ended::Answered { .. } => Next::Linger,
+        Ended::Cut => Next::Close,
+    }
+}
+
+/// Closes our half and reads on for a moment: closing with unread bytes would reset the connection and could take the
+/// response with it (RFC 9112 section 9.6).
+async fn linger(io: &mut Http1Io<Transport>, watchdog: &mut Watchdog) {
+    let deadline = Instant::now() + LINGER;
+    let mut shut = false;
+    let mut thrown_away = 0;
+    poll_fn(|cx| {
+        if !shut {
+            std::task::ready!(Pin::new(&mut io.owner).poll_shutdown(cx)).ok();
+            shut = true;
+        }
+        loop {
+            let unread = io.rbuf.len();
+            io.rbuf.consume(unread);
+            match io.poll_read_head(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(count)) => {
+                    thrown_away += count;
+                    if thrown_away > LINGER_BYTES {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending => return watchdog.poll_expired(cx, deadline),
+            }
+        }
+    })
+    .await;
+}
+
+/// The connection with what was read of it, for HTTP/2.
+fn hand_over(mut io: Http1Io<Transport>) -> Transport {
+    let read = Bytes::copy_from_slice(io.rbuf.unread());
+    io.discard();
+    match io.owner.into_plain() {
+        Ok((socket, before)) => {
+            debug_assert!(before.is_empty(), "the prefix was read before the preface");
+            PrefixedStream::new(socket, read).into()
+        }
+        Err(transport) => transport,
+    }
+}

@@ -1,0 +1,119 @@
+//! The two ends of an exchange as the relay sees them: something that yields a message body and takes one.
+//!
+//! HTTP/1.1 and HTTP/2 implement these traits on both sides, so that one relay ([`crate::relay`]) serves every combination.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use sluicegate_http1::{BodyError, HeadError, HeadLimits, RequestHead, ResponseHead, Trailers};
+use std::io;
+use std::task::{Context, Poll};
+
+/// What a peer has for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// [`Peer::chunk`] is not empty.
+    Data,
+    /// The message is complete; [`Peer::trailers`] are known.
+    End,
+}
+
+/// Why a peer cannot go on. Which of the two peers it was is known by who asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PeerError {
+    /// The connection broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The connection ended in the middle of a message, or before one began.
+    #[error("connection closed early")]
+    Closed,
+    /// The head breaks the protocol.
+    #[error("{0}")]
+    Head(#[from] HeadError),
+    /// The body breaks the protocol.
+    #[error("{0}")]
+    Body(#[from] BodyError),
+    /// HTTP/2 trouble: a reset stream, a connection error.
+    #[error("{0}")]
+    Http2(#[from] h2::Error),
+    /// The peer sends more than it announced.
+    #[error("more bytes than announced")]
+    Overflow,
+}
+
+/// Trailer fields in the shape in which they arrived.
+#[derive(Clone, Copy)]
+pub(crate) enum TrailerFields<'a> {
+    None,
+    Http1(&'a Trailers),
+    Http2(&'a HeaderMap),
+}
+
+impl TrailerFields<'_> {
+    pub(crate) fn is_empty(self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Http1(trailers) => trailers.is_empty(),
+            Self::Http2(map) => map.is_empty(),
+        }
+    }
+
+    /// Calls `each` with name and value of every field.
+    pub(crate) fn for_each(self, mut each: impl FnMut(&[u8], &[u8])) {
+        match self {
+            Self::None => {}
+            Self::Http1(trailers) => trailers.fields().for_each(|field| each(field.name, field.value)),
+            Self::Http2(map) => map.iter().for_each(|(name, value)| each(name.as_str().as_bytes(), value.as_bytes())),
+        }
+    }
+}
+
+/// One end of an exchange: yields a body and takes a body.
+pub(crate) trait Peer {
+    /// Makes the next piece of the incoming body available.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, PeerError>>;
+    /// The piece that [`Self::poll_fill`] announced.
+    fn chunk(&self) -> &[u8];
+    /// Takes bytes off the front of the piece.
+    fn consume(&mut self, count: usize);
+    /// Takes up to `max` bytes off the front of the piece, without a copy where the peer can.
+    fn take(&mut self, max: usize) -> Bytes;
+    /// Trailers of the incoming message, known after [`Filled::End`].
+    fn trailers(&self) -> TrailerFields<'_>;
+    /// True if the piece at hand is known to be the last and no trailers follow it.
+    fn ends_with_chunk(&self) -> bool;
+
+    /// Sends some of the piece that `source` has ready. What is sent may wait in a buffer until [`Self::poll_flush`].
+    fn poll_send<S: Peer>(&mut self, cx: &mut Context<'_>, source: &mut S) -> Poll<Result<(), PeerError>>;
+    /// Ends the outgoing message.
+    fn finish(&mut self, trailers: TrailerFields<'_>) -> Result<(), PeerError>;
+    /// Gets everything out that is waiting; in a tunnel also the end of the stream.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PeerError>>;
+    /// From here on bytes are opaque in both directions, until closed.
+    fn enter_tunnel(&mut self);
+}
+
+/// The client's end.
+pub(crate) trait Downstream: Peer {
+    /// Queues an interim (1xx) response.
+    fn send_interim(&mut self, head: &ResponseHead);
+    /// Queues the head of the final response; `head`'s framing says what follows. `close`: this connection ends with it.
+    fn send_head(&mut self, request: &RequestHead, head: &ResponseHead, close: bool) -> Result<(), PeerError>;
+    /// Makes the whole request body unread again, for another try. False if some of it is gone.
+    fn rewind(&mut self) -> bool;
+    /// Ready when the client has given the exchange up.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<PeerError>;
+}
+
+/// The backend's end.
+pub(crate) trait Upstream: Peer {
+    /// Reads the next response head, interim ones included.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &RequestHead,
+        head: &mut ResponseHead,
+        limits: &HeadLimits,
+    ) -> Poll<Result<(), PeerError>>;
+    /// True once any byte of a response has arrived.
+    fn has_answered(&self) -> bool;
+}

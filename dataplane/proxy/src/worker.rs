@@ -1,0 +1,222 @@
+//! One worker thread's own state: its view of the tables, its buffers, its upstream connections, its clock and dice.
+//!
+//! Nothing in here is shared with another thread except what is read through an atomic pointer.
+
+use crate::buffer::BufferPool;
+use crate::pool::Upstreams;
+use crate::settings::ProxySettings;
+use crate::stream::Engine;
+use crate::tls::CertificateTable;
+use arc_swap::ArcSwap;
+use sluicegate_http1::{HeadLimits, RequestHead, ResponseHead};
+use sluicegate_route::RouteTable;
+use sluicegate_telemetry::WorkerMetrics;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+/// What all workers read and the controller replaces.
+pub(crate) struct Shared {
+    pub(crate) table: ArcSwap<RouteTable>,
+    pub(crate) certificates: ArcSwap<CertificateTable>,
+    /// Downstream connections over all workers; written at accept and close only.
+    pub(crate) connections: AtomicUsize,
+}
+
+/// Request and response head of one exchange, lent to a connection while a request is on its way.
+#[derive(Default)]
+pub(crate) struct Heads {
+    pub(crate) request: RequestHead,
+    pub(crate) response: ResponseHead,
+}
+
+const KEPT_HEADS: usize = 256;
+
+/// See the module.
+pub(crate) struct Worker {
+    pub(crate) settings: Arc<ProxySettings>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) buffers: Rc<BufferPool>,
+    pub(crate) upstreams: Rc<Upstreams>,
+    pub(crate) stream_engine: Engine,
+    pub(crate) request_limits: HeadLimits,
+    pub(crate) response_limits: HeadLimits,
+    table: RefCell<Rc<Arc<RouteTable>>>,
+    heads: RefCell<Vec<Box<Heads>>>,
+    random: Cell<u64>,
+    date: RefCell<DateText>,
+    retry_tokens: Cell<f64>,
+    draining: Cell<bool>,
+    connections: RefCell<slab::Slab<Option<Waker>>>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        settings: Arc<ProxySettings>,
+        shared: Arc<Shared>,
+        metrics: Arc<WorkerMetrics>,
+        upstreams: Rc<Upstreams>,
+        stream_engine: Engine,
+        seed: u64,
+    ) -> Self {
+        let limits = &settings.limits;
+        Self {
+            request_limits: HeadLimits {
+                max_head_bytes: limits.max_head_bytes,
+                max_fields: limits.max_fields,
+                max_target_bytes: limits.max_target_bytes,
+            },
+            response_limits: HeadLimits {
+                max_head_bytes: limits.max_response_head_bytes,
+                max_fields: limits.max_fields.max(256),
+                max_target_bytes: limits.max_target_bytes,
+            },
+            table: RefCell::new(Rc::new(shared.table.load_full())),
+            buffers: Rc::new(BufferPool::default()),
+            heads: RefCell::default(),
+            random: Cell::new(seed | 1),
+            date: RefCell::default(),
+            retry_tokens: Cell::new(RETRY_BURST),
+            draining: Cell::new(false),
+            connections: RefCell::default(),
+            settings,
+            shared,
+            metrics,
+            upstreams,
+            stream_engine,
+        }
+    }
+
+    /// The routing table as it is now. A request keeps the one that it began with.
+    pub(crate) fn table(&self) -> Rc<Arc<RouteTable>> {
+        let current = self.shared.table.load();
+        let mut cached = self.table.borrow_mut();
+        if !Arc::ptr_eq(&current, &cached) {
+            *cached = Rc::new(Arc::clone(&current));
+        }
+        Rc::clone(&cached)
+    }
+
+    pub(crate) fn take_heads(&self) -> Box<Heads> {
+        self.heads.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_heads(&self, mut heads: Box<Heads>) {
+        heads.request.clear();
+        heads.response.clear();
+        let mut kept = self.heads.borrow_mut();
+        if kept.len() < KEPT_HEADS && heads.request.capacity_bytes() <= self.request_limits.max_head_bytes {
+            kept.push(heads);
+        }
+    }
+
+    /// A random number that is good for spreading load and for ids, not for secrets (xorshift64*).
+    pub(crate) fn random(&self) -> u64 {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// The `Date` of responses that bring none, formatted once a second.
+    pub(crate) fn date(&self) -> std::cell::Ref<'_, [u8]> {
+        self.date.borrow_mut().refresh();
+        std::cell::Ref::map(self.date.borrow(), |date| date.text.as_bytes())
+    }
+
+    /// Counts a request towards the retry budget.
+    pub(crate) fn earn_retry(&self) {
+        self.retry_tokens.set((self.retry_tokens.get() + RETRY_SHARE).min(RETRY_BURST));
+    }
+
+    /// Takes one retry from the budget; false if it is used up, so that a failing backend is not hit by a multiple of its load.
+    pub(crate) fn spend_retry(&self) -> bool {
+        let tokens = self.retry_tokens.get();
+        if tokens < 1.0 {
+            return false;
+        }
+        self.retry_tokens.set(tokens - 1.0);
+        true
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Wakes every connection, so that those that wait for a request close and those on HTTP/2 say goodbye.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        for (_, waker) in self.connections.borrow_mut().iter_mut() {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Never resolves: relays of opaque streams go on until they end or the drain period does, when the worker's
+    /// tasks are dropped.
+    pub(crate) fn drained(&self) -> impl Future<Output = ()> + use<> {
+        std::future::pending()
+    }
+}
+
+/// Retries that may be spent at once, and the share of requests that may be retries over time.
+const RETRY_BURST: f64 = 100.0;
+const RETRY_SHARE: f64 = 0.2;
+
+#[derive(Default)]
+struct DateText {
+    text: String,
+    until: Option<Instant>,
+}
+
+impl DateText {
+    fn refresh(&mut self) {
+        let now = Instant::now();
+        if self.until.is_none_or(|until| now >= until) {
+            self.text = httpdate::fmt_http_date(SystemTime::now());
+            self.until = Some(now + Duration::from_millis(500));
+        }
+    }
+}
+
+/// A connection that counts and that hears of the drain.
+pub(crate) struct Registration {
+    worker: Rc<Worker>,
+    key: usize,
+}
+
+impl Registration {
+    /// Counts a connection; `None` if there are as many as there may be.
+    pub(crate) fn new(worker: &Rc<Worker>) -> Option<Self> {
+        let before = worker.shared.connections.fetch_add(1, Ordering::Relaxed);
+        if before >= worker.settings.limits.max_connections {
+            worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let key = worker.connections.borrow_mut().insert(None);
+        Some(Self { worker: Rc::clone(worker), key })
+    }
+
+    /// Asks to be woken when the drain begins.
+    pub(crate) fn wake_on_drain(&self, waker: &Waker) {
+        let mut connections = self.worker.connections.borrow_mut();
+        let slot = &mut connections[self.key];
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(self.key);
+        self.worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
