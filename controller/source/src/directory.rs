@@ -1,0 +1,314 @@
+//! The shell around the folder: a thread that reads it, watches it and hands on what changed.
+
+use crate::files::{Changes, FileTable};
+use crate::tracker::Tracker;
+use crate::walk::{self, Load};
+use crate::watch::{Waker, Watcher, wait};
+use rustix::io::Errno;
+use sluicegate_config::Rejection;
+use sluicegate_translate::ObjectChange;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// After the first event of a burst, a pause this long ends it.
+const QUIET: Duration = Duration::from_millis(2);
+/// A burst is cut off after this time, so that constant writing delays nobody.
+const LONGEST_BURST: Duration = Duration::from_millis(20);
+/// Turns in a row in which files are read again because others were taken away. Each turn settles a file.
+const MAX_REREADS: usize = 100_000;
+
+/// What to watch and how.
+#[derive(Clone, Debug, Default)]
+pub struct DirectorySettings {
+    /// Folders, and single files.
+    pub paths: Vec<PathBuf>,
+    /// Never use inotify; look once a second instead. Without it, polling is what happens where inotify cannot be had.
+    pub poll: bool,
+}
+
+/// Objects that changed together.
+#[derive(Debug)]
+pub struct SourceEvent {
+    /// Objects, sorted.
+    pub changes: Vec<ObjectChange>,
+    /// For each file that was touched, all that was not taken from it (empty = nothing any more), sorted by path.
+    pub file_rejections: Vec<(Arc<str>, Vec<Rejection>)>,
+    /// True for the first state, which comes even if it is empty.
+    pub initial: bool,
+    /// When the first of the changes was noticed.
+    pub noticed: Instant,
+}
+
+/// Why a folder cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The path that the user gave cannot be read.
+    #[error("{}: {source}; name a folder or file of manifests that the gateway's user can read", .path.display())]
+    Unreadable {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The path is a socket, a device or the like.
+    #[error("{}: neither a folder nor a file; name a folder or file of manifests", .path.display())]
+    NotAManifest {
+        /// The path.
+        path: PathBuf,
+    },
+    /// No path was given.
+    #[error("no manifests were named; name at least one folder or file")]
+    NothingNamed,
+    /// The system did not give what the watching thread needs.
+    #[error("the folder cannot be watched: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A watched folder. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Directory {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Directory {
+    /// Reads everything, then goes on watching, in a thread of its own.
+    ///
+    /// `sink` takes each event and returns false to end it; it may block, and changes then gather in the meantime.
+    ///
+    /// # Errors
+    /// Where a path cannot be read at all, or the system has no threads or file descriptors left.
+    pub fn watch(
+        settings: DirectorySettings,
+        sink: impl FnMut(SourceEvent) -> bool + Send + 'static,
+    ) -> Result<Self, SourceError> {
+        let roots = roots(&settings.paths)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let waker = Waker::new().map_err(io::Error::from)?;
+        let watcher = if settings.poll { None } else { start_inotify() };
+        let shell = Shell {
+            tracker: Tracker::new(roots, watcher.is_none()),
+            table: FileTable::default(),
+            watcher,
+            waker: waker.clone(),
+            stop: Arc::clone(&stop),
+            sink,
+        };
+        let thread = std::thread::Builder::new().name("source".to_owned()).spawn(move || shell.run())?;
+        Ok(Self { stop, waker, thread: Some(thread) })
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that watches the manifests panicked");
+        }
+    }
+}
+
+/// Reads everything once, without watching.
+///
+/// # Errors
+/// Where a path cannot be read at all.
+pub fn load(paths: &[PathBuf]) -> Result<SourceEvent, SourceError> {
+    let noticed = Instant::now();
+    let mut tracker = Tracker::new(roots(paths)?, false);
+    let mut table = FileTable::default();
+    tracker.look_once(&mut table);
+    for loaded in walk::load_all(&tracker.take_ready(), &|_, _| false) {
+        if let Load::Manifest(manifest, _) = loaded.load {
+            table.put(&loaded.path, manifest);
+        }
+    }
+    let Changes { objects, files } = table.drain();
+    Ok(SourceEvent { changes: objects, file_rejections: files, initial: true, noticed })
+}
+
+/// A path that the user named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// All manifests in it and below it.
+    Folder(PathBuf),
+    /// This file, whatever its name ends with.
+    File(PathBuf),
+}
+
+impl Root {
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::File(path) => path,
+        }
+    }
+}
+
+fn roots(paths: &[PathBuf]) -> Result<Vec<Root>, SourceError> {
+    if paths.is_empty() {
+        return Err(SourceError::NothingNamed);
+    }
+    paths
+        .iter()
+        .map(|path| {
+            let path = path.components().collect::<PathBuf>();
+            let unreadable = |source| SourceError::Unreadable { path: path.clone(), source };
+            let metadata = std::fs::metadata(&path).map_err(unreadable)?;
+            if metadata.is_dir() {
+                std::fs::read_dir(&path).map_err(unreadable)?;
+                Ok(Root::Folder(path))
+            } else if metadata.is_file() {
+                std::fs::File::open(&path).map_err(unreadable)?;
+                Ok(Root::File(path))
+            } else {
+                Err(SourceError::NotAManifest { path })
+            }
+        })
+        .collect()
+}
+
+fn start_inotify() -> Option<Watcher> {
+    match Watcher::new() {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            say_polling(error);
+            None
+        }
+    }
+}
+
+/// Says why changes are found by polling.
+fn say_polling(error: Errno) {
+    let limit = match error {
+        Errno::NOSPC => "fs.inotify.max_user_watches is used up; raise it with sysctl",
+        Errno::MFILE => "fs.inotify.max_user_instances is used up; raise it with sysctl",
+        _ => "inotify is not to be had",
+    };
+    tracing::warn!(%error, "{limit}; until then the manifests are looked at once a second, and changes take up to two");
+}
+
+struct Shell<S> {
+    tracker: Tracker,
+    table: FileTable,
+    watcher: Option<Watcher>,
+    waker: Waker,
+    stop: Arc<AtomicBool>,
+    sink: S,
+}
+
+impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
+    fn run(mut self) {
+        let mut noticed = Some(Instant::now());
+        let mut initial = true;
+        self.look_everywhere();
+        while !self.stop.load(Ordering::Relaxed) {
+            let settled = self.act();
+            if !initial || settled {
+                if !self.hand_on(initial, noticed.take().unwrap_or_else(Instant::now)) {
+                    return;
+                }
+                initial = false;
+            }
+            let timeout = self.tracker.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            if wait(self.watcher.as_ref(), &self.waker, timeout) {
+                noticed.get_or_insert_with(Instant::now);
+                self.gather();
+            }
+        }
+    }
+
+    /// Takes the events of a burst.
+    fn gather(&mut self) {
+        let start = Instant::now();
+        loop {
+            self.take_events();
+            let over = start.elapsed() >= LONGEST_BURST || self.stop.load(Ordering::Relaxed);
+            if over || !wait(self.watcher.as_ref(), &self.waker, Some(QUIET)) {
+                return;
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        let events = self.watcher.as_mut().map(Watcher::read).unwrap_or_default();
+        for event in events {
+            if let Err(error) = self.tracker.take_event(event, &mut self.table, self.watcher.as_mut()) {
+                self.give_up_watching(error);
+            }
+        }
+    }
+
+    fn look_everywhere(&mut self) {
+        if let Err(error) = self.tracker.look_everywhere(&mut self.table, self.watcher.as_mut()) {
+            self.give_up_watching(error);
+        }
+    }
+
+    fn give_up_watching(&mut self, error: Errno) {
+        if self.watcher.take().is_some() {
+            say_polling(error);
+        }
+        self.tracker.poll_from_here();
+    }
+
+    /// Does what is due: reads files, takes away those that are gone. True if nothing of the folder is left undecided.
+    fn act(&mut self) -> bool {
+        let now = Instant::now();
+        if let Err(error) = self.tracker.take_due(now, &mut self.table, self.watcher.as_mut()) {
+            self.give_up_watching(error);
+        }
+        let ready = self.tracker.take_ready();
+        let loaded = walk::load_all(&ready, &|path, digest| self.table.knows(path, digest));
+        // A writer that got at a file while it was read has left an event by now: what was read is then half a file.
+        self.take_events();
+        for loaded in loaded {
+            if !self.tracker.is_stirring(&loaded.path) {
+                self.take_file(loaded);
+            }
+        }
+        for _ in 0..MAX_REREADS {
+            let Some(path) = self.table.wanted() else { break };
+            for loaded in walk::load_all(&[path], &|path, digest| self.table.knows(path, digest)) {
+                self.take_file(loaded);
+            }
+        }
+        self.tracker.is_settled()
+    }
+
+    fn take_file(&mut self, loaded: walk::Loaded) {
+        match loaded.load {
+            Load::Manifest(manifest, stamp) => {
+                self.tracker.was_read(&loaded.path, stamp);
+                self.table.put(&loaded.path, manifest);
+            }
+            Load::Gone => {
+                self.tracker.was_removed(&loaded.path);
+                self.table.remove(&loaded.path);
+            }
+            Load::Moving => {
+                self.tracker.look_again(&loaded.path);
+                if self.table.wanted().as_ref() == Some(&loaded.path) {
+                    let reason = "the file changes while it is read".to_owned();
+                    let manifest = crate::manifest::unreadable(&loaded.path, reason, "wait until it is written");
+                    self.table.put(&loaded.path, manifest);
+                }
+            }
+        }
+    }
+
+    fn hand_on(&mut self, initial: bool, noticed: Instant) -> bool {
+        let changes = self.table.drain();
+        if changes.is_empty() && !initial {
+            return true;
+        }
+        let Changes { objects, files } = changes;
+        (self.sink)(SourceEvent { changes: objects, file_rejections: files, initial, noticed })
+    }
+}

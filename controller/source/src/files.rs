@@ -1,0 +1,300 @@
+//! Which file gives which object, and what changes when a file does. Pure: files come in as parsed manifests.
+//!
+//! An object that several files define is taken from the first by path; the others are told so. Bodies of objects are
+//! handed on and not kept: where a file that was second becomes first, the table asks for that file again
+//! ([`FileTable::wanted`]).
+
+use crate::manifest::{Digest, Document, Manifest, Refused};
+use foldhash::quality::RandomState;
+use sluicegate_config::{ObjectRef, Rejection, Verdict};
+use sluicegate_translate::{Object, ObjectChange};
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Kept objects that one note names before it only counts them.
+const MAX_NAMED: usize = 5;
+
+/// The files of a folder and the objects that they give.
+#[derive(Debug, Default)]
+pub struct FileTable {
+    files: BTreeMap<Arc<str>, File>,
+    /// Every file that defines an object, sorted by path; the first is the one that gives it.
+    owners: HashMap<ObjectRef, SmallVec<[Arc<str>; 1]>, RandomState>,
+    staged: BTreeMap<ObjectRef, Option<Box<Object>>>,
+    touched: BTreeSet<Arc<str>>,
+    wanted: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    objects: HashMap<ObjectRef, Slot, RandomState>,
+    /// By the digest of a document's text: what it defines. Documents with notes are not here.
+    documents: HashMap<Digest, Vec<(Digest, ObjectRef)>, RandomState>,
+    notes: Vec<Rejection>,
+    /// Objects that another file defines too.
+    contested: BTreeSet<ObjectRef>,
+    /// Objects that stay in force although the file does not give them at the moment.
+    kept: BTreeSet<ObjectRef>,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    digest: Digest,
+    /// True while this file gives the object and its body was not handed on: the file has to be read again.
+    owed: bool,
+}
+
+/// What a batch of files changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Objects, sorted.
+    pub objects: Vec<ObjectChange>,
+    /// For each file that was touched, all that was not taken from it (empty = nothing any more), sorted by path.
+    pub files: Vec<(Arc<str>, Vec<Rejection>)>,
+}
+
+impl Changes {
+    /// True if nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.files.is_empty()
+    }
+}
+
+impl FileTable {
+    /// True if the document's text is in this file already, so that it need not be parsed again.
+    pub fn knows(&self, path: &str, digest: Digest) -> bool {
+        self.files.get(path).is_some_and(|file| {
+            file.documents.get(&digest).is_some_and(|defines| {
+                defines.iter().all(|(_, object)| file.objects.get(object).is_some_and(|slot| !slot.owed))
+            })
+        })
+    }
+
+    /// True if the table has the file.
+    pub fn contains(&self, path: &str) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// The paths of all files, sorted.
+    pub fn paths(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.files.keys()
+    }
+
+    /// Takes what a file holds.
+    pub fn put(&mut self, path: &Arc<str>, manifest: Manifest) {
+        self.wanted.remove(path);
+        self.touched.insert(Arc::clone(path));
+        let mut former = self.files.remove(path).unwrap_or_default();
+        let mut file = File { notes: manifest.notes, ..File::default() };
+        let mut bodies = BTreeMap::new();
+        for document in manifest.documents {
+            take_document(document, &former, &mut file, &mut bodies);
+        }
+        keep_former(&manifest.refused, &mut former, &mut file);
+        for object in
+            former.objects.keys().filter(|object| !file.objects.contains_key(*object)).cloned().collect::<BTreeSet<_>>()
+        {
+            self.release(path, &object);
+        }
+        file.contested = former.contested.iter().filter(|object| file.objects.contains_key(*object)).cloned().collect();
+        let unchanged = |object: &ObjectRef, slot: &Slot| {
+            former.objects.get(object).is_some_and(|former| !former.owed && former.digest == slot.digest)
+        };
+        let claims = file.objects.iter().filter(|(object, slot)| !unchanged(object, slot));
+        let claims = claims.map(|(object, _)| object.clone()).collect::<BTreeSet<_>>();
+        self.files.insert(Arc::clone(path), file);
+        for object in claims {
+            let body = bodies.remove(&object);
+            self.claim(path, object, body);
+        }
+    }
+
+    /// Takes a file away.
+    pub fn remove(&mut self, path: &Arc<str>) {
+        self.wanted.remove(path);
+        let Some(file) = self.files.remove(path) else { return };
+        self.touched.insert(Arc::clone(path));
+        for object in file.objects.into_keys().collect::<BTreeSet<_>>() {
+            self.release(path, &object);
+        }
+    }
+
+    /// A file that has to be read again before [`FileTable::drain`], because it gives what another file gave before.
+    pub fn wanted(&self) -> Option<Arc<str>> {
+        self.wanted.first().cloned()
+    }
+
+    /// What changed since the last call.
+    pub fn drain(&mut self) -> Changes {
+        let objects = std::mem::take(&mut self.staged)
+            .into_iter()
+            .map(|(reference, body)| match body {
+                Some(body) => ObjectChange::Set(*body),
+                None => ObjectChange::Remove(reference),
+            })
+            .collect();
+        let touched = std::mem::take(&mut self.touched);
+        let files = touched.into_iter().map(|path| (Arc::clone(&path), self.notes(&path))).collect();
+        Changes { objects, files }
+    }
+
+    /// Enters a file's claim to an object that is new or different in it.
+    fn claim(&mut self, path: &Arc<str>, object: ObjectRef, body: Option<Box<Object>>) {
+        let owners = self.owners.entry(object.clone()).or_default();
+        if let Err(place) = owners.binary_search(path) {
+            owners.insert(place, Arc::clone(path));
+        }
+        let first = owners.first() == Some(path);
+        if owners.len() > 1 {
+            // The others' notes name the one that comes first, which may be another one from here on.
+            let owners = owners.clone();
+            self.contest(&object, &owners);
+        }
+        let Some(file) = self.files.get_mut(path) else { return };
+        let Some(slot) = file.objects.get_mut(&object) else { return };
+        match body {
+            _ if !first => slot.owed = false,
+            Some(body) => {
+                slot.owed = false;
+                self.staged.insert(object, Some(body));
+            }
+            // Its text is one that was not parsed again, but it stands in another place of the file.
+            None => {
+                slot.owed = true;
+                self.wanted.insert(Arc::clone(path));
+            }
+        }
+    }
+
+    /// Gives up a file's claim; what comes next in the order of paths takes over.
+    fn release(&mut self, path: &Arc<str>, object: &ObjectRef) {
+        let Some(owners) = self.owners.get_mut(object) else { return };
+        let Ok(place) = owners.binary_search(path) else { return };
+        owners.remove(place);
+        let rest = owners.clone();
+        if rest.is_empty() {
+            self.owners.remove(object);
+        }
+        self.contest(object, &rest);
+        if place != 0 {
+            return;
+        }
+        self.staged.insert(object.clone(), None);
+        if let Some(next) = rest.first()
+            && let Some(file) = self.files.get_mut(next)
+            && let Some(slot) = file.objects.get_mut(object)
+        {
+            slot.owed = true;
+            self.wanted.insert(Arc::clone(next));
+        }
+    }
+
+    fn contest(&mut self, object: &ObjectRef, owners: &[Arc<str>]) {
+        for owner in owners {
+            self.touched.insert(Arc::clone(owner));
+            if let Some(file) = self.files.get_mut(owner) {
+                if owners.len() > 1 {
+                    file.contested.insert(object.clone());
+                } else {
+                    file.contested.remove(object);
+                }
+            }
+        }
+    }
+
+    fn notes(&self, path: &Arc<str>) -> Vec<Rejection> {
+        let Some(file) = self.files.get(path) else { return Vec::new() };
+        let mut notes = file.notes.clone();
+        for object in &file.contested {
+            let first = self.owners.get(object).and_then(|owners| owners.first());
+            if let Some(first) = first.filter(|first| *first != path) {
+                notes.push(duplicate(
+                    object,
+                    path,
+                    &format!("{first} defines this object too and comes first by path"),
+                ));
+            }
+        }
+        if !file.kept.is_empty() {
+            notes.push(kept_note(path, &file.kept));
+        }
+        notes
+    }
+}
+
+fn take_document(document: Document, former: &File, file: &mut File, bodies: &mut BTreeMap<ObjectRef, Box<Object>>) {
+    let (digest, objects) = match document {
+        Document::Known(digest) => {
+            let defines = former.documents.get(&digest).cloned().unwrap_or_default();
+            (Some(digest), defines.into_iter().map(|(content, object)| (content, object, None)).collect::<Vec<_>>())
+        }
+        Document::Parsed { digest, objects } => {
+            (digest, objects.into_iter().map(|(content, body)| (content, body.reference(), Some(body))).collect())
+        }
+    };
+    let defines = objects.iter().map(|(content, object, _)| (*content, object.clone())).collect();
+    if let Some(digest) = digest {
+        file.documents.insert(digest, defines);
+    }
+    for (digest, object, body) in objects {
+        if file.objects.contains_key(&object) {
+            let reason = "the file defines this object twice, and the first one counts".to_owned();
+            file.notes.push(Rejection {
+                object,
+                field: "metadata.name".to_owned(),
+                verdict: Verdict::Rejected,
+                reason,
+                remedy: "remove or rename one of the two".to_owned(),
+            });
+            continue;
+        }
+        if let Some(body) = body {
+            bodies.insert(object.clone(), body);
+        }
+        let owed = former.objects.get(&object).is_some_and(|slot| slot.owed);
+        file.objects.insert(object, Slot { digest, owed });
+    }
+}
+
+/// What refused documents gave before stays. What is owed cannot: its body is nowhere.
+fn keep_former(refused: &Refused, former: &mut File, file: &mut File) {
+    let keeps: Box<dyn Fn(&ObjectRef) -> bool> = match refused {
+        Refused::Nothing => return,
+        Refused::These(objects) => {
+            let objects = objects.iter().collect::<HashSet<_>>();
+            Box::new(move |object| objects.contains(object))
+        }
+        Refused::Anything => Box::new(|_| true),
+    };
+    for (object, slot) in former.objects.iter().collect::<BTreeMap<_, _>>() {
+        if !slot.owed && keeps(object) && !file.objects.contains_key(object) {
+            file.objects.insert(object.clone(), slot.clone());
+            file.kept.insert(object.clone());
+        }
+    }
+}
+
+fn duplicate(object: &ObjectRef, path: &Arc<str>, why: &str) -> Rejection {
+    Rejection {
+        object: object.clone(),
+        field: "metadata.name".to_owned(),
+        verdict: Verdict::Rejected,
+        reason: format!("the definition in {path} is not taken: {why}"),
+        remedy: "remove or rename one of the two".to_owned(),
+    }
+}
+
+fn kept_note(path: &Arc<str>, kept: &BTreeSet<ObjectRef>) -> Rejection {
+    let mut names = kept.iter().take(MAX_NAMED).map(ObjectRef::to_string).collect::<Vec<_>>().join(", ");
+    if kept.len() > MAX_NAMED {
+        names.push_str(&format!(" and {} more", kept.len() - MAX_NAMED));
+    }
+    Rejection {
+        object: crate::object::file_reference(path),
+        field: "(file)".to_owned(),
+        verdict: Verdict::Warning,
+        reason: format!("while the file is broken, what it gave before stays in force: {names}"),
+        remedy: "repair the file before the next restart, which forgets them".to_owned(),
+    }
+}
