@@ -273,20 +273,26 @@ impl Listing<'_> {
 
 /// Names the difference where it is one that people stumble over.
 fn hint(condition: &Condition, path: &[u8]) -> Option<&'static str> {
-    let starts_like = |text: &[u8]| path.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text));
     match condition {
-        Condition::Exact(text) if path.eq_ignore_ascii_case(text) => Some("paths are case-sensitive"),
-        Condition::Exact(text)
-            if path.strip_suffix(b"/").unwrap_or(path) == text.strip_suffix(b"/").unwrap_or(text) =>
-        {
-            Some("an Exact path includes its trailing slash")
-        }
-        Condition::Prefix(text) if path.starts_with(text) => Some("it ends inside an element of the path"),
-        Condition::Prefix(text) | Condition::StringPrefix(text) if starts_like(text) => {
-            Some("paths are case-sensitive")
+        Condition::Exact(text) => hint_exact(text.as_bytes(), path),
+        Condition::Prefix(text) if path.starts_with(text.as_bytes()) => Some("it ends inside an element of the path"),
+        Condition::Prefix(text) | Condition::StringPrefix(text) => {
+            let start = path.get(..text.as_bytes().len())?;
+            start.eq_ignore_ascii_case(text.as_bytes()).then_some("paths are case-sensitive")
         }
         Condition::Regex(_) => Some("the pattern is anchored at the start of the path"),
-        _ => None,
+        Condition::Never => None,
+    }
+}
+
+fn hint_exact(text: &[u8], path: &[u8]) -> Option<&'static str> {
+    fn without_slash(path: &[u8]) -> &[u8] {
+        path.strip_suffix(b"/").unwrap_or(path)
+    }
+    if path.eq_ignore_ascii_case(text) {
+        Some("paths are case-sensitive")
+    } else {
+        (without_slash(path) == without_slash(text)).then_some("an Exact path includes its trailing slash")
     }
 }
 

@@ -32,10 +32,21 @@ impl Seed {
 /// Shards of an index. With 20,000 keys the list of shards is 256 pointers and a shard some 80 entries.
 const SHARDS: usize = 256;
 
+/// The hash's lower half is enough to tell keys apart before they are compared, and an entry of 8 bytes makes the index of
+/// 20,000 keys fit the second-level cache.
 #[derive(Clone, Copy)]
 struct Entry {
-    hash: u64,
+    hash: u32,
     slot: u32,
+}
+
+impl Entry {
+    /// What the table inside a shard goes by.
+    #[inline]
+    fn spread(hash: u32) -> u64 {
+        // The table takes its tag from the top bits, which must hang on all others.
+        u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 #[derive(Clone)]
@@ -58,13 +69,16 @@ impl Index {
     #[inline]
     pub(crate) fn get(&self, hash: u64, is_key: impl Fn(u32) -> bool) -> Option<u32> {
         let shard = self.shards.get(shard_of(hash))?;
-        shard.find(hash, |entry| entry.hash == hash && is_key(entry.slot)).map(|entry| entry.slot)
+        let part = hash as u32;
+        shard.find(Entry::spread(part), |entry| entry.hash == part && is_key(entry.slot)).map(|entry| entry.slot)
     }
 
     /// Adds a key that is not there yet.
     pub(crate) fn insert(&mut self, hash: u64, slot: u32) {
         if let Some(shard) = Arc::make_mut(&mut self.shards).get_mut(shard_of(hash)) {
-            Arc::make_mut(shard).insert_unique(hash, Entry { hash, slot }, |entry| entry.hash);
+            let hash = hash as u32;
+            let spread = Entry::spread(hash);
+            Arc::make_mut(shard).insert_unique(spread, Entry { hash, slot }, |entry| Entry::spread(entry.hash));
             self.len += 1;
         }
     }
@@ -72,14 +86,14 @@ impl Index {
     /// Forgets the key that leads to this slot.
     pub(crate) fn remove(&mut self, hash: u64, slot: u32) {
         let Some(shard) = Arc::make_mut(&mut self.shards).get_mut(shard_of(hash)) else { return };
-        if let Ok(entry) = Arc::make_mut(shard).find_entry(hash, |entry| entry.slot == slot) {
+        if let Ok(entry) = Arc::make_mut(shard).find_entry(Entry::spread(hash as u32), |entry| entry.slot == slot) {
             entry.remove();
             self.len -= 1;
         }
     }
 }
 
-/// Bits that the hash table inside a shard does not use: it takes its bucket from the low end and its tag from the top.
+/// The shard goes by the upper half of the hash, its inside by the lower.
 #[inline]
 fn shard_of(hash: u64) -> usize {
     (hash >> 40) as usize % SHARDS

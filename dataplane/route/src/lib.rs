@@ -21,6 +21,7 @@ mod precedence;
 mod rewrite;
 mod slots;
 mod table;
+mod text;
 
 pub use explain::{Candidate, Explanation, Reason};
 pub use host_table::{BackendSlot, CompiledRoute, HostTable, Target};

@@ -82,12 +82,12 @@ pub(crate) fn normalize_literal(dialect: Dialect, text: &str) -> Vec<u8> {
 }
 
 /// `unreserved` of RFC 3986 section 2.3.
-pub(crate) fn is_unreserved(byte: u8) -> bool {
+pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// What may stand in a path unescaped: `pchar` of RFC 3986 section 3.3 and the slash, without `%`.
-pub(crate) fn is_path_byte(byte: u8) -> bool {
+pub(crate) const fn is_path_byte(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
         || matches!(byte, b':' | b'@' | b'/')
@@ -99,26 +99,27 @@ pub(crate) fn push_escaped(byte: u8, out: &mut impl Extend<u8>) {
     out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
 }
 
-const PLAIN: u8 = 0;
-const SLASH: u8 = 1;
-const SPECIAL: u8 = 2;
+/// A byte that a normal form does not have.
+const SPECIAL: u8 = 1;
+/// A byte that may not be normal behind a slash: the dot, and where slashes are merged the slash.
+const SUSPECT: u8 = 2;
+const SLASH: u8 = 4;
 
 const STRICT_CLASSES: [u8; 256] = classes(true);
 const NGINX_CLASSES: [u8; 256] = classes(false);
 
 const fn classes(strict: bool) -> [u8; 256] {
-    let mut table = [PLAIN; 256];
+    let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
         let b = byte as u8;
-        let uri = b.is_ascii_alphanumeric()
-            || matches!(b, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+')
-            || matches!(b, b',' | b';' | b'=' | b':' | b'@');
         table[byte] = match b {
-            b'/' => SLASH,
+            b'/' if strict => SLASH,
+            b'/' => SLASH | SUSPECT,
+            b'.' => SUSPECT,
             b'%' | 0 => SPECIAL,
-            _ if strict && !uri => SPECIAL,
-            _ => PLAIN,
+            _ if strict && !is_path_byte(b) => SPECIAL,
+            _ => 0,
         };
         byte += 1;
     }
@@ -127,22 +128,25 @@ const fn classes(strict: bool) -> [u8; 256] {
 
 #[inline]
 fn is_normal(dialect: Dialect, path: &[u8]) -> bool {
-    let (classes, merges) = match dialect {
-        Dialect::Strict => (&STRICT_CLASSES, false),
-        Dialect::Nginx => (&NGINX_CLASSES, true),
+    let classes = match dialect {
+        Dialect::Strict => &STRICT_CLASSES,
+        Dialect::Nginx => &NGINX_CLASSES,
     };
-    for (at, byte) in path.iter().enumerate() {
-        match classes[usize::from(*byte)] {
-            PLAIN => {}
-            SLASH => match path.get(at + 1) {
-                Some(b'/') if merges => return false,
-                Some(b'.') if begins_with_dot_segment(&path[at + 1..]) => return false,
-                _ => {}
-            },
-            _ => return false,
-        }
-    }
-    true
+    // Without a branch on the bytes, which nobody could predict.
+    let (found, _) = path.iter().fold((0, 0), |(found, behind_slash), byte| {
+        let class = classes[usize::from(*byte)];
+        (found | (class & (SPECIAL | behind_slash)), (class & SLASH) / 2)
+    });
+    found == 0 || (found & SPECIAL == 0 && has_normal_segments(dialect, path))
+}
+
+/// Looks closely where a dot or slash follows a slash: `/.well-known` is normal.
+#[cold]
+fn has_normal_segments(dialect: Dialect, path: &[u8]) -> bool {
+    let merges = dialect == Dialect::Nginx;
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let mut behind = slashes.filter_map(|(at, _)| path.get(at + 1..));
+    !behind.any(|rest| begins_with_dot_segment(rest) || (merges && rest.first() == Some(&b'/')))
 }
 
 fn begins_with_dot_segment(rest: &[u8]) -> bool {

@@ -1,12 +1,14 @@
 //! Which of a host's routes takes a path, fast with one route and with thousands.
 //!
-//! Few routes are tried one after the other, in order of precedence, from memory that lies next to the host's name. Many
+//! A single route, which most hosts have, is compared from memory that lies next to the host's name. Few are tried one after
+//! the other, in order of precedence. Many
 //! literal paths become a hash table that is probed at the path's element boundaries, the longest first, and a sorted
 //! list for prefixes of characters. Many regular expressions are told apart by the literal text that they begin
 //! with, and those that need an automaton share one.
 
 use crate::index::Seed;
 use crate::pattern::{GaveUp, Joined, Pattern};
+use crate::text::Text;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -15,9 +17,6 @@ use std::sync::Arc;
 const FEW: usize = 8;
 /// So many automata and more are joined into one.
 const MANY_AUTOMATA: usize = 16;
-
-/// Text that lies beside what refers to it where it is short, as nearly all paths are.
-type Text = SmallVec<[u8; 24]>;
 
 /// The condition of one route.
 #[derive(Clone)]
@@ -39,9 +38,9 @@ impl Condition {
     #[inline]
     pub(crate) fn matches(&self, path: &[u8]) -> Result<bool, GaveUp> {
         match self {
-            Self::Exact(text) => Ok(path == text.as_slice()),
-            Self::Prefix(text) => Ok(is_element_prefix(text, path)),
-            Self::StringPrefix(text) => Ok(path.starts_with(text)),
+            Self::Exact(text) => Ok(path == text.as_bytes()),
+            Self::Prefix(text) => Ok(is_element_prefix(text.as_bytes(), path)),
+            Self::StringPrefix(text) => Ok(path.starts_with(text.as_bytes())),
             Self::Regex(pattern) => pattern.matches(path),
             Self::Never => Ok(false),
         }
@@ -54,10 +53,12 @@ fn is_element_prefix(prefix: &[u8], path: &[u8]) -> bool {
 }
 
 /// Finds the position, in order of precedence, of the first condition that a path meets.
+#[derive(Clone)]
 pub(crate) enum Matcher {
-    Few(SmallVec<[Condition; 2]>),
-    Paths(Box<Paths>),
-    Patterns(Box<Patterns>),
+    One(Condition),
+    Few(Arc<[Condition]>),
+    Paths(Arc<Paths>),
+    Patterns(Arc<Patterns>),
 }
 
 impl Matcher {
@@ -65,12 +66,14 @@ impl Matcher {
     /// [`sluicegate_config::Matching::LongestPath`], which the hash table relies on.
     pub(crate) fn new(conditions: Vec<Condition>, longest_path: bool, seed: Seed) -> Self {
         let is_regex = |condition: &Condition| matches!(condition, Condition::Regex(_) | Condition::Never);
-        if conditions.len() <= FEW {
+        if let [one] = conditions.as_slice() {
+            Self::One(one.clone())
+        } else if conditions.len() <= FEW {
             Self::Few(conditions.into())
         } else if longest_path && !conditions.iter().any(is_regex) {
-            Self::Paths(Box::new(Paths::new(&conditions, seed)))
+            Self::Paths(Arc::new(Paths::new(&conditions, seed)))
         } else if conditions.iter().all(is_regex) {
-            Self::Patterns(Box::new(Patterns::new(conditions)))
+            Self::Patterns(Arc::new(Patterns::new(conditions)))
         } else {
             Self::Few(conditions.into())
         }
@@ -79,8 +82,9 @@ impl Matcher {
     #[inline]
     pub(crate) fn find(&self, path: &[u8], seed: Seed) -> Result<Option<u32>, GaveUp> {
         match self {
+            Self::One(condition) => Ok(condition.matches(path)?.then_some(0)),
             Self::Few(conditions) => {
-                for (at, condition) in (0..).zip(conditions) {
+                for (at, condition) in (0..).zip(conditions.iter()) {
                     if condition.matches(path)? {
                         return Ok(Some(at));
                     }
@@ -124,16 +128,16 @@ impl Paths {
         for (at, condition) in (0..).zip(conditions) {
             match condition {
                 Condition::Exact(text) => {
-                    paths.node(text, seed).exact.get_or_insert(at);
+                    paths.node(text.as_bytes(), seed).exact.get_or_insert(at);
                 }
-                Condition::Prefix(text) if text.is_empty() => {
+                Condition::Prefix(text) if text.as_bytes().is_empty() => {
                     paths.root.get_or_insert(at);
                 }
                 Condition::Prefix(text) => {
-                    paths.max_slashes = paths.max_slashes.max(count_slashes(text));
-                    paths.node(text, seed).prefix.get_or_insert(at);
+                    paths.max_slashes = paths.max_slashes.max(count_slashes(text.as_bytes()));
+                    paths.node(text.as_bytes(), seed).prefix.get_or_insert(at);
                 }
-                Condition::StringPrefix(text) => string_prefixes.push((text.to_vec(), at)),
+                Condition::StringPrefix(text) => string_prefixes.push((text.as_bytes().to_vec(), at)),
                 Condition::Regex(_) | Condition::Never => {}
             }
         }

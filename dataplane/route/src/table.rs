@@ -4,8 +4,8 @@
 //! 5,000 hosts share the backend. The request path reads and writes nothing: it takes no lock, touches no reference
 //! count and hashes the host name once.
 
-use crate::host::HostKey;
-use crate::host_table::{BackendSlot, CompiledRoute, Found, HostTable, name_of};
+use crate::host::{HostBuffer, HostKey};
+use crate::host_table::{BackendSlot, CompiledRoute, Found, HostEntry, HostTable, name_of};
 use crate::index::{Index, Seed};
 use crate::slots::Slots;
 use serde::Serialize;
@@ -52,7 +52,7 @@ pub struct SlottedBackend {
 /// An immutable routing table. Made from its predecessor by [`RouteTable::with`]; tables of one line share memory.
 pub struct RouteTable {
     seed: Seed,
-    hosts: Named<Arc<HostTable>>,
+    hosts: Named<HostEntry>,
     server_names: Named<(HostPattern, Arc<ServerName>)>,
     backends: Slots<BackendEntry>,
     backend_index: Index,
@@ -125,11 +125,11 @@ impl RouteTable {
     /// falls to the catch-all's fallback and a host of the nginx dialect has nothing.
     #[inline]
     pub fn find(&self, host: &[u8], path: &[u8]) -> Outcome {
-        let Some((slot, table)) = self.host_of_authority(host) else { return Outcome::NoHost };
-        match table.find(path, self.seed) {
+        let Some((slot, entry)) = self.entry_of(host) else { return Outcome::NoHost };
+        match entry.find(path, self.seed) {
             Found::Route(route) => Outcome::Route(RouteId { host: slot, route }),
-            Found::BadPath(_) => Outcome::BadPath,
-            Found::Nothing => self.default_of(table).map_or(Outcome::NoPath, Outcome::Route),
+            Found::BadPath => Outcome::BadPath,
+            Found::Nothing => self.default_of(&entry.table).map_or(Outcome::NoPath, Outcome::Route),
         }
     }
 
@@ -174,7 +174,7 @@ impl RouteTable {
 
     /// All virtual hosts, in the order in which users see them: exact hosts, wildcards, the catch-all, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &HostTable> {
-        let mut hosts: Vec<&HostTable> = self.hosts.slots.iter().map(|(_, host)| host.as_ref()).collect();
+        let mut hosts: Vec<&HostTable> = self.hosts.slots.iter().map(|(_, entry)| entry.table.as_ref()).collect();
         hosts.sort_by(|one, other| one.pattern().cmp(other.pattern()));
         hosts.into_iter()
     }
@@ -182,8 +182,9 @@ impl RouteTable {
     /// How connections for a server name (SNI) are treated: by the exact name, else by the wildcard over its first
     /// label, else by what was set for all names, if anything was.
     pub fn server_name(&self, sni: &str) -> Option<&Arc<ServerName>> {
-        let key = HostKey::parse(sni.as_bytes());
-        let slot = self.server_names.find(key.as_ref(), self.seed, |(pattern, _), name| name_of(pattern) == name)?;
+        let mut buffer = HostBuffer::new();
+        let key = HostKey::parse(sni.as_bytes(), &mut buffer);
+        let slot = self.server_names.find(key, self.seed, |(pattern, _), name| name_of(pattern) == name)?;
         self.server_names.slots.get(slot).map(|(_, server_name)| server_name)
     }
 
@@ -198,10 +199,11 @@ impl RouteTable {
     }
 
     #[inline]
-    fn host_of_authority(&self, authority: &[u8]) -> Option<(u32, &HostTable)> {
-        let key = HostKey::parse(authority);
-        let slot = self.hosts.find(key.as_ref(), self.seed, |host, name| host.is_named(name))?;
-        self.hosts.slots.get(slot).map(|host| (slot, host.as_ref()))
+    fn entry_of(&self, authority: &[u8]) -> Option<(u32, &HostEntry)> {
+        let mut buffer = HostBuffer::new();
+        let key = HostKey::parse(authority, &mut buffer);
+        let slot = self.hosts.find(key, self.seed, |host, name| host.is_named(name))?;
+        self.hosts.slots.get(slot).map(|entry| (slot, entry))
     }
 
     /// The catch-all's fallback, for a host of the strict dialect that has none.
@@ -210,7 +212,7 @@ impl RouteTable {
             return None;
         }
         let host = self.hosts.any?;
-        let route = self.hosts.slots.get(host)?.fallback_index()?;
+        let route = self.hosts.slots.get(host)?.table.fallback_index()?;
         Some(RouteId { host, route })
     }
 
@@ -219,7 +221,7 @@ impl RouteTable {
     #[inline]
     fn host_table(&self, id: RouteId) -> &HostTable {
         match self.hosts.slots.get(id.host) {
-            Some(host) => host,
+            Some(entry) => &entry.table,
             None => panic!("{id:?} is not of this table"),
         }
     }
@@ -264,17 +266,17 @@ impl RouteTable {
 
     fn set_host(&mut self, pattern: &HostPattern, host: &VirtualHost, references: &mut References) {
         let seed = self.seed;
-        let table = HostTable::new(pattern, host, seed, |id| self.place_of_backend(id));
+        let table = HostTable::new(pattern, host, |id| self.place_of_backend(id));
         references.add(table.backends(), 1);
-        let table = Arc::new(table);
-        if let Some(old) = self.hosts.set(pattern, table, seed, |host| host.pattern()) {
-            references.add(old.backends(), -1);
+        let entry = HostEntry::new(table, seed);
+        if let Some(old) = self.hosts.set(pattern, entry, seed, |entry| entry.table.pattern()) {
+            references.add(old.table.backends(), -1);
         }
     }
 
     fn remove_host(&mut self, pattern: &HostPattern, references: &mut References) {
-        if let Some(old) = self.hosts.remove(pattern, self.seed, |host| host.pattern()) {
-            references.add(old.backends(), -1);
+        if let Some(old) = self.hosts.remove(pattern, self.seed, |entry| entry.table.pattern()) {
+            references.add(old.table.backends(), -1);
         }
     }
 
@@ -326,13 +328,14 @@ impl RouteTable {
     /// The virtual hosts that could claim an authority, in the order in which they are asked: exact, wildcard,
     /// catch-all.
     pub(crate) fn claimants(&self, authority: &[u8]) -> Vec<(u32, &HostTable)> {
-        let key = HostKey::parse(authority);
-        let is_key = |host: &Arc<HostTable>, name: &[u8]| host.is_named(name);
-        let exact = key.as_ref().and_then(|key| self.hosts.exact(key.as_bytes(), self.seed, is_key));
-        let parent = key.as_ref().and_then(HostKey::parent);
+        let mut buffer = HostBuffer::new();
+        let key = HostKey::parse(authority, &mut buffer);
+        let is_key = |host: &HostEntry, name: &[u8]| host.is_named(name);
+        let exact = key.and_then(|key| self.hosts.exact(key.as_bytes(), self.seed, is_key));
+        let parent = key.and_then(|key| key.parent());
         let wildcard = parent.and_then(|suffix| self.hosts.wildcard(suffix, self.seed, is_key));
         let slots = [exact, wildcard, self.hosts.any].into_iter().flatten();
-        slots.filter_map(|slot| self.hosts.slots.get(slot).map(|host| (slot, host.as_ref()))).collect()
+        slots.filter_map(|slot| self.hosts.slots.get(slot).map(|entry| (slot, entry.table.as_ref()))).collect()
     }
 }
 
@@ -378,7 +381,7 @@ impl<T: Clone> Named<T> {
 
     /// The slot of the pattern that claims a name. `is_named` compares a value's own name (without `*.`) with one.
     #[inline]
-    fn find(&self, key: Option<&HostKey>, seed: Seed, is_named: impl Fn(&T, &[u8]) -> bool) -> Option<u32> {
+    fn find(&self, key: Option<HostKey<'_>>, seed: Seed, is_named: impl Fn(&T, &[u8]) -> bool) -> Option<u32> {
         let Some(key) = key else { return self.any };
         if let Some(slot) = self.exact(key.as_bytes(), seed, &is_named) {
             return Some(slot);
