@@ -88,18 +88,20 @@ impl Picker {
     /// `None` means that there are no endpoints or that all have been tried.
     pub fn pick<C: Candidate>(&self, candidates: &[C], context: &PickContext<'_>) -> Option<usize> {
         let untried = |candidate: &C| context.tried.is_empty() || !context.tried.contains(&candidate.address());
-        self.pick_among(candidates, context, |candidate| !candidate.is_ejected(context.now) && untried(candidate))
-            .or_else(|| self.pick_among(candidates, context, untried))
+        let turn = self.take_turn(candidates.len())?;
+        self.pick_among(candidates, turn, context, |candidate| !candidate.is_ejected(context.now) && untried(candidate))
+            .or_else(|| self.pick_among(candidates, turn, context, untried))
     }
 
     fn pick_among<C: Candidate>(
         &self,
         candidates: &[C],
+        turn: usize,
         context: &PickContext<'_>,
         eligible: impl Fn(&C) -> bool,
     ) -> Option<usize> {
         match self.method {
-            Method::RoundRobin => self.next_in_turn(candidates, context.random, eligible),
+            Method::RoundRobin => in_turn(candidates, turn, context.random, eligible),
             Method::LeastRequests => {
                 two_choices(candidates, context.random, eligible, |candidate| f64::from(candidate.in_flight()))
             }
@@ -108,17 +110,22 @@ impl Picker {
         }
     }
 
-    /// The endpoint whose turn it is. Where it is not eligible a random other one stands in: the next in line would
-    /// get twice its share for as long as its neighbour is out.
-    fn next_in_turn<C>(&self, candidates: &[C], random: u64, eligible: impl Fn(&C) -> bool) -> Option<usize> {
-        let turn = self.cursor.get().checked_rem(candidates.len())?;
+    /// Whose turn it is: once a pick, however many passes over the endpoints the pick takes.
+    fn take_turn(&self, count: usize) -> Option<usize> {
+        let turn = self.cursor.get().checked_rem(count)?;
         self.cursor.set(turn + 1);
-        if eligible(&candidates[turn]) {
-            return Some(turn);
-        }
-        let count = candidates.iter().filter(|candidate| eligible(candidate)).count();
-        nth_eligible(candidates, scale(random as u32, count)?, eligible)
+        Some(turn)
     }
+}
+
+/// The endpoint whose turn it is. Where it is not eligible a random other one stands in: the next in line would get
+/// twice its share for as long as its neighbour is out.
+fn in_turn<C>(candidates: &[C], turn: usize, random: u64, eligible: impl Fn(&C) -> bool) -> Option<usize> {
+    if eligible(&candidates[turn]) {
+        return Some(turn);
+    }
+    let count = candidates.iter().filter(|candidate| eligible(candidate)).count();
+    nth_eligible(candidates, scale(random as u32, count)?, eligible)
 }
 
 /// The better of two that are chosen at random: nearly as even as comparing all, at a constant price, and without

@@ -149,19 +149,22 @@ impl Upstreams {
 
     /// Closes connections that were idle or alive for too long, or that the endpoint closed.
     pub fn sweep(&self, now: Instant) {
-        sweep(&self.shared, now);
+        // Taken out meanwhile: closing connections may run code that lists endpoints.
+        let mut occupied = self.shared.occupied.take();
+        occupied.retain(|endpoint| endpoint.sweep(now));
+        self.shared.occupied.borrow_mut().append(&mut occupied);
     }
 
     /// Starts the task that sweeps once a second, for as long as `self` lives. Must be called within a `LocalSet`.
-    pub fn spawn_sweep(&self) -> JoinHandle<()> {
-        let shared = Rc::downgrade(&self.shared);
+    pub fn spawn_sweep(self: &Rc<Self>) -> JoinHandle<()> {
+        let upstreams = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
             let mut ticks = interval(Duration::from_secs(1));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 let now = ticks.tick().await;
-                let Some(shared) = shared.upgrade() else { return };
-                sweep(&shared, now.into_std());
+                let Some(upstreams) = upstreams.upgrade() else { return };
+                upstreams.sweep(now.into_std());
             }
         })
     }
@@ -171,13 +174,6 @@ impl Upstreams {
         let slots = self.slots.borrow();
         slots.iter().flatten().map(|slot| (slot.backend.source(), slot.backend.report(now))).collect()
     }
-}
-
-fn sweep(shared: &Shared, now: Instant) {
-    // Taken out meanwhile: closing connections may run code that lists endpoints.
-    let mut occupied = shared.occupied.take();
-    occupied.retain(|endpoint| endpoint.sweep(now));
-    shared.occupied.borrow_mut().append(&mut occupied);
 }
 
 impl Drop for Upstreams {
