@@ -68,17 +68,21 @@ pub(crate) fn normalize_literal(dialect: Dialect, text: &str) -> Vec<u8> {
     if dialect == Dialect::Nginx || !text.starts_with('/') {
         return text.as_bytes().to_vec();
     }
-    let mut scratch = Scratch::new();
-    match normalize(dialect, text.as_bytes(), &mut scratch) {
-        Ok(path) => path.to_vec(),
-        Err(BadPath::Escape) => {
-            let escaped = text.replace('%', "%25");
-            let mut scratch = Scratch::new();
-            let path = normalize(dialect, escaped.as_bytes(), &mut scratch).map(<[u8]>::to_vec);
-            path.unwrap_or_else(|_| text.as_bytes().to_vec())
+    let mut escaped = Vec::with_capacity(text.len());
+    for (at, byte) in text.bytes().enumerate() {
+        if byte == b'%' && !begins_escape(&text.as_bytes()[at..]) {
+            push_escaped(byte, &mut escaped)
+        } else {
+            escaped.push(byte)
         }
-        Err(_) => text.as_bytes().to_vec(),
     }
+    let mut scratch = Scratch::new();
+    normalize(dialect, &escaped, &mut scratch).map_or_else(|_| text.as_bytes().to_vec(), <[u8]>::to_vec)
+}
+
+/// True for `%` and two hexadecimal digits (RFC 3986 section 2.1).
+pub(crate) fn begins_escape(text: &[u8]) -> bool {
+    matches!(text, [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
 }
 
 /// `unreserved` of RFC 3986 section 2.3.

@@ -5,7 +5,7 @@
 //! group that took no part is empty. The result is escaped again; no byte leaves that a URI may not hold.
 
 use crate::host_table::CompiledRoute;
-use crate::normalize::{Scratch, is_path_byte, is_unreserved, normalize, push_escaped};
+use crate::normalize::{Scratch, begins_escape, is_path_byte, is_unreserved, normalize, push_escaped};
 use crate::path::Condition;
 use crate::pattern::Groups;
 use sluicegate_config::{Dialect, Route};
@@ -162,9 +162,7 @@ fn push_query(text: &[u8], out: &mut Vec<u8>) {
 /// Appends text, escaping what does not stay as it is. With `escaped`, what is an escape already stays one.
 fn push(text: &[u8], escaped: bool, stays: impl Fn(u8) -> bool, out: &mut Vec<u8>) {
     for (at, byte) in text.iter().enumerate() {
-        let is_escape =
-            || matches!(text.get(at + 1..at + 3), Some([a, b]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
-        if stays(*byte) || (escaped && *byte == b'%' && is_escape()) {
+        if stays(*byte) || (escaped && begins_escape(&text[at..])) {
             out.push(*byte);
         } else {
             push_escaped(*byte, out);

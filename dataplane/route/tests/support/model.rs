@@ -85,12 +85,17 @@ fn matches(condition: &PathMatch, dialect: Dialect, path: &[u8]) -> bool {
     }
 }
 
-/// A manifest's path as requests are compared with it.
+/// A manifest's path as requests are compared with it; in the strict dialect a `%` that begins no escape is itself.
 fn literal(dialect: Dialect, text: &str) -> Vec<u8> {
-    match dialect {
-        Dialect::Nginx => text.into(),
-        Dialect::Strict => normal(dialect, text.as_bytes()).unwrap_or_else(|| text.into()),
+    if dialect == Dialect::Nginx {
+        return text.into();
     }
+    let stray = regex::Regex::new("%([0-9A-Fa-f]{2})?").expect("a pattern");
+    let text = stray.replace_all(text, |found: &regex::Captures<'_>| match found.get(1) {
+        Some(digits) => format!("%{}", digits.as_str()),
+        None => "%25".into(),
+    });
+    normal(dialect, text.as_bytes()).unwrap_or_else(|| text.as_bytes().into())
 }
 
 /// The normal form of a request's path, element by element.
