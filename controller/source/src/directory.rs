@@ -18,6 +18,11 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_millis(2);
 /// A burst is cut off after this time, so that constant writing delays nobody.
 const LONGEST_BURST: Duration = Duration::from_millis(20);
+/// The kernel changes a file first and queues the event a moment later. What was changed this lately (file times are
+/// up to 10 ms behind the clock) is taken only once the event must have come.
+const FRESH: Duration = Duration::from_millis(12);
+/// That moment, generously.
+const EVENT_LAG: Duration = Duration::from_millis(1);
 /// Turns in a row in which files are read again because others were taken away. Each turn settles a file.
 const MAX_REREADS: usize = 100_000;
 
@@ -266,6 +271,10 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
         }
         let ready = self.tracker.take_ready();
         let loaded = walk::load_all(&ready, &|path, digest| self.table.knows(path, digest));
+        let fresh = |loaded: &walk::Loaded| matches!(&loaded.load, Load::Manifest(_, Some(stamp)) if stamp.is_younger_than(FRESH));
+        if loaded.iter().any(fresh) {
+            std::thread::sleep(EVENT_LAG);
+        }
         // A writer that got at a file while it was read has left an event by now: what was read is then half a file.
         self.take_events();
         for loaded in loaded {
@@ -284,6 +293,8 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
 
     fn take_file(&mut self, loaded: walk::Loaded) {
         match loaded.load {
+            Load::Manifest(_, Some(stamp))
+                if self.table.gives_anything(&loaded.path) && self.tracker.may_be_truncated(&loaded.path, stamp) => {}
             Load::Manifest(manifest, stamp) => {
                 self.tracker.was_read(&loaded.path, stamp);
                 self.table.put(&loaded.path, manifest);

@@ -71,14 +71,9 @@ impl FileTable {
         })
     }
 
-    /// True if the table has the file.
-    pub fn contains(&self, path: &str) -> bool {
-        self.files.contains_key(path)
-    }
-
-    /// The paths of all files, sorted.
-    pub fn paths(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.files.keys()
+    /// True if the file defines any object.
+    pub fn gives_anything(&self, path: &str) -> bool {
+        self.files.get(path).is_some_and(|file| !file.objects.is_empty())
     }
 
     /// Takes what a file holds.

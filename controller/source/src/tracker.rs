@@ -38,6 +38,8 @@ pub(crate) struct Tracker {
     ready: BTreeSet<Arc<str>>,
     gone: BTreeMap<Arc<str>, Instant>,
     unsettled: BTreeMap<Arc<str>, (Option<Stamp>, Instant)>,
+    /// Files that held something and were empty when they were read last.
+    emptied: BTreeMap<Arc<str>, (Stamp, Instant)>,
 }
 
 impl Tracker {
@@ -53,6 +55,7 @@ impl Tracker {
             ready: BTreeSet::new(),
             gone: BTreeMap::new(),
             unsettled: BTreeMap::new(),
+            emptied: BTreeMap::new(),
         }
     }
 
@@ -345,8 +348,27 @@ impl Tracker {
         self.ready.is_empty() && self.unsettled.is_empty()
     }
 
+    /// An empty file that held something is most often one that a writer has just truncated: it counts once nobody has
+    /// touched it for a while. (Equal stamps alone do not say so, because file times are coarse.)
+    pub fn may_be_truncated(&mut self, path: &Arc<str>, stamp: Stamp) -> bool {
+        if !stamp.is_empty() {
+            return false;
+        }
+        let now = Instant::now();
+        match self.emptied.get(path) {
+            Some((before, since)) if *before == stamp && now.duration_since(*since) >= SETTLE => return false,
+            Some((before, _)) if *before == stamp => {}
+            _ => {
+                self.emptied.insert(Arc::clone(path), (stamp, now));
+            }
+        }
+        self.look_again(path);
+        true
+    }
+
     /// The file was read and looked like this.
     pub fn was_read(&mut self, path: &Arc<str>, stamp: Option<Stamp>) {
+        self.emptied.remove(path);
         match stamp {
             Some(stamp) => self.stamps.insert(Arc::clone(path), stamp),
             None => self.stamps.remove(path),
@@ -357,6 +379,7 @@ impl Tracker {
     pub fn was_removed(&mut self, path: &str) {
         self.stamps.remove(path);
         self.links.remove(path);
+        self.emptied.remove(path);
         self.writing.remove(path);
     }
 

@@ -42,6 +42,11 @@ impl Stamp {
         }
     }
 
+    /// True for a file without a byte.
+    pub fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
     /// True if the content changed so lately that somebody may be in the middle of it.
     pub fn is_younger_than(&self, age: Duration) -> bool {
         let modified = SystemTime::UNIX_EPOCH

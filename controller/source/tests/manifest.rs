@@ -200,7 +200,7 @@ fn string_data_is_merged_into_data() {
         "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: b25l, b: dHdv}\nstringData: {b: three, c: four}\n",
     );
     let [Object::Secret(secret)] = objects(&manifest)[..] else { panic!("{manifest:?}") };
-    let data = secret.data.as_ref().unwrap().iter().map(|(key, value)| (key.as_str(), value.0.as_slice()));
+    let data = secret.data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice()));
     assert_eq!(data.collect::<Vec<_>>(), [("a", &b"one"[..]), ("b", b"three"), ("c", b"four")]);
     assert_eq!(secret.string_data, None);
 }
