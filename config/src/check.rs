@@ -62,7 +62,7 @@ pub fn check(draft: Draft, previous: &Desired) -> Checked {
         set(&mut checker.checked.diff.listeners, &previous.listeners, port, draft);
     }
     for (address, draft) in draft.vips {
-        let value = draft.map(|draft| checker.vip(address, draft));
+        let value = draft.and_then(|draft| checker.vip(address, draft));
         set(&mut checker.checked.diff.vips, &previous.vips, address, value);
     }
     checker.checked
@@ -355,7 +355,9 @@ impl Checker<'_> {
         );
     }
 
-    fn vip(&mut self, address: IpAddr, draft: VipDraft) -> VipBinding {
+    /// `None` where every Service was rejected: announced alone, the address would draw traffic and drop it.
+    fn vip(&mut self, address: IpAddr, draft: VipDraft) -> Option<VipBinding> {
+        let alone = draft.services.is_empty();
         let mut taken: BTreeMap<(TransportProtocol, u16), Arc<str>> = BTreeMap::new();
         let mut services = Vec::with_capacity(draft.services.len());
         for service in draft.services {
@@ -392,7 +394,8 @@ impl Checker<'_> {
                 services.push(VipService { namespace, service, method, ports });
             }
         }
-        VipBinding { address, services, origin: draft.origin }
+        let bound = alone || !services.is_empty();
+        bound.then_some(VipBinding { address, services, origin: draft.origin })
     }
 
     fn vip_note(&mut self, address: IpAddr, origin: &ObjectRef, line: &VipServiceDraft, reason: String, remedy: &str) {
@@ -456,8 +459,14 @@ fn usable(endpoints: Vec<EndpointDraft>) -> Vec<Endpoint> {
         .map(|EndpointDraft { address, pod, terminating }| Endpoint { address, pod, terminating })
         .collect();
     usable.sort_unstable();
-    // Two slices may name one address while it moves between them; any of the two stands for it.
-    usable.dedup_by(|a, b| a.address == b.address);
+    // Two slices may name one address while it moves between them: one of them stands for it, with the pod if known.
+    usable.dedup_by(|later, kept| {
+        let same = later.address == kept.address;
+        if same && kept.pod.is_none() {
+            kept.pod = later.pod.take();
+        }
+        same
+    });
     usable.shrink_to_fit();
     usable
 }

@@ -54,7 +54,8 @@ impl Translator<'_> {
                 field: line.field.clone(),
             });
         }
-        Some(VipDraft { services, origin })
+        // An empty value asks for the address alone; lines that all came to nothing do not.
+        if services.is_empty() && !lines.is_empty() { None } else { Some(VipDraft { services, origin }) }
     }
 
     fn vip_port(&self, service: &NamespacedName, port: &ServicePort) -> VipPortDraft {
