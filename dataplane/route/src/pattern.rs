@@ -4,7 +4,9 @@
 //! Three engines, the cheapest that can do it:
 //! 1. the idioms that nearly all Ingresses use (`/api(/|$)(.*)` and the like) are compared by hand: no automaton, no
 //!    memory per host and worker;
-//! 2. what needs neither look-around nor back-references runs in time linear in the path;
+//! 2. what needs neither look-around nor back-references runs in time linear in the path. The library keeps the
+//!    working memory of a search in a pool per pattern, so here alone do threads meet: a first thread has its own, others
+//!    take theirs from shards without ever waiting;
 //! 3. the rest backtracks, with a bound on its steps. Where the bound is hit the request is refused ([`GaveUp`]): were
 //!    it taken for "no match", a client could choose to be served by the next route instead.
 //!
