@@ -3,7 +3,7 @@
 //!
 //! A [`RouteTable`] is an immutable snapshot: [`RouteTable::with`] makes the next one from a
 //! [`sluicegate_config::Diff`] and shares whatever did not change, [`RouteTable::find`] says where a request goes
-//! without allocating, waiting or touching a reference count (`pattern` says what regular expressions add), [`rewrite`] says what the backend is asked for and
+//! without allocating, waiting or touching a reference count (`pattern` says what regular expressions add), [`rewrite()`] says what the backend is asked for and
 //! [`RouteTable::explain`] says why.
 //!
 //! How one request flows: `host` brings the authority into the form in which hosts are stored, `table` finds the
