@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::syntax;
+
 macro_rules! known_fields {
     ($($variant:ident = $text:literal,)*) => {
         /// The name of a field, where it is one that a gateway treats by name; everything else is [`FieldName::Other`].
@@ -111,7 +113,7 @@ impl FieldName {
             return Self::Other;
         }
         match KNOWN.get(usize::from(SLOTS[slot(name)])) {
-            Some((id, text)) if name.eq_ignore_ascii_case(text.as_bytes()) => *id,
+            Some((id, text)) if syntax::is_name(name, text.as_bytes()) => *id,
             _ => Self::Other,
         }
     }

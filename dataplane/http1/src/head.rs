@@ -344,7 +344,10 @@ struct FieldParts {
 /// `field-line = field-name ":" OWS field-value OWS` (RFC 9112 section 5). The line has no control characters.
 #[inline]
 fn split_field_line(line: &[u8]) -> Result<FieldParts, HeadError> {
-    let name_len = line.iter().position(|b| !syntax::is_token_char(*b)).ok_or(HeadError::MissingColon)?;
+    let name_len = syntax::token_len(line);
+    if name_len == line.len() {
+        return Err(HeadError::MissingColon);
+    }
     if line[name_len] != b':' || name_len == 0 {
         return Err(fault_of_name(line, name_len));
     }
