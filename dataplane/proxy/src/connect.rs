@@ -310,18 +310,21 @@ pub(crate) async fn connect_http2(
     limit: Duration,
     settings: &Http2Settings,
 ) -> Result<(SendRequest<Bytes>, Rc<Http2Status>), ConnectError> {
-    let transport = connect(address, tls, limit).await?;
     let status = Rc::new(Http2Status::default());
-    let io = Listening { transport, status: Rc::clone(&status) };
-    let handshake = Builder::new()
-        .enable_push(false)
-        .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
-        .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.connection_window)
-        .max_header_list_size(settings.max_header_list)
-        .handshake(io);
-    // Writes the preface and does not wait for the endpoint's.
-    let (sender, connection) = handshake.await.map_err(|error| ConnectError::Http2(error.to_string()))?;
+    let opened = timeout(limit, async {
+        let transport = establish(address, tls).await?;
+        let io = Listening { transport, status: Rc::clone(&status) };
+        // Writes the preface and does not wait for the endpoint's.
+        let handshake = Builder::new()
+            .enable_push(false)
+            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+            .initial_window_size(settings.stream_window)
+            .initial_connection_window_size(settings.connection_window)
+            .max_header_list_size(settings.max_header_list)
+            .handshake(io);
+        handshake.await.map_err(|error| ConnectError::Http2(error.to_string()))
+    });
+    let (sender, connection) = opened.await.unwrap_or(Err(ConnectError::Timeout))?;
     tokio::task::spawn_local(drive(connection, Rc::clone(&status), settings.clone()));
     Ok((sender, status))
 }
