@@ -72,7 +72,7 @@ impl Objects {
 
     /// The dialect of an Ingress that takes traffic; `None` if it is not ours or is a canary.
     pub(crate) fn serves(&self, ingress: &Ingress) -> Option<Dialect> {
-        if ingress.options.canary {
+        if ingress.options().canary {
             return None;
         }
         self.claim(ingress).ok()

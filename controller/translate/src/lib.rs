@@ -30,6 +30,7 @@ mod facts;
 mod index;
 mod object;
 mod objects;
+mod shared;
 mod translate;
 
 pub use controller::{Controller, Rebuilt, Update};

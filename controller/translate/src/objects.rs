@@ -1,6 +1,5 @@
 //! The keyed store of objects, and the index that says what each one has a part in.
 
-use crate::annotations::Options;
 use crate::dirty::Dirty;
 use crate::facts::configmap::{TcpServices, Vips};
 use crate::facts::ingress::{Class, Ingress};
@@ -9,6 +8,7 @@ use crate::facts::service::{Service, TargetPort};
 use crate::facts::slice::Slice;
 use crate::index::Users;
 use crate::object::{Object, ObjectChange};
+use crate::shared::Shared;
 use sluicegate_config::{
     BackendId, Balance, CertificateId, HostPattern, Kind, NamespacedName, ObjectRef, PortRef, Settings, StreamPort,
 };
@@ -20,9 +20,9 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Objects {
     pub(crate) settings: Arc<Settings>,
-    /// Options of an Ingress without annotations, shared by all of them.
-    plain: Arc<Options>,
-    pub(crate) ingresses: BTreeMap<NamespacedName, Ingress>,
+    shared: Shared,
+    /// Boxed: a map's nodes are half empty, and an Ingress is large.
+    pub(crate) ingresses: BTreeMap<NamespacedName, Box<Ingress>>,
     pub(crate) classes: BTreeMap<Arc<str>, Class>,
     pub(crate) services: BTreeMap<NamespacedName, Service>,
     slices: BTreeMap<NamespacedName, Slice>,
@@ -44,7 +44,7 @@ impl Objects {
     pub fn new(settings: &Settings) -> Self {
         Self {
             settings: Arc::new(settings.clone()),
-            plain: Arc::default(),
+            shared: Shared::default(),
             ingresses: BTreeMap::new(),
             classes: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -72,17 +72,26 @@ impl Objects {
         if reference.name.is_empty() || !self.is_watched(&reference) {
             return Dirty::default();
         }
+        let reference = ObjectRef {
+            kind: reference.kind,
+            namespace: self.shared.text(&reference.namespace),
+            name: self.shared.text(&reference.name),
+        };
         match change {
             ObjectChange::Set(Object::Ingress(object)) => {
-                let ingress = Ingress::read(&object, reference, &self.plain);
-                self.set_ingress(ingress.key(), Some(ingress))
+                let ingress = Ingress::read(&object, reference, &mut self.shared);
+                self.set_ingress(ingress.key(), Some(Box::new(ingress)))
             }
             ObjectChange::Set(Object::IngressClass(object)) => {
                 self.set_class(&reference.name, Some(Class::read(&object)))
             }
-            ObjectChange::Set(Object::Service(object)) => self.set_service(&reference, Some(Service::read(&object))),
+            ObjectChange::Set(Object::Service(object)) => {
+                let service = Service::read(&object, &mut self.shared);
+                self.set_service(&reference, Some(service))
+            }
             ObjectChange::Set(Object::EndpointSlice(object)) => {
-                self.set_slice(name(&reference), Some(Slice::read(&object)))
+                let slice = Slice::read(&object, &mut self.shared);
+                self.set_slice(name(&reference), Some(slice))
             }
             ObjectChange::Set(Object::Secret(object)) => {
                 let id =
@@ -168,7 +177,7 @@ impl Objects {
         }
     }
 
-    fn set_ingress(&mut self, key: NamespacedName, new: Option<Ingress>) -> Dirty {
+    fn set_ingress(&mut self, key: NamespacedName, new: Option<Box<Ingress>>) -> Dirty {
         let mut dirty = Dirty::default();
         let old = self.ingresses.remove(&key);
         if old == new {

@@ -149,7 +149,7 @@ impl<'a> Translator<'a> {
         let objects = self.objects;
         let mut claimants: Vec<(&Ingress, Dialect)> = users
             .filter_map(|key| objects.ingresses.get(key))
-            .filter_map(|ingress| objects.serves(ingress).map(|dialect| (ingress, dialect)))
+            .filter_map(|ingress| objects.serves(ingress).map(|dialect| (&**ingress, dialect)))
             .collect();
         let age = |ingress: &'a Ingress| (ingress.created, &ingress.reference.namespace, &ingress.reference.name);
         // Which of equally old ones comes first depends on the dialect, so here the order of the strict one decides.
@@ -166,7 +166,9 @@ impl<'a> Translator<'a> {
 
     fn certificate(&mut self, id: &CertificateId) -> Option<CertificateDraft> {
         let objects = self.objects;
-        let (_, users) = self.claimants(objects.by_certificate.of(id))?;
+        let users =
+            || objects.by_certificate.of(id).filter_map(|key| objects.ingresses.get(key).map(|ingress| &**ingress));
+        users().find(|ingress| objects.serves(ingress).is_some())?;
         let key = NamespacedName::new(Arc::clone(&id.namespace), Arc::clone(&id.name));
         let secret = reference(Kind::Secret, &key);
         Some(match objects.secrets.get(&key) {
@@ -181,7 +183,7 @@ impl<'a> Translator<'a> {
                 remedy: broken.remedy.to_owned(),
             },
             None => {
-                for (ingress, _) in users {
+                for ingress in users().filter(|ingress| objects.serves(ingress).is_some()) {
                     for (index, _) in ingress.tls.iter().enumerate().filter(|(_, tls)| tls.secret.as_ref() == Some(id))
                     {
                         self.say(

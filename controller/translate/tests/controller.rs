@@ -152,8 +152,13 @@ fn certificates_are_reported_when_they_expire_and_before_they_begin() {
     let begin = params.not_before.unix_timestamp();
     let end = params.not_after.unix_timestamp();
     let mut controller = Controller::new(Settings::for_folder());
-    let changes = [ingress("one", &["tls.test"], "a", Some("tls")), secret("tls", &cert.pem(), &key.serialize_pem()), service("a")];
-    let reasons = |controller: &Controller| -> Vec<String> { controller.rejections().map(|all| all.reason.clone()).collect() };
+    let changes = [
+        ingress("one", &["tls.test"], "a", Some("tls")),
+        secret("tls", &cert.pem(), &key.serialize_pem()),
+        service("a"),
+    ];
+    let reasons =
+        |controller: &Controller| -> Vec<String> { controller.rejections().map(|all| all.reason.clone()).collect() };
 
     controller.apply(changes, begin - 1);
     assert!(reasons(&controller)[0].contains("is not valid before 2030-01-01T00:00:00Z"), "{:?}", reasons(&controller));
@@ -201,7 +206,7 @@ fn rejections_of_files_come_and_go() {
         remedy: "correct the file".to_owned(),
     };
     let update = controller.set_file_rejections("a.yaml", vec![broken.clone()]);
-    assert_eq!(update.new_rejections, [broken.clone()]);
+    assert_eq!(update.new_rejections, std::slice::from_ref(&broken));
     let update = controller.set_file_rejections("a.yaml", vec![broken.clone()]);
     assert!(!update.rejections_changed && update.new_rejections.is_empty());
     assert_eq!(controller.rejections().collect::<Vec<_>>(), [&broken]);
@@ -231,7 +236,8 @@ fn every_known_annotation_that_closes_denies_the_path() {
         let controller = controller([ObjectChange::Set(Object::Ingress(read(value_of))), service("a")]);
         let routes = &controller.desired().routes[&host("one.test")].routes;
         assert!(matches!(&routes[0].action, Action::Deny(_)), "{key}: {:?}", routes[0].action);
-        let rejected: Vec<_> = controller.rejections().filter(|rejection| rejection.verdict == Verdict::Rejected).collect();
+        let rejected: Vec<_> =
+            controller.rejections().filter(|rejection| rejection.verdict == Verdict::Rejected).collect();
         assert_eq!(rejected.len(), 1, "{key}");
         assert!(rejected[0].field.contains(key));
     }

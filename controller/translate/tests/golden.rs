@@ -90,7 +90,8 @@ fn settings(folder: &Path) -> Settings {
 
 fn objects(folder: &Path) -> Vec<Object> {
     let mut objects = Vec::new();
-    for file in sorted(folder).into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "yaml")) {
+    for file in sorted(folder).into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "yaml"))
+    {
         let text = fs::read_to_string(&file).expect("readable manifest");
         let documents: Vec<Value> =
             serde_saphyr::from_multiple(&text).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
@@ -170,6 +171,7 @@ fn table<K: Display>(entries: impl Iterator<Item = (K, Value)>) -> Value {
 fn difference(expected: &str, actual: &str) -> String {
     let (expected, actual): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
     let first = expected.iter().zip(&actual).take_while(|(a, b)| a == b).count();
-    let show = |lines: &[&str]| lines.iter().skip(first).take(12).map(|line| format!("    {line}\n")).collect::<String>();
+    let show =
+        |lines: &[&str]| lines.iter().skip(first).take(12).map(|line| format!("    {line}\n")).collect::<String>();
     format!("  differs from line {}; expected\n{}  became\n{}", first + 1, show(&expected), show(&actual))
 }

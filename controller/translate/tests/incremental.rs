@@ -270,7 +270,8 @@ fn secret(broken: bool) -> impl Strategy<Value = Object> {
 }
 
 fn tcp_services() -> impl Strategy<Value = Object> {
-    let line = (select(vec!["5432", "5433", "443"]), select(vec!["n0/s0:80", "n1/s1:http", "n0/s2:81:PROXY", "nonsense"]));
+    let line =
+        (select(vec!["5432", "5433", "443"]), select(vec!["n0/s0:80", "n1/s1:http", "n0/s2:81:PROXY", "nonsense"]));
     prop::collection::vec(line, 0..3).prop_map(|lines| configmap("n0", "tcp", lines))
 }
 

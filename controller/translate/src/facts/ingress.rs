@@ -2,6 +2,7 @@
 
 use super::{created, note, port_number};
 use crate::annotations::{self, LEGACY_CLASS, Options};
+use crate::shared::{Annotations, Shared};
 use k8s_openapi::api::networking::v1 as api;
 use sluicegate_config::settings::DIALECT_ANNOTATION;
 use sluicegate_config::{
@@ -39,8 +40,7 @@ pub(crate) struct Ingress {
     pub(crate) default_backend: Option<BackendUse>,
     pub(crate) rules: Box<[Rule]>,
     pub(crate) tls: Box<[Tls]>,
-    pub(crate) options: Arc<Options>,
-    annotations: Box<[(Box<str>, Box<str>)]>,
+    annotations: Arc<Annotations>,
 }
 
 /// One rule.
@@ -59,6 +59,8 @@ pub(crate) struct Host {
 /// One path of a rule.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Path {
+    /// Path of the field.
+    pub(crate) field: Arc<str>,
     pub(crate) path: Arc<str>,
     pub(crate) path_type: PathType,
     pub(crate) backend: BackendUse,
@@ -116,7 +118,7 @@ pub(crate) struct References {
 }
 
 impl Ingress {
-    pub(crate) fn read(object: &api::Ingress, reference: ObjectRef, plain: &Arc<Options>) -> Self {
+    pub(crate) fn read(object: &api::Ingress, reference: ObjectRef, shared: &mut Shared) -> Self {
         let annotations: Box<[(Box<str>, Box<str>)]> = object
             .metadata
             .annotations
@@ -125,36 +127,44 @@ impl Ingress {
             .filter(|(key, _)| annotations::is_ours(key))
             .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
             .collect();
-        let options = if annotations.is_empty() {
-            Arc::clone(plain)
-        } else {
-            let (options, _) = annotations::read(&annotations);
-            if options == **plain { Arc::clone(plain) } else { Arc::new(options) }
-        };
         let spec = object.spec.as_ref();
         let class = match (
             spec.and_then(|spec| spec.ingress_class_name.as_deref()).filter(|name| !name.is_empty()),
             object.metadata.annotations.as_ref().and_then(|all| all.get(LEGACY_CLASS)).filter(|name| !name.is_empty()),
         ) {
-            (Some(name), _) => ClassUse::Field(name.into()),
-            (None, Some(name)) => ClassUse::Annotation(name.as_str().into()),
+            (Some(name), _) => ClassUse::Field(shared.text(name)),
+            (None, Some(name)) => ClassUse::Annotation(shared.text(name)),
             (None, None) => ClassUse::Unnamed,
         };
+        let default_backend =
+            spec.and_then(|spec| spec.default_backend.as_ref()).map(|backend| BackendUse::read(backend, shared));
+        let rules: Box<[Rule]> = spec
+            .and_then(|spec| spec.rules.as_ref())
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, rule)| Rule::read(index, rule, shared))
+            .collect();
+        let tls = spec
+            .and_then(|spec| spec.tls.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|tls| Tls::read(tls, &reference.namespace, &rules, shared))
+            .collect();
         Self {
             created: created(&object.metadata),
             class,
-            default_backend: spec.and_then(|spec| spec.default_backend.as_ref()).map(BackendUse::read),
-            rules: spec.and_then(|spec| spec.rules.as_ref()).into_iter().flatten().map(Rule::read).collect(),
-            tls: spec
-                .and_then(|spec| spec.tls.as_ref())
-                .into_iter()
-                .flatten()
-                .map(|tls| Tls::read(tls, &reference.namespace))
-                .collect(),
-            options,
-            annotations,
+            default_backend,
+            rules,
+            tls,
+            annotations: shared.annotations(annotations),
             reference,
         }
+    }
+
+    /// What its annotations ask for.
+    pub(crate) fn options(&self) -> &Options {
+        &self.annotations.options
     }
 
     pub(crate) fn key(&self) -> NamespacedName {
@@ -168,8 +178,8 @@ impl Ingress {
                 namespace: Arc::clone(&self.reference.namespace),
                 service: Arc::clone(name),
                 port: port.clone(),
-                protocol: self.options.protocol,
-                balance: self.options.balance.clone(),
+                protocol: self.options().protocol,
+                balance: self.options().balance.clone(),
             }),
             BackendUse::Resource { .. } | BackendUse::Bad(_) => None,
         }
@@ -186,7 +196,7 @@ impl Ingress {
 
     /// True if any section of it is about TLS.
     pub(crate) fn has_tls(&self) -> bool {
-        !self.tls.is_empty() || self.options.passthrough
+        !self.tls.is_empty() || self.options().passthrough
     }
 
     pub(crate) fn references(&self) -> References {
@@ -211,7 +221,7 @@ impl Ingress {
         let mut say = |verdict, field: String, reason: String, remedy: &str| {
             notes.push(note(&self.reference, verdict, field, reason, remedy));
         };
-        let (_, remarks) = annotations::read(&self.annotations);
+        let (_, remarks) = annotations::read(&self.annotations.written);
         for remark in remarks {
             say(remark.verdict, format!("metadata.annotations[\"{}\"]", remark.key), remark.reason, &remark.remedy);
         }
@@ -226,8 +236,8 @@ impl Ingress {
         }
         for (index, rule) in self.rules.iter().enumerate() {
             rule.host.say(format!("spec.rules[{index}].host"), &mut say);
-            for (path_index, path) in rule.paths.iter().enumerate() {
-                path.say(&format!("spec.rules[{index}].http.paths[{path_index}]"), &mut say);
+            for path in &rule.paths {
+                path.say(&mut say);
             }
         }
         for (index, tls) in self.tls.iter().enumerate() {
@@ -243,7 +253,7 @@ impl Ingress {
 
     fn dialect_notes(&self, dialect: Dialect, say: &mut impl FnMut(Verdict, String, String, &str)) {
         let remedy = format!("set the annotation {DIALECT_ANNOTATION}: nginx on the IngressClass");
-        if dialect == Dialect::Strict && self.options.use_regex {
+        if dialect == Dialect::Strict && self.options().use_regex {
             let key = "nginx.ingress.kubernetes.io/use-regex";
             say(
                 Verdict::Rejected,
@@ -252,7 +262,7 @@ impl Ingress {
                 &remedy,
             );
         }
-        if dialect == Dialect::Strict && self.options.rewrite.as_deref().is_some_and(has_group) {
+        if dialect == Dialect::Strict && self.options().rewrite.as_deref().is_some_and(has_group) {
             let key = "nginx.ingress.kubernetes.io/rewrite-target";
             say(
                 Verdict::Rejected,
@@ -324,10 +334,16 @@ impl std::fmt::Display for FieldOf {
 }
 
 impl Rule {
-    fn read(rule: &api::IngressRule) -> Self {
+    fn read(index: usize, rule: &api::IngressRule, shared: &mut Shared) -> Self {
+        let paths = rule.http.iter().flat_map(|http| &http.paths).enumerate();
         Self {
             host: Host::read(rule.host.as_deref().unwrap_or_default()),
-            paths: rule.http.iter().flat_map(|http| &http.paths).map(Path::read).collect(),
+            paths: paths
+                .map(|(path_index, path)| {
+                    let field = FieldOf::Path { rule: index, path: path_index }.to_string();
+                    Path::read(shared.text(&field), path, shared)
+                })
+                .collect(),
         }
     }
 }
@@ -350,7 +366,7 @@ impl Host {
 }
 
 impl Path {
-    fn read(path: &api::HTTPIngressPath) -> Self {
+    fn read(field: Arc<str>, path: &api::HTTPIngressPath, shared: &mut Shared) -> Self {
         let text = path.path.as_deref().unwrap_or_default();
         let path_type = match path.path_type.as_str() {
             "Exact" => PathType::Exact,
@@ -362,10 +378,10 @@ impl Path {
             other => PathType::Unknown(other.into()),
         };
         let text = if text.is_empty() && path_type != PathType::Exact { "/" } else { text };
-        Self { path: text.into(), path_type, backend: BackendUse::read(&path.backend) }
+        Self { field, path: shared.text(text), path_type, backend: BackendUse::read(&path.backend, shared) }
     }
 
-    fn say(&self, field: &str, say: &mut impl FnMut(Verdict, String, String, &str)) {
+    fn say(&self, say: &mut impl FnMut(Verdict, String, String, &str)) {
         let reason = match &self.path_type {
             PathType::Exact | PathType::Prefix | PathType::ImplementationSpecific => return,
             PathType::Missing => format!("path {:?} has no pathType", self.path),
@@ -373,7 +389,7 @@ impl Path {
         };
         say(
             Verdict::Rejected,
-            format!("{field}.pathType"),
+            format!("{}.pathType", self.field),
             reason,
             "write pathType: Prefix, Exact or ImplementationSpecific",
         );
@@ -381,7 +397,7 @@ impl Path {
 }
 
 impl BackendUse {
-    fn read(backend: &api::IngressBackend) -> Self {
+    fn read(backend: &api::IngressBackend, shared: &mut Shared) -> Self {
         let service = match (&backend.service, &backend.resource) {
             (None, None) => return Self::Bad(BadBackend::Nothing),
             (Some(_), Some(_)) => return Self::Bad(BadBackend::Both),
@@ -403,21 +419,29 @@ impl BackendUse {
                 Some(number) => PortRef::Number(number),
                 None => return Self::Bad(BadBackend::PortRange),
             },
-            (None, Some(name)) => PortRef::Name(name.into()),
+            (None, Some(name)) => PortRef::Name(shared.text(name)),
         };
-        Self::Service { name: service.name.as_str().into(), port }
+        Self::Service { name: shared.text(&service.name), port }
     }
 }
 
 impl Tls {
-    fn read(tls: &api::IngressTLS, namespace: &Arc<str>) -> Self {
+    /// A TLS host is nearly always the host of a rule, whose text it then shares.
+    fn read(tls: &api::IngressTLS, namespace: &Arc<str>, rules: &[Rule], shared: &mut Shared) -> Self {
+        let host = |text: &String| {
+            let host = Host::read(text);
+            match rules.iter().find(|rule| rule.host == host) {
+                Some(Rule { host: Host { pattern: Ok(same) }, .. }) => Host { pattern: Ok(same.clone()) },
+                _ => host,
+            }
+        };
         Self {
-            hosts: tls.hosts.iter().flatten().map(|host| Host::read(host)).collect(),
+            hosts: tls.hosts.iter().flatten().map(host).collect(),
             secret: tls
                 .secret_name
                 .as_deref()
                 .filter(|name| !name.is_empty())
-                .map(|name| CertificateId { namespace: Arc::clone(namespace), name: name.into() }),
+                .map(|name| CertificateId { namespace: Arc::clone(namespace), name: shared.text(name) }),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Service.
 
 use super::{note, port_number};
+use crate::shared::Shared;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sluicegate_config::{ObjectRef, PortRef, Rejection, TransportProtocol, UpstreamProtocol, Verdict};
@@ -20,7 +21,7 @@ pub(crate) struct Service {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ServicePort {
     /// Empty where the only port has no name.
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) port: u16,
     pub(crate) protocol: TransportProtocol,
     pub(crate) target: TargetPort,
@@ -43,7 +44,7 @@ pub(crate) enum AppProtocol {
 }
 
 impl Service {
-    pub(crate) fn read(object: &api::Service) -> Self {
+    pub(crate) fn read(object: &api::Service, shared: &mut Shared) -> Self {
         let spec = object.spec.as_ref();
         let external = spec
             .filter(|spec| spec.type_.as_deref() == Some("ExternalName"))
@@ -51,7 +52,7 @@ impl Service {
         let mut ports = Vec::new();
         let mut bad_ports = Vec::new();
         for (index, port) in spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten().enumerate() {
-            match ServicePort::read(port) {
+            match ServicePort::read(port, shared) {
                 Ok(port) => ports.push(port),
                 Err(why) => bad_ports.push((index, why.into())),
             }
@@ -63,7 +64,7 @@ impl Service {
     pub(crate) fn port(&self, wanted: &PortRef) -> Option<&ServicePort> {
         self.ports.iter().filter(|port| port.protocol == TransportProtocol::Tcp).find(|port| match wanted {
             PortRef::Number(number) => port.port == *number,
-            PortRef::Name(name) => !port.name.is_empty() && *port.name == **name,
+            PortRef::Name(name) => !port.name.is_empty() && port.name == *name,
         })
     }
 
@@ -84,7 +85,7 @@ impl Service {
 }
 
 impl ServicePort {
-    fn read(port: &api::ServicePort) -> Result<Self, String> {
+    fn read(port: &api::ServicePort, shared: &mut Shared) -> Result<Self, String> {
         let number = port_number(port.port).ok_or_else(|| format!("port {} is outside 1 to 65535", port.port))?;
         let protocol = match port.protocol.as_deref() {
             None | Some("" | "TCP") => TransportProtocol::Tcp,
@@ -106,7 +107,7 @@ impl ServicePort {
             },
         };
         Ok(Self {
-            name: port.name.as_deref().unwrap_or_default().into(),
+            name: shared.text(port.name.as_deref().unwrap_or_default()),
             port: number,
             protocol,
             target,

@@ -1,6 +1,7 @@
 //! EndpointSlice.
 
 use super::{note, port_number};
+use crate::shared::Shared;
 use k8s_openapi::api::discovery::v1 as api;
 use sluicegate_config::{ObjectRef, Rejection, TransportProtocol, Verdict};
 use std::net::IpAddr;
@@ -22,7 +23,7 @@ pub(crate) struct Slice {
 /// One port of a slice.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SlicePort {
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) protocol: TransportProtocol,
     /// `None`: all ports, so that a targetPort by number is taken as it is.
     pub(crate) port: Option<u16>,
@@ -47,7 +48,7 @@ enum SliceProblem {
 }
 
 impl Slice {
-    pub(crate) fn read(object: &api::EndpointSlice) -> Self {
+    pub(crate) fn read(object: &api::EndpointSlice, shared: &mut Shared) -> Self {
         let mut problems = Vec::new();
         let family: Option<fn(&IpAddr) -> bool> = match object.address_type.as_str() {
             "IPv4" => Some(IpAddr::is_ipv4),
@@ -73,8 +74,8 @@ impl Slice {
                 .labels
                 .as_ref()
                 .and_then(|labels| labels.get(SERVICE_LABEL))
-                .map(|name| name.as_str().into()),
-            ports: object.ports.iter().flatten().filter_map(SlicePort::read).collect(),
+                .map(|name| shared.text(name)),
+            ports: object.ports.iter().flatten().filter_map(|port| SlicePort::read(port, shared)).collect(),
             endpoints: endpoints.into(),
             problems: problems.into(),
         }
@@ -118,9 +119,9 @@ fn read_endpoint(
 }
 
 impl SlicePort {
-    fn read(port: &api::EndpointPort) -> Option<Self> {
+    fn read(port: &api::EndpointPort, shared: &mut Shared) -> Option<Self> {
         Some(Self {
-            name: port.name.as_deref().unwrap_or_default().into(),
+            name: shared.text(port.name.as_deref().unwrap_or_default()),
             protocol: match port.protocol.as_deref() {
                 None | Some("" | "TCP") => TransportProtocol::Tcp,
                 Some("UDP") => TransportProtocol::Udp,

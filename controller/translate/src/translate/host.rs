@@ -46,20 +46,18 @@ impl Translator<'_> {
 fn matching(dialect: Dialect, host: &HostPattern, claimants: &[(&Ingress, Dialect)]) -> Matching {
     let regex = dialect == Dialect::Nginx
         && claimants.iter().any(|(ingress, _)| {
-            paths(ingress, host).any(|(_, _, path)| ingress.options.use_regex || rewrite(ingress, path).is_some())
+            paths(ingress, host).any(|path| ingress.options().use_regex || rewrite(ingress, path).is_some())
         });
     if regex { Matching::FirstRegex } else { Matching::LongestPath }
 }
 
 /// The rewrite target, unless it is the path itself.
 fn rewrite<'a>(ingress: &'a Ingress, path: &Path) -> Option<&'a Arc<str>> {
-    ingress.options.rewrite.as_ref().filter(|target| **target != path.path)
+    ingress.options().rewrite.as_ref().filter(|target| **target != path.path)
 }
 
-fn paths<'a>(ingress: &'a Ingress, host: &'a HostPattern) -> impl Iterator<Item = (usize, usize, &'a Path)> {
-    ingress.rules.iter().enumerate().filter(move |(_, rule)| rule.host.pattern.as_ref() == Ok(host)).flat_map(
-        |(index, rule)| rule.paths.iter().enumerate().map(move |(path_index, path)| (index, path_index, path)),
-    )
+fn paths<'a>(ingress: &'a Ingress, host: &'a HostPattern) -> impl Iterator<Item = &'a Path> {
+    ingress.rules.iter().filter(move |rule| rule.host.pattern.as_ref() == Ok(host)).flat_map(|rule| &rule.paths)
 }
 
 struct Reader {
@@ -70,12 +68,9 @@ struct Reader {
 
 impl Reader {
     fn read(&self, ingress: &Ingress, host: &HostPattern, draft: &mut HostDraft) {
-        for (rule, index, path) in paths(ingress, host) {
+        for path in paths(ingress, host) {
             let Some(path_match) = self.path(path) else { continue };
-            let origin = RuleRef {
-                ingress: ingress.reference.clone(),
-                field: format!("spec.rules[{rule}].http.paths[{index}]").into(),
-            };
+            let origin = RuleRef { ingress: ingress.reference.clone(), field: Arc::clone(&path.field) };
             if let Some(bare) = self.redirected(path) {
                 draft.routes.push(RouteDraft {
                     path: PathMatch::Exact(bare),
@@ -127,10 +122,10 @@ impl Reader {
         let target =
             rewrite(ingress, path).filter(|target| self.matching == Matching::FirstRegex || !has_group(target));
         match target {
-            None => Arc::clone(&ingress.options.policy),
+            None => Arc::clone(&ingress.options().policy),
             Some(target) => {
                 let rewrite = Some(Rewrite { target: Arc::clone(target) });
-                Arc::new(Policy { rewrite, ..(*ingress.options.policy).clone() })
+                Arc::new(Policy { rewrite, ..(*ingress.options().policy).clone() })
             }
         }
     }
@@ -145,7 +140,7 @@ impl Reader {
         Some(RouteDraft {
             path: PathMatch::Prefix("/".into()),
             action: action(ingress, backend),
-            policy: Arc::clone(&ingress.options.policy),
+            policy: Arc::clone(&ingress.options().policy),
             origin: RuleRef { ingress: ingress.reference.clone(), field: "spec.defaultBackend".into() },
             implied: false,
         })
@@ -159,7 +154,7 @@ fn ends_in_slash(path: &str) -> bool {
 /// A backend that is no Service goes to the default backend of its Ingress. Where nothing can be meant the path answers
 /// 503 and keeps its claim, so that no shorter path takes requests that were not meant for it.
 fn action(ingress: &Ingress, backend: &BackendUse) -> Action {
-    if let Some(reason) = &ingress.options.closed {
+    if let Some(reason) = &ingress.options().closed {
         return Action::Deny(Arc::clone(reason));
     }
     let instead = match backend {

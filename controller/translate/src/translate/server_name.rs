@@ -12,7 +12,7 @@ impl Translator<'_> {
         let (_, claimants) = self.claimants(objects.by_server_name.of(host))?;
         let mut wishes = Vec::new();
         for (ingress, _) in claimants {
-            if ingress.options.passthrough {
+            if ingress.options().passthrough {
                 match passthrough(ingress, host) {
                     Ok(None) => {}
                     Ok(Some(wish)) => {
@@ -54,7 +54,7 @@ fn passthrough(ingress: &Ingress, host: &HostPattern) -> Result<Option<TlsWish>,
     if is_any(host) {
         return Err("connections are told apart by their server name, and the rule has no host");
     }
-    if ingress.options.closed.is_some() {
+    if ingress.options().closed.is_some() {
         return Err("another annotation restricts access, which nothing could enforce inside TLS");
     }
     let found = rules.find_map(|(index, rule)| whole_host(ingress, rule).map(|backend| (index, backend)));
