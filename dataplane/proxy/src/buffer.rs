@@ -102,11 +102,6 @@ impl ReadBuffer {
         self.start = mark.min(self.end);
     }
 
-    /// True where the next fill would move bytes that were used already.
-    pub(crate) fn fill_moves(&self) -> bool {
-        self.start > 0 && self.end == self.data.len()
-    }
-
     /// Gives the memory back if nothing is unread.
     pub(crate) fn release(&mut self, pool: &BufferPool) {
         if self.is_empty() && !self.data.is_empty() {
@@ -146,15 +141,6 @@ impl ReadBuffer {
             MEDIUM => Some(LARGE),
             _ => None,
         }
-    }
-
-    /// Takes bytes that were read elsewhere (behind a ClientHello, say).
-    pub(crate) fn preload(&mut self, pool: &BufferPool, bytes: &[u8]) {
-        let size = [SMALL, MEDIUM, LARGE].into_iter().find(|size| *size >= bytes.len()).unwrap_or(LARGE);
-        self.ensure(pool, size);
-        let count = bytes.len().min(self.data.len());
-        self.data[..count].copy_from_slice(&bytes[..count]);
-        (self.start, self.end) = (0, count);
     }
 
     /// Reads once. `Ok(0)` is the end of the stream. The buffer must have room ([`Self::is_full`] is false).

@@ -449,6 +449,9 @@ impl Attempts<'_> {
         let worker = self.session.worker;
         let timeout = route.policy.connect_timeout.unwrap_or(worker.settings.timeouts.connect);
         let lease = backend.http2(endpoint, Instant::now(), timeout).await.map_err(not_connected)?;
+        if lease.reused {
+            worker.metrics.upstream_reused();
+        }
         let authority = authority_text(&heads.request, endpoint.address());
         let forwarding = self.forwarding();
         let tls = backend.protocol().is_tls();
@@ -470,7 +473,10 @@ impl Attempts<'_> {
             Err((cause, head_sent)) => {
                 let answered = upstream.has_answered();
                 upstream.cancel();
-                Err(TryFailed { cause: TryCause::Broke(cause), answered, head_sent, reused: false })
+                if matches!(cause, Break::TimedOut(Waiting::UpstreamRead)) {
+                    lease.timed_out();
+                }
+                Err(TryFailed { cause: TryCause::Broke(cause), answered, head_sent, reused: lease.reused })
             }
         }
     }
@@ -531,16 +537,21 @@ impl Attempts<'_> {
         match key {
             HashKey::ClientAddress => {
                 let trusted = &self.session.worker.settings.trusted;
-                Some(match headers::client_address(request, self.session.client, trusted) {
-                    IpAddr::V4(address) => hash_key(&address.octets()),
-                    IpAddr::V6(address) => hash_key(&address.octets()),
-                })
+                Some(hash_address(headers::client_address(request, self.session.client, trusted)))
             }
             HashKey::RequestUri => Some(hash_key(request.path_and_query())),
             HashKey::Host => Some(hash_key(&request.host().to_ascii_lowercase())),
             HashKey::Header(name) => request.field_by_name(name.as_bytes()).map(hash_key),
             HashKey::Cookie(name) => headers::cookie(request, name.as_bytes()).map(hash_key),
         }
+    }
+}
+
+/// The key of a client's address, the same for requests and for opaque streams.
+pub(crate) fn hash_address(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => hash_key(&address.octets()),
+        IpAddr::V6(address) => hash_key(&address.octets()),
     }
 }
 

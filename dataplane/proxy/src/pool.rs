@@ -33,7 +33,8 @@ pub struct UpstreamSettings {
     /// How long a connection may be idle before it is closed. Default 55 s: below the 60 s after which many servers
     /// close, so that requests do not run into connections that are being closed.
     pub idle_timeout: Duration,
-    /// Idle HTTP/1.1 connections kept to one endpoint by one worker. Default 64.
+    /// Idle HTTP/1.1 connections kept to one endpoint by one worker. Default 512: what concurrency has opened is worth
+    /// keeping until it has been idle, or each burst pays for new connections.
     pub max_idle_per_endpoint: usize,
     /// How old a connection may be when a request is sent on it. Default unlimited.
     pub max_connection_age: Option<Duration>,
@@ -55,7 +56,7 @@ impl Default for UpstreamSettings {
         Self {
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(55),
-            max_idle_per_endpoint: 64,
+            max_idle_per_endpoint: 512,
             max_connection_age: None,
             max_connection_requests: None,
             trusted_roots: None,

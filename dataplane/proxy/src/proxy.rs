@@ -4,7 +4,7 @@ use crate::connection::Service;
 use crate::drain::Drained;
 use crate::listener::{self, BindError};
 use crate::pool::{UpstreamSettings, Upstreams};
-use crate::resolve::{DnsLookup, ResolveSettings, Resolver};
+use crate::resolve::{ResolveSettings, Resolver, SystemLookup};
 use crate::settings::{ProxySettings, StreamEngine};
 use crate::stream::{Engine, UringWorker};
 use crate::tls::{self, CertificateTable, TlsSetupError};
@@ -36,9 +36,6 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
-    /// The system's resolver configuration cannot be read.
-    #[error("names of ExternalName Services cannot be resolved: {0}; check /etc/resolv.conf")]
-    Resolver(String),
     /// The chosen stream engine does not work here.
     #[error("the uring stream engine cannot be used: {0}; use --stream-engine splice")]
     Uring(String),
@@ -359,18 +356,17 @@ struct WorkerStart {
 
 impl WorkerStart {
     fn spawn(self) -> Result<WorkerHandle, StartError> {
-        let lookup = DnsLookup::system().map_err(|error| StartError::Resolver(error.to_string()))?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{}", self.index))
-            .spawn(move || LocalSet::new().block_on(&runtime, self.run(inbox, lookup)))
+            .spawn(move || LocalSet::new().block_on(&runtime, self.run(inbox)))
             .map_err(StartError::Worker)?;
         Ok(WorkerHandle { commands, thread })
     }
 
-    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Command>, lookup: DnsLookup) {
+    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let resolve =
             ResolveSettings { allow_loopback_external: self.settings.allow_loopback_external, ..Default::default() };
         let upstream = UpstreamSettings {
@@ -378,7 +374,7 @@ impl WorkerStart {
             resolve: resolve.clone(),
             ..Default::default()
         };
-        let upstreams = Upstreams::new(upstream, Resolver::new(resolve, lookup), seed(self.index));
+        let upstreams = Upstreams::new(upstream, Resolver::new(resolve, SystemLookup::default()), seed(self.index));
         let worker =
             Rc::new(Worker::new(self.settings, self.shared, self.metrics, upstreams, self.engine, seed(self.index)));
         let (stop, stopped) = watch::channel(false);

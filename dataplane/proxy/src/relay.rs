@@ -49,7 +49,7 @@ enum RequestSide {
     Flushing,
     Done,
     /// The backend takes no more of it; its answer may be there all the same.
-    Refused(PeerError),
+    Refused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl<'a> Relay<'a> {
     ) -> Poll<Result<(), Break>> {
         self.pump_request(cx, downstream, upstream)?;
         self.pump_response(cx, downstream, upstream)?;
-        let request_over = matches!(self.request, RequestSide::Done | RequestSide::Refused(_));
+        let request_over = matches!(self.request, RequestSide::Done | RequestSide::Refused);
         if self.response == ResponseSide::Done && (request_over || !self.tunnel) {
             return Poll::Ready(Ok(()));
         }
@@ -215,7 +215,7 @@ impl<'a> Relay<'a> {
                                 self.bytes_in += (ready - downstream.chunk().len()) as u64;
                                 self.request_moved = Instant::now();
                             }
-                            Poll::Ready(Err(error)) => self.request = RequestSide::Refused(error),
+                            Poll::Ready(Err(_)) => self.request = RequestSide::Refused,
                             Poll::Pending => {
                                 self.request_waits = Some(Waiting::UpstreamSend);
                                 return Ok(());
@@ -233,7 +233,7 @@ impl<'a> Relay<'a> {
                         self.request_waits = Some(Waiting::ClientBody);
                         match upstream.poll_flush(cx) {
                             Poll::Ready(Ok(())) => {}
-                            Poll::Ready(Err(error)) => self.request = RequestSide::Refused(error),
+                            Poll::Ready(Err(_)) => self.request = RequestSide::Refused,
                             Poll::Pending => self.request_waits = Some(Waiting::UpstreamSend),
                         }
                         return Ok(());
@@ -244,13 +244,13 @@ impl<'a> Relay<'a> {
                         self.request = RequestSide::Done;
                         self.request_moved = Instant::now();
                     }
-                    Poll::Ready(Err(error)) => self.request = RequestSide::Refused(error),
+                    Poll::Ready(Err(_)) => self.request = RequestSide::Refused,
                     Poll::Pending => {
                         self.request_waits = Some(Waiting::UpstreamSend);
                         return Ok(());
                     }
                 },
-                RequestSide::Done | RequestSide::Refused(_) => return Ok(()),
+                RequestSide::Done | RequestSide::Refused => return Ok(()),
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Opaque TCP: connections that are passed through by server name, and TCP services. Picks an endpoint, connects, and
 //! hands both sockets to [`crate::stream`].
 
-use crate::balance::{PickContext, hash_key};
+use crate::balance::PickContext;
 use crate::connect::ConnectError;
 use crate::endpoint::InFlight;
+use crate::exchange::hash_address;
 use crate::proxy_protocol;
 use crate::stream::{Ended, RelayOptions, relay};
 use crate::worker::Worker;
@@ -98,7 +99,7 @@ async fn connect(
     }
     // A stream has no headers: whatever the key, all that it can be kept together by is the client's address.
     let hash = match (&backend.balance, client.peer_addr()) {
-        (Balance::ConsistentHash(_), Ok(peer)) => Some(hash_key(peer.ip().to_string().as_bytes())),
+        (Balance::ConsistentHash(_), Ok(peer)) => Some(hash_address(peer.ip())),
         _ => None,
     };
     let mut tried = SmallVec::<[SocketAddr; 4]>::new();
