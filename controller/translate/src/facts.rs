@@ -12,10 +12,10 @@ pub(crate) mod slice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sluicegate_config::{ObjectRef, Rejection, Verdict};
 
-/// When an object was made, in nanoseconds since the Unix epoch. A missing time counts as the oldest, equal to every other missing one, so
+/// When an object was made, in seconds since the Unix epoch (the API knows no finer time). A missing time counts as the oldest, equal to every other missing one, so
 /// that manifests of a folder are in order of namespace and name.
-pub(crate) fn created(meta: &ObjectMeta) -> i128 {
-    meta.creation_timestamp.as_ref().map_or(i128::MIN, |time| time.0.as_nanosecond())
+pub(crate) fn created(meta: &ObjectMeta) -> i64 {
+    meta.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second())
 }
 
 /// A port number of the API (a signed integer there).

@@ -30,7 +30,8 @@ pub struct Objects {
     pub(crate) tcp_services: TcpServices,
     pub(crate) vips: Vips,
     pub(crate) by_host: Users<HostPattern>,
-    pub(crate) by_server_name: Users<HostPattern>,
+    /// Without the hosts of an Ingress's own rules, which are in `by_host` already.
+    by_tls_host: Users<HostPattern>,
     pub(crate) by_backend: Users<BackendId>,
     pub(crate) by_certificate: Users<CertificateId>,
     by_class: Users<Option<Arc<str>>>,
@@ -53,7 +54,7 @@ impl Objects {
             tcp_services: TcpServices::default(),
             vips: Vips::default(),
             by_host: Users::default(),
-            by_server_name: Users::default(),
+            by_tls_host: Users::default(),
             by_backend: Users::default(),
             by_certificate: Users::default(),
             by_class: Users::default(),
@@ -75,7 +76,11 @@ impl Objects {
         let reference = ObjectRef {
             kind: reference.kind,
             namespace: self.shared.text(&reference.namespace),
-            name: self.shared.text(&reference.name),
+            name: match reference.kind {
+                // Nobody else names these.
+                Kind::EndpointSlice => reference.name,
+                _ => self.shared.text(&reference.name),
+            },
         };
         match change {
             ObjectChange::Set(Object::Ingress(object)) => {
@@ -114,7 +119,7 @@ impl Objects {
             .chain(self.configmap_names().map(|key| reference(Kind::ConfigMap, key)));
         Dirty {
             hosts: self.by_host.keys().cloned().collect(),
-            server_names: self.by_server_name.keys().cloned().collect(),
+            server_names: self.ingresses.values().flat_map(|ingress| ingress.references().server_names).collect(),
             backends: self.by_backend.keys().chain(self.streams_of.iter().map(|(id, _)| id)).cloned().collect(),
             certificates: self.by_certificate.keys().cloned().collect(),
             listeners: self.tcp_services.listeners.keys().copied().collect(),
@@ -133,6 +138,12 @@ impl Objects {
             Kind::Secret => self.secrets.len(),
             Kind::ConfigMap | Kind::File => 0,
         }
+    }
+
+    /// The Ingresses that say something about TLS for a host.
+    pub(crate) fn by_server_name<'a>(&'a self, host: &'a HostPattern) -> impl Iterator<Item = &'a NamespacedName> {
+        let has_tls = |key: &&NamespacedName| self.ingresses.get(*key).is_some_and(|ingress| ingress.has_tls());
+        self.by_host.of(host).filter(has_tls).chain(self.by_tls_host.of(host))
     }
 
     /// The slices of a Service, by name.
@@ -189,8 +200,8 @@ impl Objects {
         if let Some(old) = old {
             dirty_ingress(&mut dirty, &old);
             let refs = old.references();
+            refs.tls_hosts().for_each(|host| self.by_tls_host.remove(host.clone(), key.clone()));
             refs.hosts.into_iter().for_each(|host| self.by_host.remove(host, key.clone()));
-            refs.server_names.into_iter().for_each(|host| self.by_server_name.remove(host, key.clone()));
             refs.backends.into_iter().for_each(|id| self.by_backend.remove(id, key.clone()));
             refs.certificates.into_iter().for_each(|id| self.by_certificate.remove(id, key.clone()));
             self.by_class.remove(old.class.name().cloned(), key.clone());
@@ -198,8 +209,8 @@ impl Objects {
         if let Some(new) = new {
             dirty_ingress(&mut dirty, &new);
             let refs = new.references();
+            refs.tls_hosts().for_each(|host| self.by_tls_host.insert(host.clone(), key.clone()));
             refs.hosts.into_iter().for_each(|host| self.by_host.insert(host, key.clone()));
-            refs.server_names.into_iter().for_each(|host| self.by_server_name.insert(host, key.clone()));
             refs.backends.into_iter().for_each(|id| self.by_backend.insert(id, key.clone()));
             refs.certificates.into_iter().for_each(|id| self.by_certificate.insert(id, key.clone()));
             self.by_class.insert(new.class.name().cloned(), key.clone());

@@ -35,7 +35,7 @@ impl ClassUse {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ingress {
     pub(crate) reference: ObjectRef,
-    pub(crate) created: i128,
+    pub(crate) created: i64,
     pub(crate) class: ClassUse,
     pub(crate) default_backend: Option<BackendUse>,
     pub(crate) rules: Box<[Rule]>,
@@ -115,6 +115,13 @@ pub(crate) struct References {
     pub(crate) server_names: BTreeSet<HostPattern>,
     pub(crate) backends: BTreeSet<BackendId>,
     pub(crate) certificates: BTreeSet<CertificateId>,
+}
+
+impl References {
+    /// Server names that are no host of a rule.
+    pub(crate) fn tls_hosts(&self) -> impl Iterator<Item = &HostPattern> {
+        self.server_names.difference(&self.hosts)
+    }
 }
 
 impl Ingress {
@@ -449,7 +456,7 @@ impl Tls {
 /// What is kept of an IngressClass.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Class {
-    pub(crate) created: i128,
+    pub(crate) created: i64,
     pub(crate) controller: Box<str>,
     pub(crate) default: bool,
     /// The dialect annotation as written.

@@ -9,7 +9,7 @@ use sluicegate_config::{BackendId, HostPattern, SourceKey, Verdict};
 impl Translator<'_> {
     pub(super) fn server_name(&mut self, host: &HostPattern) -> Option<ServerNameDraft> {
         let objects = self.objects;
-        let (_, claimants) = self.claimants(objects.by_server_name.of(host))?;
+        let (_, claimants) = self.claimants(objects.by_server_name(host))?;
         let mut wishes = Vec::new();
         for (ingress, _) in claimants {
             if ingress.options().passthrough {
