@@ -7,6 +7,7 @@ use crate::pool::UpstreamSettings;
 use crate::transport::Transport;
 use bytes::Bytes;
 use h2::client::SendRequest;
+use sluicegate_telemetry::WorkerMetrics;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -91,13 +92,33 @@ impl Ejections {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) settings: UpstreamSettings,
+    /// Who counts connections.
+    pub(crate) metrics: Option<Arc<WorkerMetrics>>,
     /// Endpoints that hold connections: what the sweep visits, be there ever so many that do not.
     pub(crate) occupied: RefCell<Vec<Rc<EndpointState>>>,
+}
+
+/// An open connection as the metrics count it: in when it is made, out when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Option<Arc<WorkerMetrics>>);
+
+impl Counted {
+    pub(crate) fn new(metrics: Option<&Arc<WorkerMetrics>>) -> Self {
+        metrics.inspect(|metrics| metrics.upstream_opened());
+        Self(metrics.cloned())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|metrics| metrics.upstream_closed());
+    }
 }
 
 /// An HTTP/1.1 connection that nobody uses.
 #[derive(Debug)]
 pub(crate) struct IdleConnection {
+    pub(crate) counted: Counted,
     pub(crate) transport: Transport,
     pub(crate) opened: Instant,
     pub(crate) since: Instant,
@@ -107,6 +128,8 @@ pub(crate) struct IdleConnection {
 /// An HTTP/2 connection that requests share.
 #[derive(Debug)]
 pub(crate) struct Http2Connection {
+    #[expect(dead_code, reason = "held for what its drop counts")]
+    pub(crate) counted: Counted,
     pub(crate) sender: SendRequest<Bytes>,
     pub(crate) status: Rc<Http2Status>,
     pub(crate) opened: Instant,

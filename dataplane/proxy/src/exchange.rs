@@ -411,8 +411,6 @@ impl Attempts<'_> {
         let reused = lease.reused;
         if reused {
             worker.metrics.upstream_reused();
-        } else {
-            worker.metrics.upstream_opened();
         }
         let mut upstream = Http1Io::new(lease, Rc::clone(&worker.buffers));
         let authority = authority_text(&heads.request, endpoint.address());

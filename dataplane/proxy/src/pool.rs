@@ -4,7 +4,7 @@
 use crate::balance::{PickContext, Picker, mix};
 use crate::connect::{ConnectError, Http2Settings, Http2Status, TlsTarget, UpstreamTls, connect, connect_http2};
 use crate::endpoint::{
-    EjectionSettings, Ejections, EndpointReport, EndpointState, Http2Connection, IdleConnection, InFlight, Opening,
+    Counted,    EjectionSettings, Ejections, EndpointReport, EndpointState, Http2Connection, IdleConnection, InFlight, Opening,
     Shared, is_too_old,
 };
 use crate::resolve::{ResolveSettings, Resolver};
@@ -12,6 +12,7 @@ use crate::transport::Transport;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use rustls::RootCertStore;
+use sluicegate_telemetry::WorkerMetrics;
 use sluicegate_config::backend::{Backend, UpstreamProtocol};
 use sluicegate_route::SlottedBackend;
 use std::cell::{Cell, RefCell};
@@ -86,8 +87,18 @@ impl Upstreams {
     /// The upstream side of a worker. `seed` should differ between workers and between starts; `resolver` looks up
     /// the names of ExternalName Services.
     pub fn new(settings: UpstreamSettings, resolver: Rc<Resolver>, seed: u64) -> Rc<Self> {
+        Self::counted_by(None, settings, resolver, seed)
+    }
+
+    /// As [`new`](Self::new), with connections counted in and out.
+    pub fn counted_by(
+        metrics: Option<Arc<WorkerMetrics>>,
+        settings: UpstreamSettings,
+        resolver: Rc<Resolver>,
+        seed: u64,
+    ) -> Rc<Self> {
         let tls = UpstreamTls::new(settings.trusted_roots.clone());
-        let shared = Rc::new(Shared { settings, occupied: RefCell::default() });
+        let shared = Rc::new(Shared { settings, metrics, occupied: RefCell::default() });
         Rc::new(Self { slots: RefCell::default(), shared, tls, resolver, random: Cell::new(seed) })
     }
 
@@ -353,8 +364,8 @@ impl UpstreamBackend {
         limit: Duration,
     ) -> Result<Lease, ConnectError> {
         match endpoint.take_idle(now) {
-            Some(IdleConnection { transport, opened, requests, .. }) => {
-                Ok(Lease { connection: transport, reused: true, opened, requests, guard: endpoint.begin() })
+            Some(IdleConnection { transport, opened, requests, counted, .. }) => {
+                Ok(Lease { connection: transport, reused: true, opened, requests, counted, guard: endpoint.begin() })
             }
             None => self.checkout_new(endpoint, limit).await,
         }
@@ -371,7 +382,8 @@ impl UpstreamBackend {
         match Box::pin(connect(endpoint.address(), tls.as_ref(), limit)).await {
             Ok(connection) => {
                 endpoint.opened();
-                Ok(Lease { connection, reused: false, opened: clock(), requests: 0, guard })
+                let counted = Counted::new(self.shared.metrics.as_ref());
+                Ok(Lease { connection, reused: false, opened: clock(), requests: 0, counted, guard })
             }
             Err(error) => Err(blamed(endpoint, error)),
         }
@@ -455,7 +467,7 @@ fn keep(endpoint: &Rc<EndpointState>, sender: SendRequest<Bytes>, status: Rc<Htt
     endpoint.opened();
     if !endpoint.is_removed() {
         let now = clock();
-        endpoint.http2.borrow_mut().push(Http2Connection { sender, status, opened: now, used: now });
+        endpoint.http2.borrow_mut().push(Http2Connection { counted: Counted::new(endpoint.shared.metrics.as_ref()), sender, status, opened: now, used: now });
         endpoint.list();
     }
 }
@@ -524,6 +536,7 @@ pub struct Lease {
     pub opened: Instant,
     /// Requests that it carried before this one.
     pub requests: u32,
+    counted: Counted,
     guard: InFlight,
 }
 
@@ -537,7 +550,13 @@ impl Lease {
     /// It is closed all the same if the endpoint was removed meanwhile, or if enough are idle.
     pub fn put_back(self) {
         let requests = self.requests.saturating_add(1);
-        let connection = IdleConnection { transport: self.connection, opened: self.opened, since: clock(), requests };
+        let connection = IdleConnection {
+            counted: self.counted,
+            transport: self.connection,
+            opened: self.opened,
+            since: clock(),
+            requests,
+        };
         self.guard.endpoint().put_idle(connection);
     }
 

@@ -374,7 +374,9 @@ impl WorkerStart {
             resolve: resolve.clone(),
             ..Default::default()
         };
-        let upstreams = Upstreams::new(upstream, Resolver::new(resolve, SystemLookup::default()), seed(self.index));
+        let resolver = Resolver::new(resolve, SystemLookup::default());
+        let upstreams =
+            Upstreams::counted_by(Some(Arc::clone(&self.metrics)), upstream, resolver, seed(self.index));
         let worker =
             Rc::new(Worker::new(self.settings, self.shared, self.metrics, upstreams, self.engine, seed(self.index)));
         let (stop, stopped) = watch::channel(false);
