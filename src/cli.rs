@@ -1,0 +1,197 @@
+//! The command line.
+
+use crate::options::{AdminAddress, RunOptions, TranslateOptions};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// L4/L7 load balancer and Kubernetes ingress data plane in one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluicegate",
+    version,
+    about = "Ingress gateway driven by Kubernetes manifests",
+    long_about = "Sluicegate is an ingress gateway driven by Kubernetes manifests: TLS, virtual hosts, HTTP/1.1, HTTP/2, gRPC, \
+                  WebSocket and TCP. A change swaps a table; nothing reloads.",
+    after_help = "Examples:\n  \
+                  sluicegate demo                                  # try it: backends, gateway, URLs to open\n  \
+                  sluicegate demo --once                           # drive every path once and print what happened\n  \
+                  sluicegate check manifests/                      # what would become of these manifests?\n  \
+                  sluicegate run --manifests manifests/            # serve them, and follow every change\n  \
+                  sluicegate routes                                # what does the running gateway serve?\n  \
+                  sluicegate explain https://shop.example/cart     # which rule takes this, and why?\n\n\
+                  Exit codes: 0 success, 1 something did not work, 2 wrong usage.\n\
+                  Every flag of `run` can be set as SLUICEGATE_FLAG in the environment or as a key of --config FILE.",
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start echo backends and the gateway on built-in manifests, to try it
+    #[command(
+        after_help = "Examples:\n  sluicegate demo\n  sluicegate demo --once\n  sluicegate demo --http 127.0.0.1:9080 --https 127.0.0.1:9443"
+    )]
+    Demo(DemoArguments),
+    /// Serve: the gateway
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArguments>),
+    /// Read manifests and print what each object becomes and what is rejected; exits 1 if anything is
+    #[command(
+        after_help = "Examples:\n  sluicegate check manifests/\n  sluicegate check web.yaml tls.yaml -o json\n  sluicegate check --take-over ingress-nginx manifests/"
+    )]
+    Check(CheckArguments),
+    /// Print the routes of the running gateway
+    #[command(after_help = "Examples:\n  sluicegate routes\n  sluicegate routes -o json | jq '.routes[].host'")]
+    Routes(QueryArguments),
+    /// Print the backends of the running gateway with their endpoints and counts
+    #[command(after_help = "Examples:\n  sluicegate backends\n  sluicegate backends --admin 127.0.0.1:10253 -o json")]
+    Backends(QueryArguments),
+    /// Print the virtual IPs that the manifests bind (the packet forwarder is not available yet)
+    #[command(after_help = "Examples:\n  sluicegate vips\n  sluicegate vips -o json")]
+    Vips(QueryArguments),
+    /// Say which rule takes a URL, and why every other candidate loses
+    #[command(
+        after_help = "Examples:\n  sluicegate explain https://shop.example/cart\n  sluicegate explain shop.example/cart --manifests manifests/\n  sluicegate explain http://192.0.2.10/ -o json"
+    )]
+    Explain(ExplainArguments),
+    #[command(hide = true)]
+    Backend(AnyArguments),
+    #[command(hide = true)]
+    Detach(AnyArguments),
+    #[command(hide = true)]
+    Doctor(AnyArguments),
+}
+
+const RUN_EXAMPLES: &str = "Examples:\n  \
+    sluicegate run --manifests manifests/\n  \
+    sluicegate run --manifests manifests/ --http 127.0.0.1:8080 --https 127.0.0.1:8443 --metrics 127.0.0.1:10254\n  \
+    sluicegate run --manifests manifests/ --take-over ingress-nginx --trusted-proxies 10.0.0.0/8\n  \
+    sluicegate run --config /etc/sluicegate.yaml\n\n\
+    Order: a flag wins over SLUICEGATE_<FLAG> in the environment (lists with commas), which wins over --config FILE\n\
+    (YAML; the keys are the flags without dashes in front, lists as lists).\n\n\
+    SIGTERM or SIGINT: /readyz says 503 while accepting goes on for --lame-duck, then nothing is accepted any more and\n\
+    what is under way may finish within --drain; exit code 0. A second signal ends it at once; exit code 1.";
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// Drive every path once, print a table of what happened, and exit 0 or 1
+    #[arg(long)]
+    pub once: bool,
+    /// Where to serve HTTP; if the port is taken, the next free one is used
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub http: std::net::SocketAddr,
+    /// Where to serve HTTPS; if the port is taken, the next free one is used
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
+    pub https: std::net::SocketAddr,
+    /// How to print the table of --once
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// What to log: error, warn, info, debug, or a list of target=level
+    #[arg(long, value_name = "FILTER", default_value = "error")]
+    pub log_level: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Folders and files of manifests
+    #[arg(required = true, value_name = "DIR|FILE")]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub translate: TranslateOptions,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct QueryArguments {
+    #[command(flatten)]
+    pub admin: AdminAddress,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// A URL; without a scheme, http://
+    #[arg(value_name = "URL")]
+    pub target: String,
+    /// Ask these manifests instead of a running gateway
+    #[arg(long, value_name = "DIR|FILE")]
+    pub manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    pub admin: AdminAddress,
+    #[command(flatten)]
+    pub translate: TranslateOptions,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// Takes whatever follows a command that is not there yet.
+#[derive(Debug, Args)]
+pub struct AnyArguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub rest: Vec<OsString>,
+}
+
+/// Reads the command line.
+pub fn parse() -> Result<Cli, clap::Error> {
+    Cli::try_parse()
+}
+
+/// Says what is wrong with the command line in one line, or prints the help that was asked for.
+pub fn report(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nothing is left to do where standard output is gone.
+            let _gone = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _gone = error.print();
+            ExitCode::from(2)
+        }
+        _ => {
+            crate::output::complain(&usage_message(error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// clap's message without its usage block: the complaint, tips and the pointer to the help, in one line.
+pub fn usage_message(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"))
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ");
+    format!("{}; see `sluicegate --help`", said.trim_start_matches("error: ").replace(":;", ":"))
+}

@@ -1,0 +1,373 @@
+//! The controller loop: one thread that owns the translation, takes what the source sees and gives the proxy its tables.
+//!
+//! Everybody else asks it through a channel. What it hands out are copies of maps of `Arc`s; documents are built from
+//! them by whoever asked, so that 20,000 routes are never written while a change waits.
+
+use crate::check::unix_now;
+use crate::explain;
+use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, Traffic};
+use sluicegate_admin::{ExplainError, Readiness, Section, State, StateView, Unavailable};
+use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, Verdict};
+use sluicegate_proxy::Proxy;
+use sluicegate_source::SourceEvent;
+use sluicegate_telemetry::Metrics;
+use sluicegate_telemetry::control::{CertificateExpiry, RejectionCounts};
+use sluicegate_translate::{Controller, Update};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Events and questions that may wait. A source that is faster blocks, and its changes gather meanwhile.
+const QUEUE: usize = 16;
+/// How long somebody waits for an answer of the loop, which may be in the middle of the first 20,000 Ingresses.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often certificates are looked at for having expired, where nothing else happens.
+const TICK: Duration = Duration::from_secs(30);
+/// Rejections of one change that are logged one by one; the rest is counted.
+const MOST_LOGGED: usize = 100;
+
+/// What the loop is sent.
+pub enum Message {
+    /// Objects changed.
+    Source(SourceEvent),
+    /// Somebody wants to see the state, or one section of it.
+    Look(Option<Section>, SyncSender<Snapshot>),
+    /// It is over.
+    Stop,
+}
+
+/// A copy of what there is, cheap to make.
+pub struct Snapshot {
+    desired: Desired,
+    rejections: Vec<Rejection>,
+}
+
+/// What probes ask, without a lock.
+#[derive(Debug, Default)]
+pub struct Status {
+    applied: AtomicBool,
+    leaving: AtomicBool,
+}
+
+impl Status {
+    /// True once the first full state is served.
+    pub fn is_applied(&self) -> bool {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// From here on the gateway is not ready any more.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    fn readiness(&self) -> Readiness {
+        let mut readiness = Readiness::ready();
+        if !self.is_applied() {
+            readiness = readiness.and("the first state is not applied yet");
+        }
+        if self.leaving.load(Ordering::Acquire) {
+            readiness = readiness.and("the gateway is shutting down");
+        }
+        readiness
+    }
+}
+
+/// The running loop.
+pub struct Control {
+    messages: SyncSender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Starts the loop.
+    pub fn start(
+        settings: Settings,
+        proxy: Arc<Proxy>,
+        metrics: Arc<Metrics>,
+        status: Arc<Status>,
+    ) -> io::Result<Self> {
+        let (messages, inbox) = sync_channel(QUEUE);
+        let shell = Loop { controller: Controller::new(settings), proxy, metrics, status };
+        let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || shell.run(&inbox))?;
+        Ok(Self { messages, thread: Some(thread) })
+    }
+
+    /// Where to send events and questions.
+    pub fn messages(&self) -> SyncSender<Message> {
+        self.messages.clone()
+    }
+
+    /// True while the loop runs.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // A loop that is gone needs no telling.
+        let _gone = self.messages.send(Message::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the controller loop ended by a panic");
+        }
+    }
+}
+
+struct Loop {
+    controller: Controller,
+    proxy: Arc<Proxy>,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+}
+
+impl Loop {
+    fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            match inbox.recv_timeout(TICK) {
+                Ok(Message::Source(event)) => self.take(event),
+                Ok(Message::Look(section, answer)) => {
+                    // Whoever asked may have stopped waiting.
+                    let _gone = answer.send(self.snapshot(section));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let update = self.controller.apply([], unix_now());
+                    self.serve(&update, Instant::now());
+                    self.tell(&update);
+                }
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, event: SourceEvent) {
+        let update = self.controller.apply(event.changes, unix_now());
+        self.serve(&update, event.noticed);
+        self.tell(&update);
+        for (file, rejections) in event.file_rejections {
+            let update = self.controller.set_file_rejections(&file, rejections);
+            self.tell(&update);
+        }
+        if event.initial {
+            self.status.applied.store(true, Ordering::Release);
+            let desired = self.controller.desired();
+            tracing::info!(
+                hosts = desired.routes.len(),
+                backends = desired.backends.len(),
+                certificates = desired.certificates.len(),
+                took_ms = millis(event.noticed.elapsed()),
+                "the first state is served"
+            );
+        }
+    }
+
+    /// Gives the proxy its next tables, and only then looks after everything else.
+    fn serve(&self, update: &Update, noticed: Instant) {
+        let Update { diff, generation, .. } = update;
+        if diff.is_empty() {
+            return;
+        }
+        let before = self.proxy.table();
+        let applied = self.proxy.apply(diff, *generation);
+        let took = noticed.elapsed();
+        self.restart_counters(&before, diff);
+        for failure in &applied.failures {
+            tracing::error!(generation = generation.0, "{failure}");
+        }
+        let failures = u64::try_from(applied.failures.len()).unwrap_or(u64::MAX);
+        self.metrics.applied(generation.0, SystemTime::now(), took, failures);
+        self.count_objects();
+        if !diff.certificates.is_empty() {
+            let certificates = self.controller.desired().certificates.values().map(|certificate| CertificateExpiry {
+                not_after: certificate.not_after,
+                namespace: Arc::clone(&certificate.id.namespace),
+                name: Arc::clone(&certificate.id.name),
+            });
+            self.metrics.set_certificates(certificates);
+        }
+        tracing::info!(
+            generation = generation.0,
+            hosts = diff.routes.len(),
+            backends = diff.backends.len(),
+            certificates = diff.certificates.len(),
+            took_ms = millis(took),
+            "applied"
+        );
+    }
+
+    /// A backend that is new takes a slot in which another one may have counted.
+    fn restart_counters(&self, before: &sluicegate_route::RouteTable, diff: &Diff) {
+        let after = self.proxy.table();
+        for (id, change) in &diff.backends {
+            if matches!(change, Change::Set(_))
+                && before.backend_slot(id).is_none()
+                && let Some(slot) = after.backend_slot(id)
+            {
+                self.metrics.restart_backend(counter(slot));
+            }
+        }
+    }
+
+    fn count_objects(&self) {
+        let desired = self.controller.desired();
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let routes = desired.routes.values().map(|host| host.routes.len() + usize::from(host.fallback.is_some())).sum();
+        let endpoints = desired.backends.values().map(|backend| backend.endpoints.len()).sum();
+        self.metrics.set_objects([
+            ("hosts", count(desired.routes.len())),
+            ("routes", count(routes)),
+            ("backends", count(desired.backends.len())),
+            ("endpoints", count(endpoints)),
+            ("server_names", count(desired.server_names.len())),
+            ("certificates", count(desired.certificates.len())),
+            ("listeners", count(desired.listeners.len())),
+            ("vips", count(desired.vips.len())),
+        ]);
+    }
+
+    /// Logs what was not taken and was taken before, and counts.
+    fn tell(&self, update: &Update) {
+        for rejection in update.new_rejections.iter().take(MOST_LOGGED) {
+            match rejection.verdict {
+                Verdict::Ignored => tracing::info!("{rejection}"),
+                Verdict::Rejected | Verdict::Warning => tracing::warn!("{rejection}"),
+            }
+        }
+        if update.new_rejections.len() > MOST_LOGGED {
+            let more = update.new_rejections.len() - MOST_LOGGED;
+            tracing::warn!(
+                "{more} more things were rejected or ignored; /api/v1/state and `sluicegate check` name them"
+            );
+        }
+        if update.rejections_changed {
+            let mut counts = RejectionCounts::default();
+            for rejection in self.controller.rejections() {
+                match rejection.verdict {
+                    Verdict::Rejected => counts.rejected += 1,
+                    Verdict::Ignored => counts.ignored += 1,
+                    Verdict::Warning => counts.warning += 1,
+                }
+            }
+            self.metrics.set_rejections(counts);
+        }
+    }
+
+    /// Copies the maps that the section needs.
+    fn snapshot(&self, section: Option<Section>) -> Snapshot {
+        let from = self.controller.desired();
+        let wanted = |these: &[Section]| section.is_none_or(|section| these.contains(&section));
+        let mut desired = Desired { generation: from.generation, ..Desired::default() };
+        if wanted(&[Section::Routes]) {
+            desired.routes.clone_from(&from.routes);
+        }
+        if wanted(&[Section::Backends]) {
+            desired.backends.clone_from(&from.backends);
+        }
+        if wanted(&[Section::Certificates, Section::ServerNames]) {
+            desired.certificates.clone_from(&from.certificates);
+            desired.server_names.clone_from(&from.server_names);
+        }
+        if wanted(&[Section::Listeners]) {
+            desired.listeners.clone_from(&from.listeners);
+        }
+        if wanted(&[Section::Vips]) {
+            desired.vips.clone_from(&from.vips);
+        }
+        let rejections =
+            if wanted(&[Section::Rejections]) { self.controller.rejections().cloned().collect() } else { Vec::new() };
+        Snapshot { desired, rejections }
+    }
+}
+
+/// The gateway as the admin API sees it.
+pub struct View {
+    messages: SyncSender<Message>,
+    proxy: Arc<Proxy>,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+}
+
+impl View {
+    /// Looks at a loop and its proxy.
+    pub fn new(control: &Control, proxy: Arc<Proxy>, metrics: Arc<Metrics>, status: Arc<Status>) -> Self {
+        Self { messages: control.messages(), proxy, metrics, status }
+    }
+}
+
+impl StateView for View {
+    fn state(&self, section: Option<Section>) -> Result<State, Unavailable> {
+        let gone = || Unavailable("the controller loop has ended".to_owned());
+        let (answer, answers) = sync_channel(1);
+        self.messages.send(Message::Look(section, answer)).map_err(|_| gone())?;
+        let snapshot = answers.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Unavailable("the controller loop is busy".to_owned()),
+            RecvTimeoutError::Disconnected => gone(),
+        })?;
+        let live = LiveProxy::new(&self.proxy, &self.metrics, section);
+        Ok(State::build(&snapshot.desired, &snapshot.rejections, &live, &self.ready(), section))
+    }
+
+    fn explain(&self, url: &str) -> Result<serde_json::Value, ExplainError> {
+        explain::by_table(&self.proxy.table(), url).map_err(ExplainError::Url)
+    }
+
+    fn ready(&self) -> Readiness {
+        self.status.readiness()
+    }
+}
+
+/// What the workers know, gathered once a question.
+struct LiveProxy<'a> {
+    proxy: &'a Proxy,
+    metrics: &'a Metrics,
+    table: Arc<sluicegate_route::RouteTable>,
+    endpoints: BTreeMap<BackendId, BTreeMap<SocketAddr, LiveEndpoint>>,
+}
+
+impl<'a> LiveProxy<'a> {
+    fn new(proxy: &'a Proxy, metrics: &'a Metrics, section: Option<Section>) -> Self {
+        let mut endpoints = BTreeMap::new();
+        if section.is_none_or(|section| section == Section::Backends) {
+            for report in proxy.endpoint_states() {
+                let views = report.endpoints.iter().map(|view| {
+                    let traffic = Traffic { active: view.active, requests: view.requests, errors: view.errors };
+                    (view.address, LiveEndpoint { ejected: view.ejected_by > 0, traffic })
+                });
+                endpoints.insert(report.backend.id.clone(), views.collect());
+            }
+        }
+        Self { proxy, metrics, table: proxy.table(), endpoints }
+    }
+}
+
+impl Live for LiveProxy<'_> {
+    fn listeners(&self) -> Vec<(ListenerProtocol, SocketAddr)> {
+        let addresses = self.proxy.addresses();
+        let http = addresses.http.iter().map(|address| (ListenerProtocol::Http, *address));
+        http.chain(addresses.https.iter().map(|address| (ListenerProtocol::Https, *address))).collect()
+    }
+
+    fn backend(&self, id: &BackendId) -> Option<Traffic> {
+        let totals = self.metrics.backend(counter(self.table.backend_slot(id)?));
+        Some(Traffic { active: totals.active, requests: totals.requests, errors: totals.errors })
+    }
+
+    fn endpoints(&self, id: &BackendId) -> BTreeMap<SocketAddr, LiveEndpoint> {
+        self.endpoints.get(id).cloned().unwrap_or_default()
+    }
+}
+
+/// The counters of a slot; slots beyond what 32 bits hold have none.
+fn counter(slot: sluicegate_route::BackendSlot) -> u32 {
+    u32::try_from(slot.index()).unwrap_or(u32::MAX)
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e5).round() / 100.0
+}

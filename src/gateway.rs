@@ -1,0 +1,170 @@
+//! The gateway, wired in the order in which traffic needs it: listeners, probes, the first state, then readiness.
+
+use crate::control::{Control, Message, Status, View};
+use anyhow::{Context as _, anyhow, bail};
+use sluicegate_admin::{AdminServer, AdminSettings};
+use sluicegate_config::{Certificate, CertificateId, Kind, NamespacedName, ObjectRef, Settings};
+use sluicegate_proxy::{Proxy, ProxySettings};
+use sluicegate_source::{Directory, DirectorySettings};
+use sluicegate_telemetry::Metrics;
+use sluicegate_translate::{Controller, Object, ObjectChange};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everything that a gateway is started with.
+pub struct GatewaySettings {
+    pub directory: DirectorySettings,
+    pub translate: Settings,
+    pub proxy: ProxySettings,
+    pub admin: AdminSettings,
+    /// The Secret with the certificate for names that have none.
+    pub default_certificate: Option<NamespacedName>,
+}
+
+/// A running gateway. Dropping it ends it without draining.
+pub struct Gateway {
+    // In the order in which they end: nobody asks and nothing changes before the loop is gone.
+    admin: AdminServer,
+    directory: Directory,
+    control: Control,
+    proxy: Arc<Proxy>,
+    status: Arc<Status>,
+}
+
+impl Gateway {
+    /// Binds everything, then reads the manifests in the background.
+    ///
+    /// # Errors
+    /// Where an address, a file or a setting does not do; the message names it and says what to do.
+    pub fn start(mut settings: GatewaySettings) -> anyhow::Result<Self> {
+        if settings.proxy.workers == 0 {
+            settings.proxy.workers = std::thread::available_parallelism().map_or(1, usize::from);
+        }
+        if let Some(secret) = &settings.default_certificate {
+            settings.proxy.default_certificate = Some(read_certificate(&settings.directory.paths, secret)?);
+        }
+        raise_file_limit();
+        let metrics = Metrics::new(settings.proxy.workers);
+        let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics))?);
+        let status = Arc::new(Status::default());
+        let control =
+            Control::start(settings.translate, Arc::clone(&proxy), Arc::clone(&metrics), Arc::clone(&status))?;
+        let view = View::new(&control, Arc::clone(&proxy), Arc::clone(&metrics), Arc::clone(&status));
+        let admin = AdminServer::start(settings.admin, Arc::new(view), metrics)?;
+        let messages = control.messages();
+        let directory =
+            Directory::watch(settings.directory, move |event| messages.send(Message::Source(event)).is_ok())
+                .context("--manifests")?;
+        let listening = proxy.addresses();
+        tracing::info!(
+            http = ?listening.http,
+            https = ?listening.https,
+            metrics = ?admin.addresses().metrics,
+            admin = %admin.addresses().admin,
+            "listening"
+        );
+        Ok(Self { admin, directory, control, proxy, status })
+    }
+
+    /// The proxy.
+    pub fn proxy(&self) -> &Arc<Proxy> {
+        &self.proxy
+    }
+
+    /// Where the admin API is.
+    pub fn admin_address(&self) -> std::net::SocketAddr {
+        self.admin.addresses().admin
+    }
+
+    /// Waits until the first state is served.
+    pub fn wait_until_ready(&self, limit: Duration) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !self.status.is_applied() {
+            if start.elapsed() > limit {
+                bail!("the first state is not served after {limit:?}");
+            }
+            self.check_alive()?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// True once the first state is served.
+    pub fn is_ready(&self) -> bool {
+        self.status.is_applied()
+    }
+
+    /// Fails where a thread without which nothing goes on has ended.
+    pub fn check_alive(&self) -> anyhow::Result<()> {
+        if !self.proxy.is_alive() {
+            bail!("a worker ended unexpectedly; the log says why");
+        }
+        if !self.control.is_alive() {
+            bail!("the controller loop ended unexpectedly; the log says why");
+        }
+        Ok(())
+    }
+
+    /// Readiness off; accepting goes on.
+    pub fn lame_duck(&self) {
+        self.status.leave();
+    }
+
+    /// Stops accepting and lets what is under way finish, for at most so long.
+    pub fn shut_down(self, limit: Duration) {
+        self.status.leave();
+        // Probes and metrics are answered until the last connection has ended; tables do not change any more.
+        drop(self.directory);
+        let drained = self.proxy.shutdown(limit);
+        if drained.cut > 0 {
+            tracing::warn!(cut = drained.cut, "connections were still open after --drain and were cut");
+        }
+        drop(self.control);
+        self.admin.stop();
+        tracing::info!(took_ms = drained.took.as_millis(), "drained");
+    }
+}
+
+/// Reads a Secret of the manifests by the rules for every other certificate: as if an Ingress asked for it.
+fn read_certificate(paths: &[PathBuf], secret: &NamespacedName) -> anyhow::Result<Certificate> {
+    use k8s_openapi::api::networking::v1::{Ingress, IngressSpec, IngressTLS};
+    let flag = format!("--default-ssl-certificate {secret}");
+    let loaded = sluicegate_source::load(paths).context("--manifests")?;
+    let wanted = ObjectRef::new(Kind::Secret, secret.namespace.clone(), secret.name.clone());
+    let found = loaded
+        .changes
+        .into_iter()
+        .find(|change| matches!(change, ObjectChange::Set(object) if object.reference() == wanted));
+    let found = found
+        .ok_or_else(|| anyhow!("{flag}: there is no such Secret in the manifests; add it or leave the flag out"))?;
+    let mut ingress = Ingress::default();
+    ingress.metadata.namespace = Some(secret.namespace.to_string());
+    ingress.metadata.name = Some("default-certificate".to_owned());
+    let tls =
+        IngressTLS { hosts: Some(vec!["default.invalid".to_owned()]), secret_name: Some(secret.name.to_string()) };
+    ingress.spec = Some(IngressSpec { tls: Some(vec![tls]), ..IngressSpec::default() });
+    let mut controller = Controller::new(Settings::for_folder());
+    controller.apply([found, ObjectChange::Set(Object::Ingress(ingress))], crate::check::unix_now());
+    let id = CertificateId { namespace: secret.namespace.clone(), name: secret.name.clone() };
+    if let Some(certificate) = controller.desired().certificates.get(&id) {
+        return Ok(Certificate::clone(certificate));
+    }
+    let why = controller.rejections().find(|rejection| rejection.object == wanted);
+    Err(match why {
+        Some(why) => anyhow!("{flag}: {}: {}; {}", why.field, why.reason, why.remedy),
+        None => anyhow!("{flag}: the Secret holds no usable certificate; it needs tls.crt and tls.key"),
+    })
+}
+
+/// Every connection is a file descriptor, and the usual soft limit of 1024 is for programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files cannot be raised; raise it with ulimit -n");
+        }
+    }
+}

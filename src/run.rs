@@ -1,0 +1,170 @@
+//! `run`: the gateway until somebody ends it.
+
+use crate::Failure;
+use crate::cli::RunArguments;
+use crate::gateway::{Gateway, GatewaySettings};
+use crate::options::{LogFormatName, RunOptions, ServeOptions};
+use sluicegate_admin::AdminSettings;
+use sluicegate_proxy::{Limits, ProxySettings, Timeouts};
+use sluicegate_source::DirectorySettings;
+use sluicegate_telemetry::logging::{self, LogFormat};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+const LAME_DUCK: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(30);
+/// How often the threads are looked after.
+const PULSE: Duration = Duration::from_millis(500);
+
+pub fn run(arguments: RunArguments) -> Result<(), Failure> {
+    let options = arguments.options.with_file()?;
+    options.refuse_what_is_not_there()?;
+    if options.serve.manifests.is_empty() {
+        return Err(Failure::Usage(
+            "no manifests: the Kubernetes API as a source is not available yet; give a folder or file with --manifests"
+                .to_owned(),
+        ));
+    }
+    start_logging(&options.serve)?;
+    let lame_duck = options.serve.lame_duck.unwrap_or(LAME_DUCK);
+    let drain = options.serve.drain.unwrap_or(DRAIN);
+    let settings = settings(options);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let gateway = Gateway::start(settings)?;
+    runtime.block_on(async {
+        let name = until_signal(&gateway, &mut signals).await?;
+        tracing::info!("{name}: not ready any more, accepting for {lame_duck:?}, then draining for at most {drain:?}");
+        gateway.lame_duck();
+        // Nobody was sent here before the first state.
+        let lame_duck = if gateway.is_ready() { lame_duck } else { Duration::ZERO };
+        tokio::select! {
+            () = tokio::time::sleep(lame_duck) => {}
+            name = signals.next() => return Err(second(name)),
+        }
+        let draining = tokio::task::spawn_blocking(move || gateway.shut_down(drain));
+        tokio::select! {
+            done = draining => done.map_err(Failure::from),
+            name = signals.next() => Err(second(name)),
+        }
+    })
+}
+
+/// Ends the process: threads that still carry traffic are not waited for.
+fn second(name: &'static str) -> Failure {
+    tracing::warn!("{name}: ended at once by a second signal");
+    std::process::exit(1)
+}
+
+async fn until_signal(gateway: &Gateway, signals: &mut Signals) -> Result<&'static str, Failure> {
+    let mut pulse = tokio::time::interval(PULSE);
+    loop {
+        tokio::select! {
+            name = signals.next() => return Ok(name),
+            _ = pulse.tick() => gateway.check_alive()?,
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over; the runtime must be entered.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next one.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn start_logging(options: &ServeOptions) -> Result<(), Failure> {
+    let format = match options.log_format.unwrap_or_default() {
+        LogFormatName::Text => LogFormat::Text,
+        LogFormatName::Json => LogFormat::Json,
+    };
+    log_to_stderr(format, options.log_level.as_deref().unwrap_or("info"))
+}
+
+/// Sets up the log, and panics as lines of it.
+pub fn log_to_stderr(format: LogFormat, filter: &str) -> Result<(), Failure> {
+    logging::init(format, filter).map_err(|error| Failure::Usage(error.to_string()))?;
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(thread, place, "panic: {message}");
+    }));
+    Ok(())
+}
+
+fn settings(options: RunOptions) -> GatewaySettings {
+    let RunOptions { serve, translate, .. } = options;
+    let http = or_any(&serve.http, 80);
+    let https = or_any(&serve.https, 443);
+    let metrics = or_any(&serve.metrics, 10254);
+    let admin = serve.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)));
+    let reserved =
+        http.iter().chain(&https).chain(&metrics).chain([&admin]).map(SocketAddr::port).filter(|port| *port != 0);
+    GatewaySettings {
+        translate: translate.settings(reserved),
+        directory: DirectorySettings { paths: serve.manifests.clone(), poll: serve.poll.unwrap_or(false) },
+        admin: AdminSettings { metrics, admin, token_file: serve.admin_token_file.clone() },
+        default_certificate: serve.default_ssl_certificate.clone(),
+        proxy: proxy_settings(serve, http, https),
+    }
+}
+
+fn proxy_settings(serve: ServeOptions, http: Vec<SocketAddr>, https: Vec<SocketAddr>) -> ProxySettings {
+    let (limits, timeouts) = (Limits::default(), Timeouts::default());
+    ProxySettings {
+        http,
+        https,
+        workers: serve.workers.map_or(0, usize::from),
+        proxy_protocol: serve.proxy_protocol.unwrap_or(false),
+        trusted: serve.trusted_proxies,
+        forwarded: serve.forwarded.unwrap_or(false),
+        stream_engine: serve.stream_engine.map(Into::into).unwrap_or_default(),
+        limits: Limits {
+            max_head_bytes: serve.max_head_bytes.unwrap_or(limits.max_head_bytes),
+            max_fields: serve.max_fields.unwrap_or(limits.max_fields),
+            max_target_bytes: serve.max_uri_bytes.unwrap_or(limits.max_target_bytes),
+            max_body_bytes: serve.max_body_bytes.unwrap_or(limits.max_body_bytes),
+            max_connections: serve.max_connections.unwrap_or(limits.max_connections),
+            max_streams: serve.max_streams.unwrap_or(limits.max_streams),
+            max_tries: serve.max_tries.unwrap_or(limits.max_tries),
+            ..limits
+        },
+        timeouts: Timeouts {
+            request_head: serve.header_timeout.unwrap_or(timeouts.request_head),
+            idle: serve.idle_timeout.unwrap_or(timeouts.idle),
+            connect: serve.connect_timeout.unwrap_or(timeouts.connect),
+            upstream_read: serve.read_timeout.unwrap_or(timeouts.upstream_read),
+            upstream_send: serve.send_timeout.unwrap_or(timeouts.upstream_send),
+            ..timeouts
+        },
+        ..ProxySettings::default()
+    }
+}
+
+/// The addresses, or all of this machine's: `[::]` takes IPv4 too, where there is IPv6 at all.
+fn or_any(given: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+    if !given.is_empty() {
+        return given.to_vec();
+    }
+    let any = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+        Err(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+    };
+    vec![any]
+}
