@@ -8,6 +8,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVer
 use sluicegate_proxy::client_hello::{ClientHello, ClientHelloError, ClientHelloReader, MAX_CLIENT_HELLO};
 use std::sync::Arc;
 
+/// What it is, its extensions, and the name that is read out of it.
+type Row = (&'static str, Vec<u8>, Result<Option<String>, ()>);
+
 type Inspected = Result<Option<ClientHello>, ClientHelloError>;
 
 #[test]
@@ -52,7 +55,7 @@ fn names_and_protocols() {
     let malformed = Err(());
     let long_label = format!("{}.test", "a".repeat(64));
     let long_name = format!("{}.test", ["a".repeat(60).as_str(); 5].join("."));
-    let rows: Vec<(&str, Vec<u8>, Result<Option<String>, ()>)> = vec![
+    let rows: Vec<Row> = vec![
         ("no extensions", extensions(&[]), found(None)),
         ("a name", sni(&[(0, b"a.test")]), found(Some("a.test"))),
         ("capitals", sni(&[(0, b"WWW.A.Test")]), found(Some("www.a.test"))),

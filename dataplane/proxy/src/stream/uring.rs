@@ -2,13 +2,13 @@
 //! sockets are handed over.
 
 use super::relay::{BUFFER, Fault, Progress, Side, drive};
-use super::{Ended, RelayOutcome};
+use super::RelayOutcome;
 use rustix::net::sockopt::set_socket_linger;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use thiserror::Error;
@@ -24,6 +24,9 @@ const IDLE_BUFFER: usize = 4 * 1024;
 
 /// Buffers of [`BUFFER`] bytes that the thread keeps.
 const POOLED_BUFFERS: usize = 16;
+
+/// Given to operations that were made to return. They do so at once; a relay must not depend on it.
+const ABANDON: Duration = Duration::from_secs(1);
 
 /// Entries of the submission ring. Two reads a relay are outstanding; the ring holds those of one turn only.
 const RING_ENTRIES: u32 = 1024;
@@ -124,7 +127,7 @@ impl UringWorker {
 }
 
 impl UringRelay {
-    /// Asks the relay to end. Its outcome still comes, as [`Ended::Drained`] if nothing else ended it before.
+    /// Asks the relay to end. Its outcome still comes, as [`Ended::Drained`](super::Ended::Drained) if nothing else ended it before.
     pub fn end(&mut self) {
         if let Some(end) = self.end.take() {
             let _ = end.send(());
@@ -185,29 +188,34 @@ async fn relay(
     ended: oneshot::Receiver<()>,
 ) -> RelayOutcome {
     let progress = Progress::default();
-    let finish = {
-        let up = pump(&client, &backend, prefix, &progress.up);
-        let down = pump(&backend, &client, Vec::new(), &progress.down);
-        let pass_fin = |to| {
-            let socket = match to {
-                Side::Client => &client,
-                Side::Backend => &backend,
-            };
-            let _ = socket.control.shutdown(Shutdown::Write);
+    let (up_ended, down_ended) = (Cell::new(false), Cell::new(false));
+    let mut up = pin!(pump(&client, &backend, prefix, &progress.up, &up_ended));
+    let mut down = pin!(pump(&backend, &client, Vec::new(), &progress.down, &down_ended));
+    let pass_fin = |to| {
+        let socket = match to {
+            Side::Client => &client,
+            Side::Backend => &backend,
         };
-        // An `Err` says that the relay was dropped, which ends it just the same.
-        let drain = async {
-            let _ = ended.await;
-        };
-        drive(up, down, &progress, idle_timeout, drain, pass_fin).await
+        let _ = socket.control.shutdown(Shutdown::Write);
     };
-    match finish.ended {
-        // Nothing is outstanding.
-        Ended::ClientClosed | Ended::BackendClosed => {}
-        _ => {
-            client.abandon(finish.reset == Some(Side::Client));
-            backend.abandon(finish.reset == Some(Side::Backend));
-        }
+    // An `Err` says that the relay was dropped, which ends it just the same.
+    let drain = async {
+        let _ = ended.await;
+    };
+    let finish = drive(up.as_mut(), down.as_mut(), &progress, idle_timeout, drain, pass_fin).await;
+    if !(up_ended.get() && down_ended.get()) {
+        client.abandon(finish.reset == Some(Side::Client));
+        backend.abandon(finish.reset == Some(Side::Backend));
+        // What is with the kernel comes back, with what it has delivered in the meantime.
+        let rest = async {
+            if !up_ended.get() {
+                let _ = up.await;
+            }
+            if !down_ended.get() {
+                let _ = down.await;
+            }
+        };
+        let _ = tokio::time::timeout(ABANDON, rest).await;
     }
     progress.outcome(finish.ended)
 }
@@ -255,7 +263,19 @@ impl Socket {
 }
 
 /// One direction, until the end of what `from` sends.
-async fn pump(from: &Socket, to: &Socket, prefix: Vec<u8>, delivered: &Cell<u64>) -> Result<(), Fault> {
+async fn pump(
+    from: &Socket,
+    to: &Socket,
+    prefix: Vec<u8>,
+    delivered: &Cell<u64>,
+    ended: &Cell<bool>,
+) -> Result<(), Fault> {
+    let result = pump_all(from, to, prefix, delivered).await;
+    ended.set(true);
+    result
+}
+
+async fn pump_all(from: &Socket, to: &Socket, prefix: Vec<u8>, delivered: &Cell<u64>) -> Result<(), Fault> {
     write_all(to, prefix, delivered).await?;
     let mut small = Vec::with_capacity(IDLE_BUFFER);
     let mut full = false;
