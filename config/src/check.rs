@@ -495,11 +495,19 @@ fn external_name(name: &str) -> Result<Arc<str>, String> {
     }
     match HostName::parse(&bare) {
         // `127.1` and `2130706433` are addresses to a resolver, though not to the parser above.
-        Ok(host) if host.as_str().rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit())) => {
+        Ok(host) if host.as_str().rsplit('.').next().is_some_and(is_number) => {
             Err("ends in a number and is no IP address".to_owned())
         }
         Ok(host) => Ok(host.as_str().into()),
         Err(why) => Err(format!("cannot be resolved: {why}")),
+    }
+}
+
+/// A label that old resolvers read as part of an address, in decimal or hexadecimal.
+fn is_number(label: &str) -> bool {
+    match label.strip_prefix("0x") {
+        Some(hex) => hex.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
     }
 }
 

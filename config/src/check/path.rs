@@ -135,20 +135,30 @@ fn compiles(pattern: &Arc<str>) -> Result<(), PathProblem> {
     if let Some(syntax) = backtracking_syntax(pattern) {
         return Err(PathProblem::Backtracking { pattern: Arc::clone(pattern), syntax });
     }
-    let anchored = format!("^(?:{pattern})");
-    match regex::RegexBuilder::new(&anchored).case_insensitive(true).size_limit(PATTERN_SIZE_LIMIT).build() {
+    // Over bytes, as the data plane matches; Unicode classes only where the pattern cannot be read without.
+    let build = |unicode| {
+        regex::bytes::RegexBuilder::new(pattern)
+            .case_insensitive(true)
+            .unicode(unicode)
+            .size_limit(PATTERN_SIZE_LIMIT)
+            .build()
+    };
+    match build(false).or_else(|first| if is_syntax(&first) { build(true) } else { Err(first) }) {
         Ok(_) => Ok(()),
         Err(regex::Error::CompiledTooBig(_)) => Err(PathProblem::TooLarge(Arc::clone(pattern))),
         Err(error) => {
             let why = match regex_syntax::parse(pattern) {
                 Err(regex_syntax::Error::Parse(error)) => error.kind().to_string(),
                 Err(regex_syntax::Error::Translate(error)) => error.kind().to_string(),
-                // The pattern is right by itself and wrong inside the group: an unbalanced parenthesis.
                 _ => error.to_string().lines().last().unwrap_or_default().trim().to_owned(),
             };
             Err(PathProblem::NotARegex { pattern: Arc::clone(pattern), why })
         }
     }
+}
+
+fn is_syntax(error: &regex::Error) -> bool {
+    matches!(error, regex::Error::Syntax(_))
 }
 
 /// Names the PCRE-only syntax of a pattern.
@@ -181,9 +191,17 @@ fn backtracking_syntax(pattern: &str) -> Option<&'static str> {
             _ if in_class => {}
             b'(' if rest.starts_with(b"(?>") => return Some("an atomic group"),
             b'(' if rest.starts_with(b"(?R") || rest.starts_with(b"(?1") => return Some("recursion"),
-            b'*' | b'+' | b'?' | b'}' if rest.get(1) == Some(&b'+') => return Some("a possessive quantifier"),
+            b'*' | b'+' | b'?' if rest.get(1) == Some(&b'+') => return Some("a possessive quantifier"),
+            b'}' if rest.get(1) == Some(&b'+') && counts(&pattern[..at]) => return Some("a possessive quantifier"),
             _ => {}
         }
     }
     None
+}
+
+/// True if what stands before a closing brace is a count, as in `{2,3}`, and not a class, as in `\p{Greek}`.
+fn counts(before: &str) -> bool {
+    before
+        .rsplit_once('{')
+        .is_some_and(|(_, count)| !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit() || byte == b','))
 }
