@@ -1,8 +1,8 @@
 //! The engine on io_uring: a thread with a runtime of its own, because tokio-uring brings one, to which connected
 //! sockets are handed over.
 
-use super::relay::{BUFFER, Fault, Progress, Side, drive};
 use super::RelayOutcome;
+use super::relay::{BUFFER, Fault, Progress, Side, drive};
 use rustix::net::sockopt::set_socket_linger;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
