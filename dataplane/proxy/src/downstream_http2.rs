@@ -52,6 +52,10 @@ pub(crate) fn read_head(
     let protocol = request.extensions().get::<Protocol>().map(|protocol| protocol.as_str().into());
     let uri = request.uri();
     let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    // The h2 crate takes an empty scheme; without an authority it keeps none.
+    if uri.authority().is_some() && request.method() != Method::CONNECT && uri.scheme_str().is_none_or(str::is_empty) {
+        return Err(HeadError::InvalidTarget);
+    }
     let method = if protocol.is_some() { &Method::GET } else { request.method() };
     if method == Method::CONNECT {
         let authority = uri.authority().ok_or(HeadError::InvalidTarget)?.as_str();
@@ -230,6 +234,11 @@ impl Downstream for Http2Downstream {
 
     fn rewind(&mut self) -> bool {
         self.receive.rewind()
+    }
+
+    fn has_read_request(&self) -> bool {
+        // Streams do not stand in each other's way.
+        true
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<PeerError> {

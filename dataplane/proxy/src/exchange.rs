@@ -11,7 +11,7 @@ use crate::endpoint::{EndpointState, Failure as EndpointFailure};
 use crate::fault::{self, Canned, Fault};
 use crate::headers::{self, ClientIdentity, Forwarding, SmallText};
 use crate::http1_stream::Http1Io;
-use crate::peer::{Downstream, PeerError, Upstream};
+use crate::peer::{Downstream, Filled, PeerError, Upstream};
 use crate::balance::{PickContext, hash_key};
 use crate::pool::UpstreamBackend;
 use crate::relay::{Break, Pace, Relay, Waiting};
@@ -264,9 +264,14 @@ impl Attempts<'_> {
         let hash = self.hash(&slotted.backend.id.balance, &heads.request);
         let mut fresh = false;
         let mut tries = 0;
+        let mut last = None;
         loop {
             let context = PickContext { hash, tried: &tried, now: Instant::now(), random: worker.random() };
             let Some(endpoint) = backend.pick(context) else {
+                // All were tried: why the last of them failed says more than that none is left.
+                if let Some(failed) = last {
+                    return Err(self.failure(failed));
+                }
                 worker.metrics.upstream_error(UpstreamError::NoEndpoints);
                 let why = slotted.backend.unavailable.as_deref().unwrap_or("no endpoint is ready");
                 return Err(Fault::new(503, FaultReason::NoEndpoints, why).into());
@@ -300,6 +305,7 @@ impl Attempts<'_> {
                     tried.push(endpoint.address());
                 }
                 worker.metrics.retry();
+                last = Some(failed);
                 continue;
             }
             return Err(self.failure(failed));
@@ -640,6 +646,30 @@ async fn redirect_with_slash<D: Downstream>(
     answer(session, ask.close || session.worker.is_draining(), Canned(bytes::Bytes::new()), downstream, heads, watchdog).await
 }
 
+/// Most bytes of a request body that are thrown away to keep a connection.
+const DISCARD: usize = 64 * 1024;
+
+/// Throws away what is here already of a request body that nobody wants, so that a small one does not cost the
+/// connection. False if some of it is still to come: then the connection ends, since nobody would read it.
+async fn discard_what_came<D: Downstream>(downstream: &mut D) -> bool {
+    if downstream.has_read_request() {
+        return true;
+    }
+    let mut left = DISCARD;
+    poll_fn(|cx| {
+        while let std::task::Poll::Ready(Ok(Filled::Data)) = downstream.poll_fill(cx) {
+            let count = downstream.chunk().len();
+            downstream.consume(count);
+            left = left.saturating_sub(count);
+            if left == 0 {
+                break;
+            }
+        }
+        std::task::Poll::Ready(downstream.has_read_request())
+    })
+    .await
+}
+
 /// Sends the response in `heads` with a body that is there already.
 async fn answer<D: Downstream>(
     session: &Session<'_>,
@@ -650,6 +680,7 @@ async fn answer<D: Downstream>(
     watchdog: &mut Watchdog,
 ) -> Ended {
     use crate::peer::Peer;
+    let close = close || !discard_what_came(downstream).await;
     if downstream.send_head(&heads.request, &heads.response, close).is_err() {
         return Ended::Cut;
     }

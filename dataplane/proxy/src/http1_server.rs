@@ -32,6 +32,8 @@ enum Arrival {
     Preface,
     /// The client closed, or nothing came in time.
     Nothing,
+    /// What made the connection readable was no part of a request: a false alarm, or a message of TLS.
+    NotYet,
     Bad(Fault),
 }
 
@@ -46,8 +48,9 @@ pub(crate) async fn serve(
     let mut io = Http1Io::new(transport, Rc::clone(&worker.buffers));
     let mut watchdog = Watchdog::default();
     let mut first = true;
+    let mut idle_since = Instant::now();
     loop {
-        if io.rbuf.is_empty() && !wait_for_bytes(worker, &mut io, &mut watchdog, registration, first).await {
+        if io.rbuf.is_empty() && !wait_for_bytes(worker, &mut io, &mut watchdog, registration, first, idle_since).await {
             break;
         }
         let mut heads = worker.take_heads();
@@ -61,6 +64,10 @@ pub(crate) async fn serve(
                 return Some((hand_over(io), client));
             }
             Arrival::Nothing => Next::Close,
+            Arrival::NotYet => {
+                worker.give_heads(heads);
+                continue;
+            }
             Arrival::Bad(fault) => {
                 let session = Session { worker, client: &client, tls: tls.as_ref() };
                 refuse(&session, &fault, &mut io, &mut heads, &mut watchdog).await
@@ -68,7 +75,10 @@ pub(crate) async fn serve(
         };
         worker.give_heads(heads);
         match next {
-            Next::Request => first = false,
+            Next::Request => {
+                first = false;
+                idle_since = Instant::now();
+            }
             Next::Close => break,
             Next::Linger => {
                 linger(&mut io, &mut watchdog).await;
@@ -93,11 +103,12 @@ async fn wait_for_bytes(
     watchdog: &mut Watchdog,
     registration: &Registration,
     first: bool,
+    idle_since: Instant,
 ) -> bool {
     io.release();
     let timeouts = &worker.settings.timeouts;
-    let now = Instant::now();
-    let deadline = now + if first { timeouts.request_head } else { timeouts.idle };
+    let deadline = idle_since + if first { timeouts.request_head } else { timeouts.idle };
+    let grace = Instant::now() + DRAIN_GRACE;
     poll_fn(|cx| {
         if let Poll::Ready(readable) = io.owner.poll_readable(cx) {
             return Poll::Ready(readable.is_ok());
@@ -105,7 +116,7 @@ async fn wait_for_bytes(
         registration.wake_on_drain(cx.waker());
         let deadline = match (worker.is_draining(), first) {
             (true, false) => return Poll::Ready(false),
-            (true, true) => deadline.min(now + DRAIN_GRACE),
+            (true, true) => deadline.min(grace),
             (false, _) => deadline,
         };
         if watchdog.poll_expired(cx, deadline).is_ready() {
@@ -146,13 +157,11 @@ async fn read_head(
             match io.poll_read_head(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::Nothing),
                 Poll::Ready(Ok(_)) => {}
+                // Only a request that began can be late.
+                Poll::Pending if io.rbuf.is_empty() => return Poll::Ready(Arrival::NotYet),
                 Poll::Pending => {
-                    // Early bytes of TLS may be no request at all; only one that began can be late.
                     if watchdog.poll_expired(cx, deadline).is_pending() {
                         return Poll::Pending;
-                    }
-                    if io.rbuf.is_empty() {
-                        return Poll::Ready(Arrival::Nothing);
                     }
                     let fault = Fault::request_timeout(LimitName::HeaderTimeout, &worker.metrics);
                     return Poll::Ready(Arrival::Bad(fault));
@@ -172,7 +181,7 @@ async fn serve_request(
     io.begin_read(heads.request.framing());
     let ask = Ask { upgrade: wanted_upgrade(heads), close: !heads.request.keep_alive() };
     match exchange::exchange(session, ask, io, heads, watchdog).await {
-        Ended::Answered { close: false } if io.read_complete() => Next::Request,
+        Ended::Answered { close: false } if io.read_complete() && !io.is_closing() => Next::Request,
         Ended::Answered { .. } => Next::Linger,
         Ended::Cut => {
             if io.is_close_delimited() {

@@ -73,6 +73,8 @@ pub(crate) struct Http1Io<T> {
     /// Where the request body begins in `rbuf`, while all of it that was used is still there.
     body_mark: Option<usize>,
     answered: bool,
+    /// The head that was sent last says that the connection ends.
+    closing: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,6 +100,7 @@ impl<T: HoldsTransport> Http1Io<T> {
             shutdown: Shutdown::No,
             body_mark: None,
             answered: false,
+            closing: false,
         }
     }
 
@@ -106,7 +109,7 @@ impl<T: HoldsTransport> Http1Io<T> {
         self.decoder = BodyDecoder::new(framing);
         self.framing = framing;
         (self.decoded, self.decoded_total) = (0, 0);
-        self.read_end = framing == Framing::None;
+        self.read_end = matches!(framing, Framing::None | Framing::Length(0));
         self.body_mark = Some(self.rbuf.mark());
     }
 
@@ -130,6 +133,11 @@ impl<T: HoldsTransport> Http1Io<T> {
         self.encoder == Encoder::UntilClose
     }
 
+    /// True if the other side was told that the connection ends with this message.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// The write buffer, to append a head to.
     pub(crate) fn out_bytes(&mut self) -> &mut Vec<u8> {
         self.out.bytes(&self.pool)
@@ -150,6 +158,8 @@ impl<T: HoldsTransport> Http1Io<T> {
 
     /// Reads once into the buffer, which grows while it is found full. `Ok(0)`: the stream ended, or nothing more fits.
     fn poll_read_more(&mut self, cx: &mut Context<'_>, start_size: usize) -> Poll<io::Result<usize>> {
+        // Nothing of the body was used yet: it stays whole, but what follows may move it.
+        let whole = self.body_mark == Some(self.rbuf.mark());
         if self.rbuf.is_full() {
             let size = self.rbuf.next_size().map(|next| next.max(start_size));
             let Some(size) = size else {
@@ -157,13 +167,11 @@ impl<T: HoldsTransport> Http1Io<T> {
             };
             self.rbuf.ensure(&self.pool, size);
         }
-        if self.body_mark.is_some_and(|mark| mark != self.rbuf.mark()) {
-            self.body_mark = None;
-        }
         let polled = self.rbuf.poll_fill(cx, self.owner.transport());
         if polled.is_pending() {
             self.rbuf.release(&self.pool);
         }
+        self.body_mark = whole.then(|| self.rbuf.mark());
         polled
     }
 
@@ -382,6 +390,7 @@ impl Downstream for Http1Io<Transport> {
                 out.extend_from_slice(b"transfer-encoding: chunked\r\n");
             }
         }
+        self.closing = close;
         if close {
             out.extend_from_slice(b"connection: close\r\n");
         } else if request.version() == Version::Http10 {
@@ -399,6 +408,10 @@ impl Downstream for Http1Io<Transport> {
         self.rbuf.rewind(mark);
         self.begin_read(self.framing);
         true
+    }
+
+    fn has_read_request(&self) -> bool {
+        self.read_end
     }
 
     fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<PeerError> {

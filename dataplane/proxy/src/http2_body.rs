@@ -4,12 +4,15 @@ use crate::peer::{Filled, Peer, PeerError, TrailerFields};
 use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use sluicegate_http1::BodyError;
 use std::task::{Context, Poll, ready};
 
 /// Most bytes that one DATA frame is asked to carry; beyond it the window of one stream would starve the others.
 const PIECE: usize = 64 * 1024;
 /// Most bytes of a request body that are kept for another try.
 const REPLAY: usize = 64 * 1024;
+/// Fields that must not stand in trailers (RFC 9110 section 6.5.1) and that would mislead whoever merges them.
+const CLAIMS: [HeaderName; 3] = [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING, http::header::HOST];
 
 /// The incoming half.
 pub(crate) struct ReceiveBody {
@@ -57,6 +60,10 @@ impl ReceiveBody {
                 None => {
                     self.trailers = ready!(self.stream.poll_trailers(cx))?;
                     self.end = true;
+                    // As on HTTP/1.1: only an attack claims framing or a host in trailers.
+                    if self.trailers.as_ref().is_some_and(|map| CLAIMS.iter().any(|name| map.contains_key(name))) {
+                        return Poll::Ready(Err(BodyError::BadTrailer.into()));
+                    }
                 }
             }
         }
@@ -154,15 +161,15 @@ impl SendBody {
         if std::mem::replace(&mut self.done, true) {
             return Ok(());
         }
-        if trailers.is_empty() {
+        let mut map = HeaderMap::new();
+        trailers.for_each(|name, value| {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                map.append(name, value);
+            }
+        });
+        if map.is_empty() {
             self.stream.send_data(Bytes::new(), true)?;
         } else {
-            let mut map = HeaderMap::new();
-            trailers.for_each(|name, value| {
-                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-                    map.append(name, value);
-                }
-            });
             self.stream.send_trailers(map)?;
         }
         Ok(())

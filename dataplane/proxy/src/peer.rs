@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use sluicegate_http1::{BodyError, HeadError, HeadLimits, RequestHead, ResponseHead, Trailers};
+use sluicegate_http1::{
+    BodyError, Field, HeadError, HeadLimits, RequestHead, ResponseHead, Trailers, allowed_in_trailers,
+};
 use std::io;
 use std::task::{Context, Poll};
 
@@ -62,7 +64,11 @@ impl TrailerFields<'_> {
         match self {
             Self::None => {}
             Self::Http1(trailers) => trailers.fields().for_each(|field| each(field.name, field.value)),
-            Self::Http2(map) => map.iter().for_each(|(name, value)| each(name.as_str().as_bytes(), value.as_bytes())),
+            Self::Http2(map) => map
+                .iter()
+                .map(|(name, value)| Field::new(name.as_str().as_bytes(), value.as_bytes()))
+                .filter(|field| allowed_in_trailers(*field))
+                .for_each(|field| each(field.name, field.value)),
         }
     }
 }
@@ -100,6 +106,8 @@ pub(crate) trait Downstream: Peer {
     fn send_head(&mut self, request: &RequestHead, head: &ResponseHead, close: bool) -> Result<(), PeerError>;
     /// Makes the whole request body unread again, for another try. False if some of it is gone.
     fn rewind(&mut self) -> bool;
+    /// True if nothing of the request is left that would stand between it and the next one on the connection.
+    fn has_read_request(&self) -> bool;
     /// Ready when the client has given the exchange up.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<PeerError>;
 }

@@ -9,6 +9,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+/// Most interim responses to one request: a backend that sends them without end keeps nobody waiting for ever.
+const MAX_INTERIM: usize = 64;
+
 /// Who is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
@@ -114,7 +117,7 @@ impl<'a> Relay<'a> {
         request: &RequestHead,
         response: &mut ResponseHead,
     ) -> Result<(), Break> {
-        loop {
+        for _ in 0..=MAX_INTERIM {
             response.clear();
             poll_fn(|cx| self.poll_head(cx, downstream, upstream, request, response)).await?;
             let interim = response.is_informational() && response.status() != 101;
@@ -126,6 +129,7 @@ impl<'a> Relay<'a> {
                 downstream.send_interim(response);
             }
         }
+        Err(Break::Upstream(PeerError::Overflow))
     }
 
     fn poll_head<D: Downstream, U: Upstream>(
@@ -313,9 +317,11 @@ impl<'a> Relay<'a> {
         let (deadline, waiting) = if self.tunnel {
             (latest + self.pace.tunnel, Waiting::Tunnel)
         } else {
+            // As long as the client owes a part of the request, the backend owes nobody an answer.
+            let owes_request = self.request_waits == Some(Waiting::ClientBody) && self.response == ResponseSide::Head;
             let request = match self.request_waits {
                 // A client may stream its body as slowly as the answer comes once there is an answer (gRPC).
-                Some(Waiting::ClientBody) if self.response == ResponseSide::Head => {
+                Some(Waiting::ClientBody) if owes_request => {
                     Some((self.request_moved + self.pace.request_body, Waiting::ClientBody))
                 }
                 Some(Waiting::UpstreamSend) => Some((self.request_moved + self.pace.upstream_send, Waiting::UpstreamSend)),
@@ -323,7 +329,7 @@ impl<'a> Relay<'a> {
             };
             let response = match self.response_waits {
                 Some(Waiting::ClientWrite) => Some((self.response_moved + self.pace.client_write, Waiting::ClientWrite)),
-                Some(Waiting::UpstreamRead) => Some((latest + self.pace.upstream_read, Waiting::UpstreamRead)),
+                Some(Waiting::UpstreamRead) if !owes_request => Some((latest + self.pace.upstream_read, Waiting::UpstreamRead)),
                 _ => None,
             };
             match (request, response) {
