@@ -51,7 +51,6 @@ class Process:
             stdin=subprocess.DEVNULL,
             preexec_fn=machine.run_on(core, nice),
             env={**os.environ, **(environment or {})},
-            process_group=0,
         )
 
     def pids(self):

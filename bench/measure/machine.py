@@ -118,14 +118,14 @@ class Clock:
 
 
 def run_on(core, nice):
-    """What a child process does before it becomes the program: take its core and priority."""
+    """What a child process does before it becomes the program: take a session, its core (or cores) and its priority."""
 
     def prepare():
+        os.setsid()
         os.sched_setaffinity(0, {core} if isinstance(core, int) else set(core))
         if nice:
             os.setpriority(os.PRIO_PROCESS, 0, nice)
             # Sessions are scheduled as groups; the priority of a process counts within its session alone.
-            os.setsid()
             try:
                 Path("/proc/self/autogroup").write_text(str(nice))
             except OSError:

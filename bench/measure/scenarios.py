@@ -92,14 +92,23 @@ class Generator:
             return self._h2load(scenario, port, seconds)
         return self._wrk(scenario, port, seconds)
 
-    def _execute(self, command):
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=machine.run_on(self.core, self.nice),
-        )
+    def _output(self, commands, seconds):
+        """What the commands print, run side by side."""
+        running = [
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                preexec_fn=machine.run_on(self.core, self.nice),
+            )
+            for command in commands
+        ]
+        try:
+            return [one.communicate(timeout=seconds + 60)[0] for one in running]
+        finally:
+            for one in running:
+                one.kill()
 
     def _wrk(self, scenario, port, seconds):
         command = [
@@ -111,7 +120,7 @@ class Generator:
         command.append(f"{scenario.scheme}://{HOST}:{port}{scenario.path}")
         if scenario.vhosts:
             command += ["--", str(VHOSTS)]
-        return read_wrk(self._execute(command).communicate(timeout=seconds + 60)[0])
+        return read_wrk(self._output([command], seconds)[0])
 
     def _h2load(self, scenario, port, seconds):
         log = Path("/dev/shm") / f"sluicegate-bench-{port}.log"
@@ -121,7 +130,7 @@ class Generator:
             f"--connect-to=127.0.0.1:{port}", f"--log-file={log}", f"{scenario.scheme}://{HOST}{scenario.path}",
         ]  # fmt: skip
         try:
-            load = read_h2load(self._execute(command).communicate(timeout=seconds + 60)[0], seconds)
+            load = read_h2load(self._output([command], seconds)[0], seconds)
             durations = sorted(int(line.rsplit("\t", 1)[1]) for line in log.read_text().splitlines())
         finally:
             log.unlink(missing_ok=True)
@@ -132,13 +141,11 @@ class Generator:
     def _handshakes(self, port, seconds):
         command = ["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-tls1_3", "-time", str(int(seconds))]
         begun = time.monotonic()
-        running = [self._execute(command) for _ in range(HANDSHAKERS)]
-        texts = [one.communicate(timeout=seconds + 60)[0] for one in running]
+        texts = self._output([command] * HANDSHAKERS, seconds)
         elapsed = time.monotonic() - begun
         counts = [re.search(r"(\d+) connections in \d+ real seconds", text) for text in texts]
         done = sum(int(count.group(1)) for count in counts if count)
-        errors = sum(1 for one, count in zip(running, counts) if one.returncode != 0 or not count)
-        return Load(done, done / elapsed, None, None, errors)
+        return Load(done, done / elapsed, None, None, sum(1 for count in counts if not count))
 
 
 def read_wrk(text):
