@@ -238,7 +238,7 @@ async fn accept_tls(
     Some(if http2 { Established::Http2(transport, Some(facts)) } else { Established::Http1(transport, Some(facts)) })
 }
 
-const PLAIN_HTTP_ON_TLS_PORT: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 60\r\n\
+const PLAIN_HTTP_ON_TLS_PORT: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 61\r\n\
     connection: close\r\nx-sluicegate-reason: bad_request\r\n\r\nThis port speaks HTTPS; the request came as plain HTTP here.\n";
 
 async fn refuse_hello(

@@ -31,11 +31,6 @@ impl Http2Downstream {
         }
     }
 
-    /// True if the client's half is still open though nobody reads it any more.
-    pub(crate) fn has_unread_body(&self) -> bool {
-        !self.receive.is_complete()
-    }
-
     pub(crate) fn is_answered(&self) -> bool {
         self.send.as_ref().is_some_and(SendBody::is_done)
     }

@@ -342,6 +342,8 @@ impl Attempts<'_> {
             TryCause::Broke(Break::Upstream(PeerError::Head(_) | PeerError::Body(_))) => {
                 endpoint.failed(EndpointFailure::Protocol, Instant::now());
             }
+            // It answered; that it knows no such upgrade here is no fault of it.
+            TryCause::Broke(Break::Upstream(PeerError::NotUpgraded)) => {}
             TryCause::Broke(Break::Upstream(_)) => endpoint.failed(EndpointFailure::Reset, Instant::now()),
             TryCause::Broke(Break::TimedOut(Waiting::UpstreamRead)) => {
                 endpoint.failed(EndpointFailure::Timeout, Instant::now());
@@ -503,6 +505,11 @@ impl Attempts<'_> {
         let switching = response.status() == 101;
         if switching && self.ask.upgrade.is_none() {
             return Err((Break::Upstream(PeerError::Overflow), false));
+        }
+        // RFC 8441 section 5: to the client of an extended CONNECT any 2xx means that the tunnel is open.
+        let is_open = (200..300).contains(&response.status());
+        if is_open && self.ask.upgrade.is_some() && request.version() == Version::Http2 {
+            return Err((Break::Upstream(PeerError::NotUpgraded), false));
         }
         self.record.status = response.status();
         if response.field(FieldName::Date).is_none() && !switching {

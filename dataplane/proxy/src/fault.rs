@@ -92,7 +92,7 @@ impl Fault {
                 metrics.limit(LimitName::ResponseHeader);
                 (FaultReason::UpstreamBadResponse, UpstreamError::BadResponse)
             }
-            PeerError::Head(_) | PeerError::Body(_) | PeerError::Overflow => {
+            PeerError::Head(_) | PeerError::Body(_) | PeerError::Overflow | PeerError::NotUpgraded => {
                 (FaultReason::UpstreamBadResponse, UpstreamError::BadResponse)
             }
             PeerError::Closed | PeerError::Io(_) | PeerError::Http2(_) => (FaultReason::UpstreamReset, UpstreamError::Reset),

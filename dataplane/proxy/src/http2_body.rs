@@ -103,10 +103,6 @@ impl ReceiveBody {
         self.again.is_empty() && (self.end || self.stream.is_end_stream()) && self.trailers.is_none()
     }
 
-    pub(crate) fn is_complete(&self) -> bool {
-        self.end && self.chunk.is_empty() && self.again.is_empty()
-    }
-
     pub(crate) fn trailers(&self) -> TrailerFields<'_> {
         self.trailers.as_ref().map_or(TrailerFields::None, TrailerFields::Http2)
     }

@@ -5,6 +5,7 @@ use crate::downstream_http2::{Http2Downstream, read_head};
 use crate::exchange::{self, Ask, Ended, Session};
 use crate::fault::Fault;
 use crate::headers::{ClientIdentity, SmallText};
+use crate::peer::Downstream;
 use crate::tls::TlsSession;
 use crate::transport::Transport;
 use crate::watchdog::Watchdog;
@@ -17,7 +18,7 @@ use sluicegate_telemetry::{FaultReason, LimitName, UpgradeKind};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 /// Bytes that a client may send ahead on one stream, and on all streams of a connection.
@@ -141,17 +142,19 @@ async fn serve_stream(common: Rc<Common>, request: Request<RecvStream>, respond:
     let body = request.into_body();
     let replayable = heads.request.is_idempotent() && !body.is_end_stream();
     let mut stream = Http2Downstream::new(respond, body, replayable);
-    let ended = match read {
-        Ok(protocol) => {
-            let upgrade = protocol.map(|protocol| match &*protocol {
-                "websocket" => UpgradeKind::WebSocketHttp2,
-                _ => UpgradeKind::Other,
-            });
+    let admitted = match read {
+        Ok(None) => Ok(None),
+        Ok(Some(protocol)) if &*protocol == "websocket" => Ok(Some(UpgradeKind::WebSocketHttp2)),
+        // RFC 9220 section 3. No other protocol can be had from an HTTP/1.1 backend by what is known of it here.
+        Ok(Some(protocol)) => Err(Fault::new(501, FaultReason::UpgradeRefused, format!("extended CONNECT for {protocol:?}"))),
+        Err(error) => Err(Fault::head(&error, &worker.metrics)),
+    };
+    let ended = match admitted {
+        Ok(upgrade) => {
             let ask = Ask { upgrade, close: false };
             exchange::exchange(&session, ask, &mut stream, &mut heads, &mut watchdog).await
         }
-        Err(error) => {
-            let fault = Fault::head(&error, &worker.metrics);
+        Err(fault) => {
             worker.metrics.fault(fault.reason);
             tracing::info!(peer = %common.client.peer, reason = fault.reason.as_str(), detail = fault.detail, "request refused");
             heads.request.clear();
@@ -166,16 +169,17 @@ async fn serve_stream(common: Rc<Common>, request: Request<RecvStream>, respond:
 /// Leaves nothing of a stream open, and keeps the account of resets.
 fn settle(common: &Common, stream: &mut Http2Downstream, ended: Ended) {
     let answered = ended != Ended::Cut && stream.is_answered();
-    if !answered {
-        stream.reset(h2::Reason::INTERNAL_ERROR);
-        common.resets.set(common.resets.get().saturating_add(1));
+    if answered {
+        // If the client still sends, the h2 crate says NO_ERROR once the answer has left (RFC 9113 section 8.1); a
+        // reset by us would take what is still queued with it.
+        common.resets.set(common.resets.get().saturating_sub(1));
         return;
     }
-    common.resets.set(common.resets.get().saturating_sub(1));
-    if stream.has_unread_body() {
-        // RFC 9113 section 8.1: the answer is complete, the rest of the request is not wanted.
-        stream.reset(h2::Reason::NO_ERROR);
+    // An answer that broke off at the backend is not the client's doing.
+    if stream.poll_gone(&mut Context::from_waker(Waker::noop())).is_ready() {
+        common.resets.set(common.resets.get().saturating_add(1));
     }
+    stream.reset(h2::Reason::INTERNAL_ERROR);
 }
 
 /// The key that the handshake of HTTP/1.1 needs and extended CONNECT does not have: 16 random bytes in base64.

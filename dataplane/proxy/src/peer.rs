@@ -37,6 +37,9 @@ pub(crate) enum PeerError {
     /// HTTP/2 trouble: a reset stream, a connection error.
     #[error("{0}")]
     Http2(#[from] h2::Error),
+    /// The backend did not switch to the protocol of an extended CONNECT, and did not say that it failed either.
+    #[error("the backend did not accept the upgrade")]
+    NotUpgraded,
     /// The peer sends more than it announced.
     #[error("more bytes than announced")]
     Overflow,

@@ -101,7 +101,8 @@ impl Upstream for Http2Upstream {
             length_of(&response)?.map_or(Framing::UntilClose, Framing::Length)
         };
         fill_head(&response, framing, head, limits)?;
-        self.receive = Some(ReceiveBody::new(body, false));
+        // Servers exist that send data in answer to HEAD; nobody wants it, and reading it would be an error.
+        self.receive = (framing != Framing::None).then(|| ReceiveBody::new(body, false));
         Poll::Ready(Ok(()))
     }
 

@@ -39,12 +39,15 @@ fn rule(host: &str, paths: &[String]) -> String {
     format!("{{host: \"{host}\", http: {{paths: [{}]}}}}", paths.join(", "))
 }
 
-async fn ask<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Http1<S>, method: &str, host: &str, path: &str) -> Response {
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut Http1<S>,
+    method: &str,
+    host: &str,
+    path: &str,
+) -> Response {
     let length = if matches!(method, "POST" | "PUT" | "PATCH") { "content-length: 0\r\n" } else { "" };
     client
-        .send(format!(
-            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: Go-http-client/1.1\r\n{length}\r\n"
-        ))
+        .send(format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: Go-http-client/1.1\r\n{length}\r\n"))
         .await;
     client.response_to(method).await
 }
@@ -110,11 +113,8 @@ async fn hr1_to_hr6_hosts_wildcards_and_tls() {
     let identity = Identity::new(Key::Ecdsa, &["foo.bar.com"]);
     gateway.apply(&identity.secret("conformance-tls"));
     let by_name = "{path: /, pathType: Prefix, backend: {service: {name: foo-bar-com, port: {name: main}}}}".to_owned();
-    let rules = [
-        rule("*.foo.com", &[path("/", "Prefix", "wildcard-foo-com")]),
-        rule("foo.bar.com", &[by_name]),
-    ]
-    .join(", ");
+    let rules =
+        [rule("*.foo.com", &[path("/", "Prefix", "wildcard-foo-com")]), rule("foo.bar.com", &[by_name])].join(", ");
     let tls = "tls: [{hosts: [foo.bar.com], secretName: conformance-tls}]";
     gateway.apply(&ingress("host-rules", &format!("{tls}, rules: [{rules}]")));
 
@@ -195,7 +195,8 @@ async fn ic1_another_class_is_nobodys_here() {
     let gateway = Gateway::start();
     let _echo = backends(&gateway, &["echo-service"]).await;
     let spec = format!("rules: [{}]", rule("test-ingress-class", &[path("/", "Prefix", "echo-service")]));
-    let foreign = ingress("foreign", &spec).replace("ingressClassName: sluicegate", "ingressClassName: some-invalid-class-name");
+    let foreign =
+        ingress("foreign", &spec).replace("ingressClassName: sluicegate", "ingressClassName: some-invalid-class-name");
     let (_, rejections) = gateway.apply_with_rejections(&foreign);
     assert!(rejections.iter().any(|rejection| rejection.reason.contains("some-invalid-class-name")), "{rejections:?}");
     expect(&gateway, &[("IC1", "test-ingress-class", "/", None)]).await;

@@ -9,6 +9,7 @@ pub mod http1;
 pub mod http2;
 pub mod manifest;
 pub mod tls;
+pub mod upgrade;
 pub mod wire;
 
 pub use gateway::Gateway;
