@@ -215,7 +215,7 @@ class Bench:
             "machine": machine.description(),
             "command": "bench/compare.py " + shlex.join(sys.argv[1:]),
             "versions": {one.name: one.version() for one in self.contestants} | scenarios.tool_versions(),
-            "commit": report.commit(HERE.parent),
+            "build": report.build(HERE.parent, self.options.sluicegate),
             "rounds": self.options.rounds,
             "seconds": self.options.seconds,
             "noise": self.options.noise,

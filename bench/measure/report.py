@@ -1,5 +1,6 @@
 """Tables of what was measured, and where they stand in RESULTS.md."""
 
+import hashlib
 import statistics
 import subprocess
 from pathlib import Path
@@ -31,15 +32,22 @@ def table(head, rows):
     return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
 
 
-def commit(folder):
-    """The commit that was measured, if the tree says."""
+def build(root, binary):
+    """What was measured: the commit for the tree's own build, the file's digest for another."""
+    root, binary = Path(root).resolve(), Path(binary).resolve()
+    if not binary.exists():
+        return "no build"
+    if not binary.is_relative_to(root):
+        return f"build sha256:{hashlib.sha256(binary.read_bytes()).hexdigest()[:16]}"
+    sources = ["Cargo.toml", "Cargo.lock", "src", "config", "controller", "dataplane"]
     try:
-        name = subprocess.run(["git", "-C", folder, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        sources = ["Cargo.toml", "Cargo.lock", "src", "config", "controller", "dataplane"]
-        changed = subprocess.run(["git", "-C", folder, "status", "--porcelain", "--", *sources], capture_output=True, text=True).stdout.strip()
-        return f"{name} with changes" if changed else name
+        name, changed = (
+            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", *sources])
+        )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return "commit unknown"
+    return f"commit {name}" + (" with changes" if changed else "")
 
 
 def progress(scenario, name, sample):
@@ -78,7 +86,7 @@ def comparison(result):
     peers = [name for name in names if name != own]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     parts = [
-        f"{result['date']}, commit {result['commit']}. {result['machine']}. `{result['command'].strip()}`: "
+        f"{result['date']}, {result['build']}. {result['machine']}. `{result['command'].strip()}`: "
         f"{result['rounds']} rounds of {result['seconds']} s, interleaved.\n\n{versions}",
         "**CPU of the proxy per request, µs, median** (a handshake in s3). In brackets: Sluicegate's as a share of that peer's; "
         "below 1 is less CPU.",
