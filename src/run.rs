@@ -35,8 +35,8 @@ pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     let gateway = Gateway::start(settings)?;
     runtime.block_on(async {
         let name = until_signal(&gateway, &mut signals).await?;
-        tracing::info!("{name}: not ready any more, accepting for {lame_duck:?}, then draining for at most {drain:?}");
         gateway.lame_duck();
+        tracing::info!("{name}: not ready any more, accepting for {lame_duck:?}, then draining for at most {drain:?}");
         // Nobody was sent here before the first state.
         let lame_duck = if gateway.is_ready() { lame_duck } else { Duration::ZERO };
         tokio::select! {
