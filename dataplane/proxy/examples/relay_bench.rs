@@ -1,7 +1,7 @@
 //! What relaying a stream costs: the three engines beside a bare splice loop that does nothing else.
 //!
 //! ```text
-//! cargo run --release -p sluicegate-proxy --example relay_bench [-- ROUNDS]
+//! cargo run --release -p sluicegate-proxy --example relay_bench [-- ROUNDS [SCENARIO]]
 //! ```
 //!
 //! Each sample is a process of its own, pinned to core 1 while the peers run on core 0, and its CPU time is the
@@ -49,9 +49,10 @@ fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", engine, backend, connections] => serve(engine, backend.parse()?, connections.parse()?),
-        [] => compare(5),
-        [rounds] => compare(rounds.parse()?),
-        _ => Err("usage: relay_bench [ROUNDS]".into()),
+        [] => compare(5, ""),
+        [rounds] => compare(rounds.parse()?, ""),
+        [rounds, name] => compare(rounds.parse()?, name),
+        _ => Err("usage: relay_bench [ROUNDS [SCENARIO]]".into()),
     }
 }
 
@@ -62,9 +63,10 @@ struct Sample {
     wall: f64,
 }
 
-fn compare(rounds: usize) -> Outcome<()> {
+/// Scenarios whose name begins with `name`.
+fn compare(rounds: usize, name: &str) -> Outcome<()> {
     pin(0);
-    for scenario in &SCENARIOS {
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.starts_with(name)) {
         let mut samples = ENGINES.map(|_| Vec::new());
         for _ in 0..rounds.max(1) {
             for (engine, samples) in ENGINES.iter().zip(&mut samples) {
