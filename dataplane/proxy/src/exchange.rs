@@ -7,6 +7,7 @@
 //!                 fault ─► the gateway's own answer
 //! ```
 
+use crate::connect::ConnectError;
 use crate::endpoint::{EndpointState, Failure as EndpointFailure};
 use crate::fault::{self, Canned, Fault};
 use crate::headers::{self, ClientIdentity, Forwarding, SmallText};
@@ -24,7 +25,7 @@ use sluicegate_config::{Balance, HashKey, Redirect};
 use sluicegate_http1::{FieldName, Framing, HeadLimits, RequestHead, Version, canonical_reason};
 use sluicegate_route::{BackendSlot, CompiledRoute, Outcome, RouteId, RouteTable, Target, redirect_location};
 use sluicegate_telemetry::{
-    FaultReason, MethodLabel, Protocol, RequestSample, UpgradeKind, UpstreamError, WorkerMetrics,
+    FaultReason, LimitName, MethodLabel, Protocol, RequestSample, UpgradeKind, UpstreamError, WorkerMetrics,
 };
 use smallvec::SmallVec;
 use std::fmt::Write as _;
@@ -182,7 +183,7 @@ struct TryFailed {
 }
 
 enum TryCause {
-    Connect(crate::connect::ConnectError),
+    Connect(ConnectError),
     Broke(Break),
 }
 
@@ -204,7 +205,7 @@ impl Attempts<'_> {
                 return Ok(redirect_with_slash(self.session, route, self.ask, downstream, heads, watchdog).await);
             }
             Target::Deny(reason) => {
-                return Err(Fault::new(503, FaultReason::Denied, reason.to_string()).into());
+                return Err(Fault::new(503, FaultReason::RouteNotServed, reason.to_string()).into());
             }
         };
         let max_body = route.policy.max_body.unwrap_or(worker.settings.limits.max_body_bytes);
@@ -284,6 +285,7 @@ impl Attempts<'_> {
                 self.has_body(&heads.request),
             );
             let begun = Instant::now();
+            let was_ejected = endpoint.is_ejected(begun);
             let outcome = if backend.protocol().is_http2() {
                 self.over_http2(&backend, &endpoint, route, downstream, heads, &mut relay).await
             } else {
@@ -297,11 +299,15 @@ impl Attempts<'_> {
             };
             tries += 1;
             self.blame(&endpoint, &failed);
+            if !was_ejected && endpoint.is_ejected(Instant::now()) {
+                worker.metrics.ejection();
+            }
             if self.may_try_again(&failed, tries, downstream, &heads.request) {
-                if failed.reused {
-                    // The endpoint closed a connection that was idle; that says nothing about a new one.
-                    fresh = true;
-                } else {
+                // The endpoint closed a connection that was there; that says nothing about a new one. On HTTP/2 the
+                // next try could meet the same dying connection again, so another endpoint has it if there is one.
+                let elsewhere = backend.protocol().is_http2() && tried.len() + 1 < backend.endpoint_count();
+                fresh = failed.reused;
+                if !failed.reused || elsewhere {
                     tried.push(endpoint.address());
                 }
                 worker.metrics.retry();
@@ -330,7 +336,6 @@ impl Attempts<'_> {
     /// Tells the endpoint's health what happened, where it is the endpoint that failed.
     fn blame(&self, endpoint: &Rc<EndpointState>, failed: &TryFailed) {
         let metrics = &self.session.worker.metrics;
-        let was_ejected = endpoint.is_ejected(Instant::now());
         match &failed.cause {
             TryCause::Connect(error) => {
                 metrics.upstream_error(UpstreamError::from_label(error.reason()));
@@ -340,18 +345,20 @@ impl Attempts<'_> {
                 metrics.upstream_error(UpstreamError::Stale);
             }
             TryCause::Broke(Break::Upstream(PeerError::Head(_) | PeerError::Body(_))) => {
+                metrics.upstream_error(UpstreamError::BadResponse);
                 endpoint.failed(EndpointFailure::Protocol, Instant::now());
             }
             // It answered; that it knows no such upgrade here is no fault of it.
             TryCause::Broke(Break::Upstream(PeerError::NotUpgraded)) => {}
-            TryCause::Broke(Break::Upstream(_)) => endpoint.failed(EndpointFailure::Reset, Instant::now()),
+            TryCause::Broke(Break::Upstream(error)) => {
+                let overflow = matches!(error, PeerError::Overflow);
+                metrics.upstream_error(if overflow { UpstreamError::BadResponse } else { UpstreamError::Reset });
+                endpoint.failed(EndpointFailure::Reset, Instant::now());
+            }
             TryCause::Broke(Break::TimedOut(Waiting::UpstreamRead)) => {
                 endpoint.failed(EndpointFailure::Timeout, Instant::now());
             }
             TryCause::Broke(_) => {}
-        }
-        if !was_ejected && endpoint.is_ejected(Instant::now()) {
-            metrics.ejection();
         }
     }
 
@@ -376,7 +383,7 @@ impl Attempts<'_> {
                 }
                 let granted = worker.spend_retry();
                 if !granted {
-                    worker.metrics.limit(sluicegate_telemetry::LimitName::RetryBudget);
+                    worker.metrics.limit(LimitName::RetryBudget);
                 }
                 granted
             }
@@ -388,7 +395,10 @@ impl Attempts<'_> {
         let metrics = &self.session.worker.metrics;
         match failed.cause {
             TryCause::Connect(error) => {
-                let (status, reason) = connect_fault(error.reason());
+                if matches!(error, ConnectError::Timeout) {
+                    metrics.limit(LimitName::ConnectTimeout);
+                }
+                let (status, reason) = connect_fault(&error);
                 Failure::Fault(Fault::new(status, reason, error.to_string()))
             }
             TryCause::Broke(cause) => {
@@ -566,7 +576,7 @@ pub(crate) fn hash_address(address: IpAddr) -> u64 {
     }
 }
 
-fn not_connected(error: crate::connect::ConnectError) -> TryFailed {
+fn not_connected(error: ConnectError) -> TryFailed {
     TryFailed { cause: TryCause::Connect(error), answered: false, head_sent: false, reused: false }
 }
 
@@ -602,17 +612,17 @@ fn is_backends_fault(failure: &Failure) -> bool {
     )
 }
 
-fn connect_fault(reason: &str) -> (u16, FaultReason) {
-    match reason {
-        "connect_timeout" => (504, FaultReason::ConnectTimeout),
-        "connect_refused" => (502, FaultReason::ConnectRefused),
-        "connect_reset" => (502, FaultReason::UpstreamReset),
-        "upstream_tls" => (502, FaultReason::UpstreamTls),
-        "upstream_http2" => (502, FaultReason::UpstreamBadResponse),
-        "resolve_failed" => (503, FaultReason::UpstreamResolve),
-        "no_endpoints" | "endpoint_removed" => (503, FaultReason::NoEndpoints),
-        "too_many_files" | "no_local_port" | "upstream_overloaded" => (503, FaultReason::Overloaded),
-        _ => (502, FaultReason::ConnectUnreachable),
+fn connect_fault(error: &ConnectError) -> (u16, FaultReason) {
+    match error {
+        ConnectError::Timeout => (504, FaultReason::ConnectTimeout),
+        ConnectError::Refused => (502, FaultReason::ConnectRefused),
+        ConnectError::Reset => (502, FaultReason::UpstreamReset),
+        ConnectError::Tls(_) => (502, FaultReason::UpstreamTls),
+        ConnectError::Http2(_) => (502, FaultReason::UpstreamBadResponse),
+        ConnectError::Unreachable | ConnectError::Io(_) => (502, FaultReason::ConnectUnreachable),
+        ConnectError::Resolve(_) => (503, FaultReason::UpstreamResolve),
+        ConnectError::NoEndpoints | ConnectError::EndpointRemoved => (503, FaultReason::NoEndpoints),
+        ConnectError::Overloaded | ConnectError::TooManyFiles | ConnectError::NoLocalPort => (503, FaultReason::Overloaded),
     }
 }
 

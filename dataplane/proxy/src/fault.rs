@@ -87,17 +87,16 @@ impl Fault {
     }
 
     fn upstream(error: &PeerError, metrics: &WorkerMetrics) -> Self {
-        let (reason, label) = match error {
+        let reason = match error {
             PeerError::Head(HeadError::HeadTooLarge | HeadError::TooManyFields) => {
                 metrics.limit(LimitName::ResponseHeader);
-                (FaultReason::UpstreamBadResponse, UpstreamError::BadResponse)
+                FaultReason::UpstreamBadResponse
             }
             PeerError::Head(_) | PeerError::Body(_) | PeerError::Overflow | PeerError::NotUpgraded => {
-                (FaultReason::UpstreamBadResponse, UpstreamError::BadResponse)
+                FaultReason::UpstreamBadResponse
             }
-            PeerError::Closed | PeerError::Io(_) | PeerError::Http2(_) => (FaultReason::UpstreamReset, UpstreamError::Reset),
+            PeerError::Closed | PeerError::Io(_) | PeerError::Http2(_) => FaultReason::UpstreamReset,
         };
-        metrics.upstream_error(label);
         Self::new(502, reason, error.to_string())
     }
 }

@@ -54,14 +54,6 @@ pub(crate) enum TrailerFields<'a> {
 }
 
 impl TrailerFields<'_> {
-    pub(crate) fn is_empty(self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Http1(trailers) => trailers.is_empty(),
-            Self::Http2(map) => map.is_empty(),
-        }
-    }
-
     /// Calls `each` with name and value of every field.
     pub(crate) fn for_each(self, mut each: impl FnMut(&[u8], &[u8])) {
         match self {

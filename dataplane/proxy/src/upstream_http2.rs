@@ -86,8 +86,10 @@ impl Upstream for Http2Upstream {
         limits: &HeadLimits,
     ) -> Poll<Result<(), PeerError>> {
         if let Poll::Ready(Some(interim)) = self.response.poll_informational(cx) {
+            // An error of the connection comes this way too, and is no answer.
+            let interim = interim?;
             self.answered = true;
-            return Poll::Ready(fill_head(&interim?, Framing::None, head, limits).map_err(PeerError::from));
+            return Poll::Ready(fill_head(&interim, Framing::None, head, limits).map_err(PeerError::from));
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx))?;
         self.answered = true;

@@ -17,7 +17,7 @@ async fn backends(gateway: &Gateway, names: &[&str]) -> Vec<EchoBackend> {
     gateway.apply(CLASS);
     let mut started = Vec::new();
     for name in names {
-        let echo = EchoBackend::builder(*name).start().await.expect("start");
+        let echo = EchoBackend::builder(name).start().await.expect("start");
         gateway.apply(&service(name, &[echo.address()]));
         started.push(echo);
     }

@@ -222,7 +222,8 @@ async fn an_endpoint_that_does_not_accept_is_504() {
     let gateway = in_front_of(listener.local_addr().expect("bound"), |settings| settings.timeouts.connect = SHORT);
     let answer = gateway.connect().await.get("app.test", "/").await;
     assert_eq!((answer.status, answer.field("x-sluicegate-reason")), (504, Some("connect_timeout")));
-    assert!(gateway.sample("sluicegate_upstream_errors_total{reason=\"connect_timeout\"}") >= 1);
+    assert_eq!(gateway.sample("sluicegate_upstream_errors_total{reason=\"connect_timeout\"}"), 1);
+    assert_eq!(gateway.limits(LimitName::ConnectTimeout), 1);
 }
 
 #[tokio::test]

@@ -140,11 +140,6 @@ impl Gateway {
         values.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>() as u64
     }
 
-    pub fn dump(&self, prefix: &str) -> String {
-        let text = self.metrics.expose(Exposition::Text);
-        text.lines().filter(|line| line.starts_with(prefix) && !line.ends_with(" 0")).collect::<Vec<_>>().join("\n")
-    }
-
     /// Ends it as SIGTERM does after the lame-duck time, on a thread of its own since it blocks.
     pub async fn shutdown(&self, limit: Duration) -> Drained {
         let proxy = Arc::clone(&self.proxy);

@@ -117,9 +117,9 @@ impl Ingress {
         if let Some(host) = &self.host {
             let _ = write!(text, "host: {host:?}\n    ");
         }
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "http: {{paths: [{{path: {:?}, pathType: Prefix, backend: {{service: {{name: {}, port: {{number: 80}}}}}}}}]}}\n",
+            "http: {{paths: [{{path: {:?}, pathType: Prefix, backend: {{service: {{name: {}, port: {{number: 80}}}}}}}}]}}",
             self.path, self.service
         );
         text
