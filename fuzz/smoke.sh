@@ -39,11 +39,14 @@ cargo fuzz build --sanitizer none
 failed=
 for target in "$@"; do
     mkdir -p "corpus/$target"
+    # Golden manifests are good seeds for the target that reads manifests.
+    seeds=
+    [ "$target" != manifests ] || seeds=../tests/golden
     dictionary=
     [ ! -f "dictionaries/$target.dict" ] || dictionary="-dict=dictionaries/$target.dict"
     echo "== $target, $seconds s"
     log=$(mktemp)
-    if cargo fuzz run --sanitizer none "$target" -- \
+    if cargo fuzz run --sanitizer none "$target" "corpus/$target" $seeds -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 $dictionary \
         >"$log" 2>&1; then
         grep -E 'number_of_executed_units|DONE' "$log" | tail -n 2

@@ -57,7 +57,8 @@ pub(crate) async fn serve(
         let next = match read_head(worker, &mut io, &mut heads, &mut watchdog, first && tls.is_none()).await {
             Arrival::Request => {
                 let session = Session { worker, client: &client, tls: tls.as_ref() };
-                serve_request(&session, &mut io, &mut heads, &mut watchdog).await
+                // Boxed: what a request needs while it is on its way would double what an idle connection holds.
+                Box::pin(serve_request(&session, &mut io, &mut heads, &mut watchdog)).await
             }
             Arrival::Preface => {
                 worker.give_heads(heads);
@@ -70,7 +71,7 @@ pub(crate) async fn serve(
             }
             Arrival::Bad(fault) => {
                 let session = Session { worker, client: &client, tls: tls.as_ref() };
-                refuse(&session, &fault, &mut io, &mut heads, &mut watchdog).await
+                Box::pin(refuse(&session, &fault, &mut io, &mut heads, &mut watchdog)).await
             }
         };
         worker.give_heads(heads);

@@ -133,9 +133,10 @@ impl Proxy {
         });
         let acceptor = TlsAcceptor::from(tls::server_config(&settings, &shared)?);
         let mut sockets: Vec<Sockets> = (0..count).map(|_| Vec::new()).collect();
-        let mut addresses = Addresses::default();
-        addresses.http = bind_all(&settings.http, &Service::Http, &mut sockets)?;
-        addresses.https = bind_all(&settings.https, &Service::Https(acceptor), &mut sockets)?;
+        let addresses = Addresses {
+            http: bind_all(&settings.http, &Service::Http, &mut sockets)?,
+            https: bind_all(&settings.https, &Service::Https(acceptor), &mut sockets)?,
+        };
         let engine = stream_engine(&settings)?;
         let mut workers = Vec::with_capacity(count);
         for (index, sockets) in sockets.into_iter().enumerate() {

@@ -100,7 +100,7 @@ pub enum StreamEngine {
 }
 
 /// Everything that [`crate::Proxy::start`] needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ProxySettings {
     /// Addresses for HTTP; port 0 takes a free one.
     pub http: Vec<SocketAddr>,
@@ -124,22 +124,4 @@ pub struct ProxySettings {
     pub stream_engine: StreamEngine,
     /// ExternalName Services may resolve to loopback addresses (tests and the demo; elsewhere it would open local ports to tenants).
     pub allow_loopback_external: bool,
-}
-
-impl Default for ProxySettings {
-    fn default() -> Self {
-        Self {
-            http: Vec::new(),
-            https: Vec::new(),
-            workers: 0,
-            proxy_protocol: false,
-            trusted: Vec::new(),
-            forwarded: false,
-            default_certificate: None,
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            stream_engine: StreamEngine::default(),
-            allow_loopback_external: false,
-        }
-    }
 }

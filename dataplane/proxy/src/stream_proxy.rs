@@ -11,7 +11,7 @@ use crate::worker::Worker;
 use bytes::Bytes;
 use sluicegate_config::{Balance, BackendId};
 use sluicegate_route::BackendSlot;
-use sluicegate_telemetry::{StreamEnd, StreamKind, UpstreamError};
+use sluicegate_telemetry::{LimitName, StreamEnd, StreamKind, UpstreamError};
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -74,7 +74,10 @@ async fn relay_to(
     match outcome.ended {
         Ended::ClientClosed => StreamEnd::ClientClosed,
         Ended::BackendClosed => StreamEnd::BackendClosed,
-        Ended::IdleTimeout => StreamEnd::IdleTimeout,
+        Ended::IdleTimeout => {
+            worker.metrics.limit(LimitName::StreamIdleTimeout);
+            StreamEnd::IdleTimeout
+        }
         Ended::ClientReset => StreamEnd::ClientReset,
         Ended::BackendReset => StreamEnd::BackendReset,
         Ended::Drained => StreamEnd::Drained,

@@ -26,6 +26,10 @@ pub(crate) struct Shared {
     pub(crate) connections: AtomicUsize,
 }
 
+/// A table as one worker holds it: its requests count in the worker's own `Rc`, since all workers counting in one
+/// `Arc` would pass its cache line around.
+pub(crate) type HeldTable = Rc<Arc<RouteTable>>;
+
 /// Request and response head of one exchange, lent to a connection while a request is on its way.
 #[derive(Default)]
 pub(crate) struct Heads {
@@ -45,7 +49,8 @@ pub(crate) struct Worker {
     pub(crate) stream_engine: Engine,
     pub(crate) request_limits: HeadLimits,
     pub(crate) response_limits: HeadLimits,
-    table: RefCell<Rc<Arc<RouteTable>>>,
+    table: RefCell<HeldTable>,
+    #[expect(clippy::vec_box, reason = "heads are lent out by the box, so that a connection holds a pointer")]
     heads: RefCell<Vec<Box<Heads>>>,
     random: Cell<u64>,
     date: RefCell<DateText>,
@@ -92,7 +97,7 @@ impl Worker {
     }
 
     /// The routing table as it is now. A request keeps the one that it began with.
-    pub(crate) fn table(&self) -> Rc<Arc<RouteTable>> {
+    pub(crate) fn table(&self) -> HeldTable {
         let current = self.shared.table.load();
         let mut cached = self.table.borrow_mut();
         if !Arc::ptr_eq(&current, &cached) {
