@@ -36,6 +36,8 @@ struct File {
     contested: BTreeSet<ObjectRef>,
     /// Objects that stay in force although the file does not give them at the moment.
     kept: BTreeSet<ObjectRef>,
+    /// True if documents of the file define an object twice.
+    repeats: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +82,87 @@ impl FileTable {
     pub fn put(&mut self, path: &Arc<str>, manifest: Manifest) {
         self.wanted.remove(path);
         self.touched.insert(Arc::clone(path));
+        match self.edit_of(path, &manifest) {
+            Some(removed) => self.put_edit(path, manifest, &removed),
+            None => self.put_whole(path, manifest),
+        }
+    }
+
+    /// Where a file is as plain as it was, the digests of the documents that it has no more. Then only those and the new
+    /// ones need work, which matters for a file of 20,000 documents.
+    fn edit_of(&self, path: &Arc<str>, manifest: &Manifest) -> Option<Vec<Digest>> {
+        let file = self.files.get(path)?;
+        let plain = file.kept.is_empty() && !file.repeats && file.notes.is_empty();
+        if !plain || !manifest.notes.is_empty() || manifest.refused != Refused::Nothing {
+            return None;
+        }
+        let mut present = HashSet::with_capacity_and_hasher(manifest.documents.len(), RandomState::default());
+        let mut added = BTreeSet::new();
+        for document in &manifest.documents {
+            let digest = match document {
+                Document::Known(digest) => *digest,
+                Document::Parsed { digest, objects } => {
+                    for (_, object) in objects {
+                        if !added.insert(object.reference()) {
+                            return None;
+                        }
+                    }
+                    (*digest)?
+                }
+            };
+            if !present.insert(digest) {
+                return None;
+            }
+        }
+        let removed = file.documents.keys().filter(|digest| !present.contains(digest)).copied().collect::<Vec<_>>();
+        let leaving =
+            removed.iter().filter_map(|digest| file.documents.get(digest)).flatten().map(|(_, object)| object);
+        let leaving = leaving.collect::<BTreeSet<_>>();
+        let repeats = |object: &ObjectRef| file.objects.contains_key(object) && !leaving.contains(object);
+        let parsed_again = manifest.documents.iter().any(|document| match document {
+            Document::Parsed { digest: Some(digest), .. } => file.documents.contains_key(digest),
+            _ => false,
+        });
+        (!parsed_again && !added.iter().any(repeats)).then_some(removed)
+    }
+
+    fn put_edit(&mut self, path: &Arc<str>, manifest: Manifest, removed: &[Digest]) {
+        let Some(file) = self.files.get_mut(path) else { return };
+        let mut leaving = BTreeMap::new();
+        for (_, object) in removed.iter().filter_map(|digest| file.documents.remove(digest)).flatten() {
+            if let Some(slot) = file.objects.remove(&object) {
+                leaving.insert(object, slot);
+            }
+        }
+        let mut claims = Vec::new();
+        for document in manifest.documents {
+            let Document::Parsed { digest: Some(digest), objects } = document else { continue };
+            let mut defines = Vec::with_capacity(objects.len());
+            for (content, body) in objects {
+                let object = body.reference();
+                let former = leaving.remove(&object);
+                let unchanged = former.as_ref().is_some_and(|former| !former.owed && former.digest == content);
+                let owed = former.is_some_and(|former| former.owed);
+                file.objects.insert(object.clone(), Slot { digest: content, owed });
+                defines.push((content, object.clone()));
+                if !unchanged {
+                    claims.push((object, body));
+                }
+            }
+            file.documents.insert(digest, defines);
+        }
+        for object in leaving.keys() {
+            file.contested.remove(object);
+        }
+        for object in leaving.into_keys() {
+            self.release(path, &object);
+        }
+        for (object, body) in claims {
+            self.claim(path, object, Some(body));
+        }
+    }
+
+    fn put_whole(&mut self, path: &Arc<str>, manifest: Manifest) {
         let mut former = self.files.remove(path).unwrap_or_default();
         let mut file = File { notes: manifest.notes, ..File::default() };
         let mut bodies = BTreeMap::new();
@@ -234,6 +317,7 @@ fn take_document(document: Document, former: &File, file: &mut File, bodies: &mu
     }
     for (digest, object, body) in objects {
         if file.objects.contains_key(&object) {
+            file.repeats = true;
             let reason = "the file defines this object twice, and the first one counts".to_owned();
             file.notes.push(Rejection {
                 object,
