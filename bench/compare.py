@@ -5,7 +5,7 @@ The proxy runs alone on one core, load generator and backend on the other. Conte
 that whatever changes on the machine changes for all. A turn that other processes disturbed is thrown away and taken
 again. CPU per request is the figure to compare; the rate depends on the load generator's core too.
 
-  cargo build --release && bench/compare.py             # about 10 minutes with nginx and HAProxy
+  cargo build --release && bench/compare.py             # about 9 minutes with nginx and HAProxy, 20 with all
   bench/compare.py --quick                              # below 3 minutes
   bench/compare.py --write                              # and puts the tables into bench/RESULTS.md
   bench/compare.py --only nginx,haproxy --scenarios s1,s3 --rounds 2 --seconds 2
@@ -15,12 +15,13 @@ import argparse
 import json
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from measure import checks, contestants, machine, report, scenarios
+from measure import checks, contestants, idle, machine, report, scenarios
 
 HERE = Path(__file__).resolve().parent
 
@@ -51,14 +52,14 @@ def main():
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
     if options.write:
         report.replace_section(HERE / "RESULTS.md", "compare", text)
-    if not all(row["samples"] for row in result["rows"]) or not result["rows"]:
+    if not result["rows"] or any(" failed in " in note for note in result["notes"]):
         raise SystemExit("not everything was measured; see above")
 
 
 def arguments():
     """The command line; lists are checked here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 2 s against nginx and HAProxy: below 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 2 s against nginx and HAProxy, without the fixed rate: below 3 minutes")
     parser.add_argument("--rounds", type=int, help="turns of each contestant in each scenario [5]")
     parser.add_argument("--seconds", type=int, help="length of a turn [5]")
     parser.add_argument("--scenarios", help=f"comma list of s1 to s7, or `all` [{','.join(scenarios.USUAL)}]")
@@ -70,14 +71,15 @@ def arguments():
     parser.add_argument("--port", type=int, default=21000, help="first of the ports that are used [21000]")
     parser.add_argument("--nice", type=int, default=0, help="priority of everything measured, e.g. -19 on a machine in use [0]")
     parser.add_argument("--noise", type=float, default=6, help="most CPU of others on the proxy's core in a turn, in per cent [6]")
-    parser.add_argument("--repeats", type=int, help="most turns taken again, for each contestant and scenario [as many as rounds]")
+    parser.add_argument("--repeats", type=int, help="most turns taken again, for each contestant and scenario [as many as rounds; 1 with --quick]")
     parser.add_argument("--keep", action="store_true", help="leave configurations and logs behind")
     parser.add_argument("--json", help="write every sample to this file")
     parser.add_argument("--write", action="store_true", help="put the tables into bench/RESULTS.md")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 5)
     options.seconds = options.seconds or (2 if options.quick else 5)
-    options.repeats = options.rounds if options.repeats is None else options.repeats
+    if options.repeats is None:
+        options.repeats = 1 if options.quick else options.rounds
     if options.quick and not options.only:
         options.only = "sluicegate,nginx,haproxy"
     known = [scenario.key for scenario in scenarios.SCENARIOS]
@@ -98,7 +100,7 @@ class Bench:
         self.options, self.folder = options, folder
         self.begun = time.strftime("%Y-%m-%d %H:%M")
         self.generator = scenarios.Generator(folder, options.load_core, options.nice)
-        self.rows, self.notes = [], []
+        self.rows, self.notes, self.paced, self.idle = [], [], None, []
         self.contestants = self._find()
         self.upstream = None
 
@@ -139,6 +141,9 @@ class Bench:
                 ready = self._start_all(hosts, values, f"{len(hosts)}-hosts")
                 for scenario in wanted:
                     self._measure(scenario, ready)
+                if not vhosts and not options.quick:
+                    self._measure_paced(ready, ports[0])
+                    self._measure_idle(ready)
                 self._stop_all()
 
     def _start_all(self, hosts, values, name):
@@ -160,28 +165,87 @@ class Bench:
         return ready
 
     def _measure(self, scenario, ready):
-        options = self.options
         rows = {}
-        for contestant in ready:
-            rows[contestant.name] = {"scenario": scenario.key, "contestant": contestant.name, "own": contestant.own, "samples": [], "thrown": []}
-            self.rows.append(rows[contestant.name])
-            # Pools fill and caches warm outside of the measurement.
-            self.generator.run(scenario, contestant.http, contestant.https, 1)
-        for _ in range(options.rounds):
+        # The first turn is not counted: pools fill and caches warm outside of the measurement.
+        for at in range(self.options.rounds + 1):
             for contestant in ready:
+                name = contestant.name
+                if at and not rows.get(name):
+                    continue
+                try:
+                    if at == 0:
+                        self.generator.run(scenario, contestant.http, contestant.https, 1)
+                        rows[name] = {"scenario": scenario.key, "contestant": name, "own": contestant.own, "samples": [], "thrown": []}
+                    else:
+                        self._take(rows[name], lambda: self._turn(scenario, contestant))  # noqa: B023
+                        print(report.progress(scenario, name, rows[name]["samples"][-1]), file=sys.stderr, flush=True)
+                except (RuntimeError, OSError, subprocess.TimeoutExpired) as why:
+                    rows[name] = None
+                    self.notes.append(f"{name} failed in {scenario.key}: {why}; {contestant.process.complaint()}")
+                    print(self.notes[-1], file=sys.stderr)
+        for row in filter(None, rows.values()):
+            keep_the_quiet(row)
+            self.rows.append(row)
+
+    def _measure_paced(self, ready, backend):
+        """Latency where nobody is saturated: half of what the best peer takes in s1."""
+        options = self.options
+        rates = {row["contestant"]: report.summary(row)["rate"] for row in self.rows if row["scenario"] == "s1" and row["samples"]}
+        peers = [rates[one.name] for one in ready if not one.own and one.name in rates]
+        if not peers:
+            return
+        rate = round(max(peers) / 2, -3) or 1000
+        able = [one for one in ready if rates.get(one.name, 0) >= 1.2 * rate]
+        rows = {one.name: {"samples": [], "thrown": []} for one in able}
+        alone = []
+        for _ in range(options.rounds):
+            alone.append(self.generator.paced(backend, rate, options.seconds))
+            for contestant in able:
                 row = rows[contestant.name]
-                sample = self._turn(scenario, contestant)
-                while sample["disturbed"] and len(row["thrown"]) < options.repeats:
-                    row["thrown"].append(sample)
-                    sample = self._turn(scenario, contestant)
-                row["samples"].append(sample)
-                print(report.progress(scenario, contestant.name, sample), file=sys.stderr, flush=True)
+                self._take(row, lambda: self._paced_turn(contestant, rate))  # noqa: B023
+                print(report.paced_progress(contestant.name, rate, row["samples"][-1]), file=sys.stderr, flush=True)
         for row in rows.values():
             keep_the_quiet(row)
+        unable = [one.name for one in ready if one not in able]
+        self.paced = {"rate": rate, "rows": rows, "alone": alone, "unable": unable, "own": [one.name for one in able if one.own]}
+
+    def _paced_turn(self, contestant, rate):
+        clock = self._clock(contestant)
+        sample = self.generator.paced(contestant.http, rate, self.options.seconds)
+        cpu, _, other, other_load = clock.stop()
+        # Latency suffers from what disturbs either core.
+        most = max(other, other_load)
+        return sample | {"us": cpu / max(sample["done"], 1) * 1e6, "other": most, "disturbed": most * 100 > self.options.noise}
+
+    def _take(self, row, turn):
+        """One turn that counts; disturbed ones are put aside as long as repeats last."""
+        sample = turn()
+        while sample["disturbed"] and len(row["thrown"]) < self.options.repeats:
+            row["thrown"].append(sample)
+            sample = turn()
+        row["samples"].append(sample)
+
+    def _measure_idle(self, ready):
+        """Once for each: memory does not depend on what else runs. New processes, so that nothing is left from before."""
+        for contestant in ready:
+            cells = []
+            for secure in (False, True):
+                contestant.restart(self.options.proxy_core, self.options.nice)
+                if contestant.process.wait_until(lambda: checks.serves(contestant.http, scenarios.HOST), contestants.READY_WITHIN):  # noqa: B023
+                    port = contestant.https if secure else contestant.http
+                    # What the first connections make a proxy allocate once is no cost of a connection.
+                    idle.bytes_per_connection(contestant.process, port, scenarios.HOST, secure, 100)
+                    cells.append(idle.bytes_per_connection(contestant.process, port, scenarios.HOST, secure))
+                else:
+                    cells.append(None)
+            self.idle.append({"contestant": contestant.name, "own": contestant.own, "plain": cells[0], "tls": cells[1]})
+
+    def _clock(self, contestant):
+        return machine.Clock(contestant.process.pids(), self.upstream.pids(), self.options.proxy_core, self.options.load_core)
 
     def _turn(self, scenario, contestant):
         options = self.options
-        clock = machine.Clock(contestant.process.pids(), self.upstream.pids(), options.proxy_core, options.load_core)
+        clock = self._clock(contestant)
         load = self.generator.run(scenario, contestant.http, contestant.https, options.seconds)
         cpu, busy, other, other_load = clock.stop()
         return {
@@ -222,6 +286,9 @@ class Bench:
             "notes": self.notes,
             "scenarios": [vars(one) for one in scenarios.SCENARIOS if one.key in self.options.scenarios],
             "rows": self.rows,
+            "paced": self.paced,
+            "idle": self.idle,
+            "idle_count": idle.COUNT,
         }
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from measure import checks, clients, cluster, contestants, control_report, machine, report, scenarios
 
 HERE = Path(__file__).resolve().parent
-EFFECT_WITHIN = 20.0  # seconds after which a change counts as lost
+EFFECT_WITHIN = 30.0  # seconds after which a change counts as lost
 EVERY_CORE = sorted(os.sched_getaffinity(0))
 
 
@@ -41,6 +41,7 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="sluicegate-control-"))
     folder.chmod(0o755)  # nginx's workers are not root.
     machine.raise_file_limit()
+    machine.take_priority(options.nice)
     random.seed(7)
     bench = Control(options, folder)
     try:
@@ -70,6 +71,7 @@ def arguments():
     parser.add_argument("--websockets", type=int, default=50, help="WebSockets that are open during the changes under load [50]")
     parser.add_argument("--sluicegate", default=HERE.parent / "target/release/sluicegate", help="the binary [target/release/sluicegate]")
     parser.add_argument("--port", type=int, default=22000, help="first of the ports that are used [22000]")
+    parser.add_argument("--nice", type=int, default=0, help="priority of everything measured, e.g. -19 on a machine in use [0]")
     parser.add_argument("--skip-nginx", action="store_true", help="without the reloads")
     parser.add_argument("--keep", action="store_true", help="leave manifests, configurations and logs behind")
     parser.add_argument("--json", help="write everything measured to this file")
@@ -107,7 +109,7 @@ class Control:
         self.upgrades = clients.UpgradeBackend()
         self.upgrades.start()
         nginx = contestants.find_program("nginx", [])
-        upstream = contestants.start_upstream(nginx, self.folder / "upstream", self.ports, EVERY_CORE, 0)
+        upstream = contestants.start_upstream(nginx, self.folder / "upstream", self.ports, EVERY_CORE, self.options.nice)
         self.running.append(upstream)
         if not upstream.wait_until(lambda: checks.serves(self.ports[0], "any"), 10):
             raise SystemExit(f"the backend does not come up: {upstream.complaint()}")
@@ -154,7 +156,7 @@ class Control:
             "--lame-duck", "0s", "--drain", "1s",
         ]  # fmt: skip
         begun = time.perf_counter()
-        gateway = contestants.Process(command, folder / "log", EVERY_CORE, 0)
+        gateway = contestants.Process(command, folder / "log", EVERY_CORE, self.options.nice)
         self.running.append(gateway)
         if not gateway.wait_until(self._is_ready, 300):
             raise SystemExit(f"the gateway does not become ready: {gateway.complaint()}")
@@ -182,13 +184,12 @@ class Control:
         for at in range(self.options.changes):
             answer = "B" if at // 2 % 2 == 0 else "A"
             time.sleep(random.uniform(0.02, 0.08))
-            since = time.perf_counter()
             if at % 2 == 0:
-                self.watched.endpoints("moving", answer)
+                since = self.watched.endpoints("moving", answer)
                 result["EndpointSlice"].append(moved.until(answer, since, EFFECT_WITHIN))
             else:
-                self.watched.route({"A": "B", "B": "A"}[answer])
-                result["Ingress"].append(routed.until({"A": "B", "B": "A"}[answer], since, EFFECT_WITHIN))
+                answer = {"A": "B", "B": "A"}[answer]  # It begins with B.
+                result["Ingress"].append(routed.until(answer, self.watched.route(answer), EFFECT_WITHIN))
         result["failed"] = moved.failures + routed.failures
         return result
 
@@ -204,10 +205,8 @@ class Control:
             begun = time.monotonic()
             for at in range(count):
                 answer = "A" if at // 5 % 2 else "B"
-                since = time.perf_counter()
                 if at % 5 == 0:
-                    watched.endpoints("moving", answer)
-                    effects.append(asker.until(answer, since, EFFECT_WITHIN))
+                    effects.append(asker.until(answer, watched.endpoints("moving", answer), EFFECT_WITHIN))
                 elif at % 5 == 1:
                     watched.endpoints("load", answer)
                 elif at % 5 == 2:
@@ -258,7 +257,7 @@ class Control:
         for answer, port in (("B", self.ports[2]), ("A", self.ports[1])):
             values["CHANGING"] = port
             texts[answer] = contestants.fill_in("nginx.conf", nginx.values(folder, values), hosts)
-        nginx.start(folder, values, hosts, EVERY_CORE, 0)
+        nginx.start(folder, values, hosts, EVERY_CORE, self.options.nice)
         self.running.append(nginx)
         if not nginx.process.wait_until(lambda: checks.serves(nginx.http, cluster.CHANGE_HOST), 60):
             raise SystemExit(f"nginx does not serve: {nginx.process.complaint()}")
@@ -277,8 +276,9 @@ class Control:
                 time.sleep(1)
 
         asker.failures = 0
-        # Long enough for reloads of a second each.
-        load = self._wrk(nginx.http, scenarios.HOST, self.options.reloads * 3 + 3, change)
+        # A reload takes longer under load, and the load must outlast all of them.
+        each = max((effect or EFFECT_WITHIN) for effect in effects)
+        load = self._wrk(nginx.http, scenarios.HOST, int(self.options.reloads * (2 * each + 1)) + 3, change)
         watch.stopping.set()
         watch.join()
         self._say(f"nginx: {load['errors']} of {load['done']} requests failed in {self.options.reloads} reloads")
@@ -287,9 +287,9 @@ class Control:
 
     @staticmethod
     def _reload(nginx, folder, texts, answer, asker):
-        since = time.perf_counter()
         beside = folder / "nginx.conf.new"
         beside.write_text(texts[answer])
+        since = time.perf_counter()
         beside.rename(folder / "nginx.conf")
         nginx.process.handle.send_signal(signal.SIGHUP)
         return asker.until(answer, since, EFFECT_WITHIN)

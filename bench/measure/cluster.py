@@ -76,13 +76,13 @@ class Watched:
         manifests.write(self.folder / "upgrade.yaml", manifests.ingress("upgrade", UPGRADE_HOST, [("/", "upgrade")]))
 
     def endpoints(self, service, answer):
-        """One EndpointSlice: the pods of a Service are others."""
+        """One EndpointSlice: the pods of a Service are others. Returns the moment."""
         port = self.a if answer == "A" else self.b
-        manifests.write(self.folder / f"{service}-endpoints.yaml", manifests.slice_of(service, ["127.0.0.1"], port))
+        return manifests.write(self.folder / f"{service}-endpoints.yaml", manifests.slice_of(service, ["127.0.0.1"], port))
 
     def route(self, answer):
-        """One Ingress: its path leads to another Service."""
-        manifests.write(self.folder / "route.yaml", manifests.ingress("route", CHANGE_HOST, [("/", answer.lower())]))
+        """One Ingress: its path leads to another Service. Returns the moment."""
+        return manifests.write(self.folder / "route.yaml", manifests.ingress("route", CHANGE_HOST, [("/", answer.lower())]))
 
     def load_route(self, service):
         """The Ingress of the host under load."""

@@ -95,7 +95,7 @@ class Contestant:
 
     def __init__(self, program, http, https):
         self.path, self.http, self.https = program, http, https
-        self.process = None
+        self.process = self.folder = None
 
     def version(self):
         """As the program itself says."""
@@ -120,7 +120,13 @@ class Contestant:
         for name in ("tls.crt", "tls.key", "tls.pem"):
             shutil.copy(Path(values["TLS"]) / name, folder / name)
         self.configure(folder, self.values(folder, values), hosts)
+        self.folder = folder
         self.process = Process(self.command(folder), folder / "log", core, nice, self.environment)
+
+    def restart(self, core, nice):
+        """The same again, in a new process."""
+        self.stop()
+        self.process = Process(self.command(self.folder), self.folder / "log", core, nice, self.environment)
 
     def stop(self):
         """Ends it, if it was started."""

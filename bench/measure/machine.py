@@ -134,6 +134,16 @@ def run_on(core, nice):
     return prepare
 
 
+def take_priority(nice):
+    """The same priority for this process."""
+    if nice:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+        try:
+            Path("/proc/self/autogroup").write_text(str(nice))
+        except OSError:
+            pass
+
+
 def raise_file_limit():
     """Connections are file descriptors; children inherit the limit."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

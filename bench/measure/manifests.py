@@ -1,6 +1,7 @@
 """Kubernetes manifests for Sluicegate, as text: what a cluster would hold for the same routes."""
 
 import base64
+import time
 from pathlib import Path
 
 NAMESPACE = "bench"
@@ -108,12 +109,14 @@ spec:
 
 
 def write(path, *documents):
-    """One file of several documents, put in place at once, as deployment tools do."""
+    """One file of several documents, put in place at once, as deployment tools do. Returns the moment (perf_counter)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
     beside.write_text("---\n".join(documents))
+    moment = time.perf_counter()
     beside.rename(path)
+    return moment
 
 
 def compared_routes(folder, hosts, upstream_port, certificate, key):

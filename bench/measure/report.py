@@ -94,6 +94,8 @@ def comparison(result):
         "**Everything**: median and least to most of the rounds; requests/s and latency with the load generator's and the "
         "backend's core as the other limit (`core` is how busy the proxy's was).",
         _details(result, measured, names),
+        _paced(result["paced"]),
+        _idle(result),
     ]
     parts += [f"Note: {note}." for note in result["notes"]]
     parts.append(_noise(result, measured))
@@ -109,7 +111,7 @@ def _costs(result, measured, names, own, peers):
         verdict = "-"
         if ours and others:
             best = ours["us"] / min(others)
-            verdict = f"**{best:.2f}**, {'reached' if best <= scenario['target'] else 'missed'} (≤ {scenario['target']:.2f})"
+            verdict = f"**{best:.3f}**, {'reached' if best <= scenario['target'] else 'missed'} (≤ {scenario['target']:.2f})"
         rows.append([f"{scenario['key']} {scenario['title']}", *(_cost(of[name], ours, name == own) for name in names), verdict])
     return table(["", *names, "against the best peer"], rows) + _vhost_cost(measured, own)
 
@@ -141,6 +143,55 @@ def _details(result, measured, names):
                     [scenario["key"], name, spread, number(of["rate"], 0), figure(of["p50"]), figure(of["p99"]), f"{of['busy']:.0%}", of["errors"], marks]
                 )
     return table(["", "", "µs CPU", "per second", "p50 ms", "p99 ms", "core", "errors", "turns taken again"], rows)
+
+
+def paced_progress(name, rate, sample):
+    """One turn at the fixed rate."""
+    return f"{rate:,.0f}/s {name:10} p50 {figure(sample['p50_ms'])} p99 {figure(sample['p99_ms'])} p99.9 {figure(sample['p999_ms'])} ms, failed {sample['failed']}"
+
+
+def _paced(paced):
+    if not paced:
+        return ""
+    every = {"(backend without a proxy)": paced["alone"]} | {name: row["samples"] for name, row in paced["rows"].items()}
+    rows, tails = [], {}
+    for name, samples in every.items():
+        of = {key: median([sample.get(key) for sample in samples]) for key in ("p50_ms", "p99_ms", "p999_ms", "us", "lag_p99_ms")}
+        tails[name] = of["p99_ms"]
+        spread = [sample["p99_ms"] for sample in samples if sample["p99_ms"] is not None]
+        tail = f"{figure(of['p99_ms'])} ({figure(min(spread, default=None))} to {figure(max(spread, default=None))})"
+        failed = sum(sample["failed"] for sample in samples)
+        rows.append([name, figure(of["p50_ms"]), tail, figure(of["p999_ms"]), figure(of["us"]), figure(of["lag_p99_ms"]), failed])
+    text = (
+        f"**At a fixed rate**, {paced['rate']:,.0f} requests/s (half of what the best peer took in s1), Poisson arrivals, latency from the scheduled "
+        "moment. `late`: how late requests began, for want of a free connection or of the generator's core.\n\n"
+        + table(["", "p50 ms", "p99 ms", "p99.9 ms", "µs CPU", "late p99 ms", "failed"], rows)
+    )
+    peers = [tails[name] for name in paced["rows"] if name not in paced["own"] and tails[name] is not None]
+    if paced["own"] and peers:
+        ours = tails[paced["own"][0]]
+        text += f"\n\np99 against the best peer's: {ours / min(peers):.2f}, {'reached' if ours <= min(peers) else 'missed'} (≤ 1.00)."
+    noisy = sum(sample["disturbed"] for row in paced["rows"].values() for sample in row["samples"])
+    if noisy:
+        text += f"\n\n**Too noisy:** in {noisy} of these turns others disturbed one of the two cores; latency is not to be compared."
+    if paced["unable"]:
+        text += f"\n\nNot able to take this rate: {', '.join(paced['unable'])}."
+    return text
+
+
+def _idle(result):
+    if not result["idle"]:
+        return ""
+    rows = []
+    for of in result["idle"]:
+        cells = []
+        for kind, most in (("plain", 2), ("tls", 8)):
+            cell = figure(of[kind] / 1024) if of[kind] is not None else "-"
+            if of["own"] and of[kind] is not None:
+                cell += f", {'reached' if of[kind] <= most * 1024 else 'missed'} (≤ {most})"
+            cells.append(cell)
+        rows.append([of["contestant"], *cells])
+    return f"**Idle connections**, KiB of resident memory for each of {result['idle_count']:,} that were used once:\n\n" + table(["", "plain", "TLS"], rows)
 
 
 def _noise(result, measured):

@@ -1,9 +1,11 @@
 """What is asked of every contestant, with which load generator, and how its answer is read."""
 
+import json
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +93,15 @@ class Generator:
         if scenario.tool == "h2load":
             return self._h2load(scenario, port, seconds)
         return self._wrk(scenario, port, seconds)
+
+    def paced(self, port, rate, seconds):
+        """One run at a fixed rate, small responses, HTTP/1.1: what paced.py prints."""
+        command = [sys.executable, str(Path(__file__).with_name("paced.py")), *map(str, (port, HOST, rate, seconds, CONNECTIONS))]
+        text = self._output([command], seconds)[0]
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise RuntimeError(f"paced.py said: {text.strip()[-400:]}") from None
 
     def _output(self, commands, seconds):
         """What the commands print, run side by side."""
