@@ -35,10 +35,12 @@ def main():
     folder.chmod(0o755)  # nginx's workers are not root.
     machine.raise_file_limit()
     bench = Bench(options, folder)
+    complete = False
     try:
         bench.run()
+        complete = not any(" failed in " in note for note in bench.notes)
     except KeyboardInterrupt:
-        print("interrupted; what follows is what was measured until then", file=sys.stderr)
+        print("interrupted; what follows is what was measured until then, and is not written", file=sys.stderr)
     finally:
         bench.stop()
         if options.keep:
@@ -50,10 +52,10 @@ def main():
     print(text)
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+    if not complete or not result["rows"]:
+        raise SystemExit("not everything was measured; see above")
     if options.write:
         report.replace_section(HERE / "RESULTS.md", "compare", text)
-    if not result["rows"] or any(" failed in " in note for note in result["notes"]):
-        raise SystemExit("not everything was measured; see above")
 
 
 def arguments():
@@ -166,6 +168,15 @@ class Bench:
 
     def _measure(self, scenario, ready):
         rows = {}
+        try:
+            self._take_turns(scenario, ready, rows)
+        finally:
+            for row in rows.values():
+                if row and row["samples"]:
+                    keep_the_quiet(row)
+                    self.rows.append(row)
+
+    def _take_turns(self, scenario, ready, rows):
         # The first turn is not counted: pools fill and caches warm outside of the measurement.
         for at in range(self.options.rounds + 1):
             for contestant in ready:
@@ -183,9 +194,6 @@ class Bench:
                     rows[name] = None
                     self.notes.append(f"{name} failed in {scenario.key}: {why}; {contestant.process.complaint()}")
                     print(self.notes[-1], file=sys.stderr)
-        for row in filter(None, rows.values()):
-            keep_the_quiet(row)
-            self.rows.append(row)
 
     def _measure_paced(self, ready, backend):
         """Latency where nobody is saturated: half of what the best peer takes in s1."""
