@@ -25,7 +25,7 @@ pub fn routes(arguments: &QueryArguments) -> Result<(), Failure> {
 pub fn backends(arguments: &QueryArguments) -> Result<(), Failure> {
     show(arguments, "backends", |state| {
         let mut table =
-            Table::new(&["BACKEND", "PROTOCOL", "ENDPOINT", "POD", "STATE", ">ACTIVE", ">REQUESTS", ">ERRORS"]);
+            Table::new(&["BACKEND", "PROTOCOL", "ENDPOINT", "POD", "STATE", ">ACTIVE", ">REQUESTS", ">ERRORS", "NOTE"]);
         for backend in state.backends.iter().flatten() {
             backend_rows(backend, &mut table);
         }
@@ -41,7 +41,7 @@ fn backend_rows(backend: &BackendState, table: &mut Table) {
         (None, None) if backend.endpoints.is_empty() => "no endpoints".to_owned(),
         (None, None) => String::new(),
     };
-    table.row([backend.id.as_str(), &backend.protocol, "", "", &note, &active, &requests, &errors]);
+    table.row([backend.id.as_str(), &backend.protocol, "", "", "", &active, &requests, &errors, &note]);
     for endpoint in &backend.endpoints {
         let [active, requests, errors] = counts(endpoint.traffic);
         let state = match endpoint.state {
@@ -52,7 +52,7 @@ fn backend_rows(backend: &BackendState, table: &mut Table) {
         };
         let address = endpoint.address.to_string();
         let pod = endpoint.pod.as_deref().unwrap_or("-");
-        table.row(["", "", &address, pod, state, &active, &requests, &errors]);
+        table.row(["", "", &address, pod, state, &active, &requests, &errors, ""]);
     }
 }
 
