@@ -2,6 +2,7 @@
 
 use crate::client_hello::{ClientHelloError, ClientHelloReader};
 use crate::headers::ClientIdentity;
+use crate::http1_stream::Http1Io;
 use crate::proxy_protocol;
 use crate::tls::{self, TlsSession};
 use crate::transport::{PrefixedStream, Transport};
@@ -54,49 +55,49 @@ struct Ends {
     local: SocketAddr,
 }
 
-/// Serves a connection that was just accepted.
-pub(crate) async fn serve(worker: Rc<Worker>, service: Service, socket: TcpStream, peer: SocketAddr) {
+/// Starts to serve a connection that was just accepted. Each stage is a task of its own, so that a connection that
+/// waits for its next request does not carry what its handshake needed.
+pub(crate) fn start(worker: &Rc<Worker>, service: &Service, socket: TcpStream, peer: SocketAddr) {
     let kind = service.kind();
-    worker.metrics.connection_opened(kind);
-    match Registration::new(&worker) {
-        Some(registration) => serve_counted(&worker, service, socket, peer, registration).await,
-        None => refuse(&worker, &service, socket).await,
-    }
-    worker.metrics.connection_closed(kind);
-}
-
-async fn serve_counted(
-    worker: &Rc<Worker>,
-    service: Service,
-    socket: TcpStream,
-    peer: SocketAddr,
-    registration: Registration,
-) {
+    let Some(registration) = Registration::new(worker, kind) else {
+        refuse(worker, service, &socket);
+        return;
+    };
     // Nagle's algorithm would hold the last segment of each response back; a socket without it is only slower.
     let _ = socket.set_nodelay(true);
     let Ok(local) = socket.local_addr() else {
         return;
     };
-    let mut ends = Ends { peer, local };
+    let ends = Ends { peer, local };
+    if matches!(service, Service::Http) && !worker.settings.proxy_protocol {
+        serve(worker, Established::Http1(Transport::Plain(socket), None), ends, false, registration);
+    } else {
+        tokio::task::spawn_local(begin(Rc::clone(worker), service.clone(), socket, ends, registration));
+    }
+}
+
+/// Does the preliminaries, and starts what follows.
+async fn begin(worker: Rc<Worker>, service: Service, socket: TcpStream, mut ends: Ends, registration: Registration) {
     let https = matches!(service, Service::Https(_));
-    // Boxed: what a handshake needs would weigh on the connection for all its life.
-    let Some(established) = Box::pin(establish(worker, service, socket, &mut ends)).await else {
-        return;
-    };
-    let client = || ClientIdentity::new(ends.peer, ends.local, https, &worker.settings.trusted);
+    if let Some(established) = establish(&worker, service, socket, &mut ends).await {
+        serve(&worker, established, ends, https, registration);
+    }
+}
+
+fn serve(worker: &Rc<Worker>, established: Established, ends: Ends, https: bool, registration: Registration) {
+    let client = ClientIdentity::new(ends.peer, ends.local, https, &worker.settings.trusted);
+    let worker = Rc::clone(worker);
     match established {
         Established::Http1(transport, tls) => {
-            let upgraded = http1_server::serve(worker, transport, client(), tls, &registration).await;
-            if let Some((transport, client)) = upgraded {
-                Box::pin(http2_server::serve(worker, transport, client, None, &registration)).await;
-            }
+            let io = Http1Io::new(transport, Rc::clone(&worker.buffers));
+            tokio::task::spawn_local(http1_server::serve(worker, io, client, tls, registration));
         }
         Established::Http2(transport, tls) => {
-            Box::pin(http2_server::serve(worker, transport, client(), tls, &registration)).await;
+            tokio::task::spawn_local(http2_server::serve(worker, transport, client, tls, registration));
         }
         Established::Stream(socket, prefix, backend, kind, send_proxy_protocol) => {
             let header = send_proxy_protocol.then_some((ends.peer, ends.local));
-            Box::pin(stream_proxy::serve(worker, socket, prefix, &backend, kind, header)).await;
+            tokio::task::spawn_local(stream_proxy::serve(worker, socket, prefix, backend, kind, header, registration));
         }
         Established::Over => {}
     }
@@ -269,12 +270,11 @@ const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconten
     connection: close\r\nx-sluicegate-reason: too_many_connections\r\n\r\n";
 
 /// There are too many connections: a plain client is told, the others are closed, since a handshake is what costs.
-async fn refuse(worker: &Worker, service: &Service, mut socket: TcpStream) {
+fn refuse(worker: &Worker, service: &Service, socket: &TcpStream) {
     worker.metrics.limit(LimitName::Connections);
     worker.metrics.fault(FaultReason::TooManyConnections);
     if matches!(service, Service::Http) {
         // Best effort; the connection ends here.
         let _ = socket.try_write(TOO_MANY_CONNECTIONS);
-        let _ = socket.shutdown().await;
     }
 }

@@ -3,6 +3,7 @@
 use crate::exchange::{self, Ask, Ended, Session};
 use crate::fault::Fault;
 use crate::headers::{ClientIdentity, SmallText};
+use crate::http2_server;
 use crate::http1_stream::Http1Io;
 use crate::tls::TlsSession;
 use crate::transport::{PrefixedStream, Transport};
@@ -37,32 +38,33 @@ enum Arrival {
     Bad(Fault),
 }
 
-/// Serves the connection until it ends. Returns it if the client speaks HTTP/2 on it.
+/// Serves the connection until it ends, or until the client turns out to speak HTTP/2 on it.
 pub(crate) async fn serve(
-    worker: &Rc<Worker>,
-    transport: Transport,
+    worker: Rc<Worker>,
+    // Taken whole and not made here: what an async function moves into its locals it holds twice.
+    mut io: Http1Io<Transport>,
     client: ClientIdentity,
     tls: Option<TlsSession>,
-    registration: &Registration,
-) -> Option<(Transport, ClientIdentity)> {
-    let mut io = Http1Io::new(transport, Rc::clone(&worker.buffers));
+    registration: Registration,
+) {
     let mut watchdog = Watchdog::default();
     let mut first = true;
     let mut idle_since = Instant::now();
     loop {
-        if io.rbuf.is_empty() && !wait_for_bytes(worker, &mut io, &mut watchdog, registration, first, idle_since).await {
+        if io.rbuf.is_empty() && !wait_for_bytes(&worker, &mut io, &mut watchdog, &registration, first, idle_since).await {
             break;
         }
         let mut heads = worker.take_heads();
-        let next = match read_head(worker, &mut io, &mut heads, &mut watchdog, first && tls.is_none()).await {
+        let next = match read_head(&worker, &mut io, &mut heads, &mut watchdog, first && tls.is_none()).await {
             Arrival::Request => {
-                let session = Session { worker, client: &client, tls: tls.as_ref() };
+                let session = Session { worker: &worker, client: &client, tls: tls.as_ref() };
                 // Boxed: what a request needs while it is on its way would double what an idle connection holds.
                 Box::pin(serve_request(&session, &mut io, &mut heads, &mut watchdog)).await
             }
             Arrival::Preface => {
                 worker.give_heads(heads);
-                return Some((hand_over(io), client));
+                tokio::task::spawn_local(http2_server::serve(worker, hand_over(io), client, None, registration));
+                return;
             }
             Arrival::Nothing => Next::Close,
             Arrival::NotYet => {
@@ -70,7 +72,7 @@ pub(crate) async fn serve(
                 continue;
             }
             Arrival::Bad(fault) => {
-                let session = Session { worker, client: &client, tls: tls.as_ref() };
+                let session = Session { worker: &worker, client: &client, tls: tls.as_ref() };
                 Box::pin(refuse(&session, &fault, &mut io, &mut heads, &mut watchdog)).await
             }
         };
@@ -88,7 +90,6 @@ pub(crate) async fn serve(
         }
     }
     io.discard();
-    None
 }
 
 enum Next {

@@ -40,11 +40,11 @@ struct Common {
 
 /// Serves the connection until it ends.
 pub(crate) async fn serve(
-    worker: &Rc<Worker>,
+    worker: Rc<Worker>,
     transport: Transport,
     client: ClientIdentity,
     tls: Option<TlsSession>,
-    registration: &Registration,
+    registration: Registration,
 ) {
     let limits = &worker.settings.limits;
     let handshake = h2::server::Builder::new()
@@ -62,14 +62,14 @@ pub(crate) async fn serve(
         return;
     };
     let common = Rc::new(Common {
-        worker: Rc::clone(worker),
+        worker,
         client,
         tls,
         active: Cell::new(0),
         resets: Cell::new(0),
         last_end: Cell::new(Instant::now()),
     });
-    drive(connection, &common, registration).await;
+    drive(connection, &common, &registration).await;
 }
 
 /// Accepts streams, and lets the connection read and write, which is what polling for streams does.

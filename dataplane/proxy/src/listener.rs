@@ -83,9 +83,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: StdListener, service: S
             return;
         }
     };
-    let start = |socket: TcpStream, peer: SocketAddr| {
-        tokio::task::spawn_local(connection::serve(Rc::clone(&worker), service.clone(), socket, peer));
-    };
+    let start = |socket: TcpStream, peer: SocketAddr| connection::start(&worker, &service, socket, peer);
     loop {
         let accepted = tokio::select! {
             accepted = poll_fn(|cx| listener.poll_accept(cx)) => accepted,

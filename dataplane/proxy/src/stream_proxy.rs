@@ -7,7 +7,7 @@ use crate::endpoint::InFlight;
 use crate::exchange::hash_address;
 use crate::proxy_protocol;
 use crate::stream::{Ended, RelayOptions, relay};
-use crate::worker::Worker;
+use crate::worker::{Registration, Worker};
 use bytes::Bytes;
 use sluicegate_config::{Balance, BackendId};
 use sluicegate_route::BackendSlot;
@@ -21,20 +21,21 @@ use tokio::net::TcpStream;
 /// Relays a client's connection to an endpoint of `backend`. `prefix` was read from the client already; `header`: the
 /// addresses to tell the backend in a PROXY protocol header.
 pub(crate) async fn serve(
-    worker: &Rc<Worker>,
+    worker: Rc<Worker>,
     client: TcpStream,
     prefix: Bytes,
-    backend: &BackendId,
+    backend: BackendId,
     kind: StreamKind,
     header: Option<(SocketAddr, SocketAddr)>,
+    _registration: Registration,
 ) {
     worker.metrics.stream_opened(kind);
     let table = worker.table();
-    let end = match table.backend_slot(backend) {
+    let end = match table.backend_slot(&backend) {
         None => StreamEnd::NoEndpoints,
         Some(slot) => {
             worker.metrics.backend(slot.index() as u32).started();
-            let end = relay_to(worker, client, prefix, backend, slot, kind, header).await;
+            let end = relay_to(&worker, client, prefix, &backend, slot, kind, header).await;
             let failed = matches!(end, StreamEnd::NoEndpoints | StreamEnd::ConnectFailed | StreamEnd::BackendReset);
             worker.metrics.backend(slot.index() as u32).finished(failed);
             end

@@ -10,7 +10,7 @@ use crate::tls::CertificateTable;
 use arc_swap::ArcSwap;
 use sluicegate_http1::{HeadLimits, RequestHead, ResponseHead};
 use sluicegate_route::RouteTable;
-use sluicegate_telemetry::WorkerMetrics;
+use sluicegate_telemetry::{ListenerKind, WorkerMetrics};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -195,18 +195,20 @@ impl DateText {
 pub(crate) struct Registration {
     worker: Rc<Worker>,
     key: usize,
+    kind: ListenerKind,
 }
 
 impl Registration {
     /// Counts a connection; `None` if there are as many as there may be.
-    pub(crate) fn new(worker: &Rc<Worker>) -> Option<Self> {
+    pub(crate) fn new(worker: &Rc<Worker>, kind: ListenerKind) -> Option<Self> {
         let before = worker.shared.connections.fetch_add(1, Ordering::Relaxed);
         if before >= worker.settings.limits.max_connections {
             worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         let key = worker.connections.borrow_mut().insert(None);
-        Some(Self { worker: Rc::clone(worker), key })
+        worker.metrics.connection_opened(kind);
+        Some(Self { worker: Rc::clone(worker), key, kind })
     }
 
     /// Asks to be woken when the drain begins.
@@ -223,5 +225,6 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.worker.connections.borrow_mut().remove(self.key);
         self.worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.worker.metrics.connection_closed(self.kind);
     }
 }
