@@ -473,11 +473,21 @@ impl Attempts<'_> {
         let tls = backend.protocol().is_tls();
         let opened = request_line::open_http2(lease.sender.clone(), &heads.request, route, &authority, &forwarding, tls);
         let mut upstream: Http2Upstream = opened.map_err(|error| TryFailed {
-            cause: TryCause::Broke(Break::Upstream(error)),
+            cause: TryCause::Broke(match error {
+                PeerError::Head(_) => Break::Client(error),
+                error => Break::Upstream(error),
+            }),
             answered: false,
             head_sent: false,
             reused: false,
         })?;
+        if heads.request.expects_continue() {
+            heads.response.clear();
+            // A head without fields is always good.
+            let _ = heads.response.begin(Version::Http11, 100, canonical_reason(100).as_bytes());
+            let _ = heads.response.finish(&worker.response_limits);
+            downstream.send_interim(&heads.response);
+        }
         let result = self.converse(downstream, &mut upstream, heads, relay, endpoint).await;
         match result {
             Ok((ended, complete)) => {

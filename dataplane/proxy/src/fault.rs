@@ -63,7 +63,7 @@ impl Fault {
     pub(crate) fn broken(cause: Break, metrics: &WorkerMetrics) -> Self {
         match cause {
             Break::BodyTooLarge => Self::body_too_large(metrics),
-            Break::Client(error @ (PeerError::Body(_) | PeerError::Overflow)) => {
+            Break::Client(error @ (PeerError::Head(_) | PeerError::Body(_) | PeerError::Overflow)) => {
                 Self::new(400, FaultReason::BadRequest, error.to_string()).closing()
             }
             Break::Client(error) => Self::new(499, FaultReason::ClientClosed, error.to_string()).closing(),

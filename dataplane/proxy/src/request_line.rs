@@ -8,7 +8,7 @@ use crate::upstream_http2::Http2Upstream;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri};
-use sluicegate_http1::{FieldName, Framing, RequestHead, Version, write_request_line};
+use sluicegate_http1::{FieldName, Framing, HeadError, RequestHead, Version, write_request_line};
 use sluicegate_route::{CompiledRoute, rewrite};
 
 /// The target that the backend sees: rewritten where the route says so, else as the client sent it.
@@ -69,7 +69,8 @@ pub(crate) fn open_http2(
 ) -> Result<Http2Upstream, PeerError> {
     let mut scratch = Vec::new();
     let target = target(request, route, &mut scratch);
-    let invalid = || PeerError::Io(std::io::ErrorKind::InvalidInput.into());
+    // HTTP/1.1 lets more characters through than the URIs of HTTP/2 are made of.
+    let invalid = || PeerError::Head(HeadError::InvalidTarget);
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(Authority::try_from(authority.0.as_slice()).map_err(|_| invalid())?);
@@ -80,6 +81,8 @@ pub(crate) fn open_http2(
     *message.version_mut() = http::Version::HTTP_2;
     let mut fields = HeaderMap::with_capacity(request.fields().count() + 8);
     request_fields(request, forwarding, &mut fields);
+    // Few servers answer it on HTTP/2, so it was answered here.
+    fields.remove(http::header::EXPECT);
     if request.te_trailers() {
         fields.field(b"te", b"trailers");
     }

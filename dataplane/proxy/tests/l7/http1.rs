@@ -1,6 +1,6 @@
 //! HTTP/1.1: messages in all their forms, and the fields that cross, stay behind or are made.
 
-use crate::support::{Body, Gateway, Http1, Ingress, service};
+use crate::support::{Body, Gateway, Http1, Ingress, service, service_speaking};
 use sluicegate_echo::{EchoBackend, RawBackend};
 use tokio::net::TcpStream;
 
@@ -171,6 +171,37 @@ async fn expect_100_continue_is_answered() {
     assert_eq!(client.response().await.status, 417);
     client.expect_end().await;
     assert_eq!(web.requests().total, before);
+}
+
+#[tokio::test]
+async fn expect_100_continue_is_answered_in_front_of_http2_too() {
+    let (gateway, web) = with_echo(Gateway::start()).await;
+    gateway.apply(&service_speaking("web2", "kubernetes.io/h2c", &[web.address()]));
+    gateway.apply(&Ingress::new("h2c.test", "web2").yaml());
+    let mut client = gateway.connect().await;
+    client.send("POST / HTTP/1.1\r\nHost: h2c.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+    assert_eq!(client.head("POST").await.expect("100").status, 100);
+    client.send("hello").await;
+    let answer = client.response().await;
+    assert_eq!((&answer.json()["body_bytes"], answer.echoed("expect")), (&5.into(), None));
+}
+
+/// What HTTP/2 cannot carry is the client's fault, never that of the endpoint.
+#[tokio::test]
+async fn targets_that_http2_cannot_carry_eject_nobody() {
+    let (gateway, web) = with_echo(Gateway::with(|settings| settings.workers = 1)).await;
+    gateway.apply(&service_speaking("web2", "kubernetes.io/h2c", &[web.address()]));
+    gateway.apply(&Ingress::new("h2c.test", "web2").yaml());
+    for _ in 0..10 {
+        let mut client = gateway.connect().await;
+        let answer = client.get("h2c.test", "/<a>`").await;
+        assert_eq!((answer.status, answer.field("x-sluicegate-reason")), (400, Some("bad_request")));
+    }
+    assert_eq!(gateway.sample("sluicegate_upstream_errors_total"), 0);
+    assert_eq!(gateway.connect().await.get("h2c.test", "/a|b\"{}^").await.status, 200);
+    let errors: u64 =
+        gateway.proxy().endpoint_states().iter().flat_map(|report| &report.endpoints).map(|view| view.errors).sum();
+    assert_eq!(errors, 0);
 }
 
 #[tokio::test]

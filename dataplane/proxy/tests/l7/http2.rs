@@ -277,7 +277,9 @@ async fn rapid_reset_ends_the_connection() {
             let stream = frames.open(&get, true).await;
             if pause && number < 60 {
                 // Each is at work already when it is taken back.
-                until("it is at work", || web.requests().total > number || gateway.proxy().connections() == 0).await;
+                let what = format!("stream {number} is at work");
+                let over = || gateway.proxy().connections() == 0;
+                until(&what, || web.requests().total > number || over()).await;
             }
             frames.write(RST_STREAM, 0, stream, &8u32.to_be_bytes()).await;
         }
@@ -403,6 +405,25 @@ async fn an_idle_connection_ends_in_good_order() {
     let end = soon("the end", client.connection).await.expect("no panic");
     end.expect("in good order");
     assert_eq!(gateway.limits(LimitName::IdleTimeout), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_loses_the_stream_alone() {
+    let (gateway, web) = with_echo(|settings| settings.timeouts.client_write = Duration::from_millis(300)).await;
+    let mut client = Http2::prior_knowledge(gateway.http()).await;
+    let request = client.request(Method::GET, "app.test", "/bytes/100000000");
+    let (response, _) = client.open(request, true).await;
+    let mut body = soon("a head", response).await.expect("a head").into_body();
+    until("the limit is counted", || gateway.limits(LimitName::ClientSendTimeout) == 1).await;
+    until("the backend is free again", || web.requests().open == 0).await;
+    let error = loop {
+        match soon("data", body.data()).await.expect("not the end of a good body") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_reset(), "{error}");
+    assert_eq!(client.get("app.test", "/").await.status, 200);
 }
 
 #[tokio::test]
