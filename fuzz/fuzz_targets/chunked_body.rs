@@ -60,11 +60,7 @@ fn decode(input: &[u8], step: usize) -> Body {
         Ok((consumed, false))
     };
     let trailers = decoder.trailers().fields();
-    Body {
-        data,
-        trailers: trailers.map(|field| (field.name.to_vec(), field.value.to_vec())).collect(),
-        end,
-    }
+    Body { data, trailers: trailers.map(|field| (field.name.to_vec(), field.value.to_vec())).collect(), end }
 }
 
 fn encode(body: &Body, chunk: usize) -> Vec<u8> {

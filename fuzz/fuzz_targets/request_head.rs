@@ -85,8 +85,7 @@ fn written_as_forwarded(head: &RequestHead) {
 }
 
 fn parse(wire: &[u8]) -> RequestHead {
-    let generous =
-        HeadLimits { max_head_bytes: 16 << 20, max_fields: usize::MAX, max_target_bytes: 16 << 20 };
+    let generous = HeadLimits { max_head_bytes: 16 << 20, max_fields: usize::MAX, max_target_bytes: 16 << 20 };
     let mut head = RequestHead::new();
     assert_eq!(head.parse(wire, &generous), Ok(Some(wire.len())), "{}", wire.escape_ascii());
     head

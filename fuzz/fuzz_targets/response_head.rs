@@ -39,12 +39,7 @@ struct Request {
     was_connect: bool,
 }
 
-fn in_steps(
-    input: &[u8],
-    step: usize,
-    request: Request,
-    limits: &HeadLimits,
-) -> Result<Option<usize>, HeadError> {
+fn in_steps(input: &[u8], step: usize, request: Request, limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
     let mut head = ResponseHead::new();
     for end in (0..input.len()).step_by(step) {
         if let Some(len) = head.parse(&input[..end], request.was_head, request.was_connect, limits)? {

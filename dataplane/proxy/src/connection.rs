@@ -140,9 +140,7 @@ async fn preliminaries(
         }
     }
     match service {
-        Service::Http => {
-            Some(Established::Http1(PrefixedStream::new(socket, Bytes::from(early)).into(), None))
-        }
+        Service::Http => Some(Established::Http1(PrefixedStream::new(socket, Bytes::from(early)).into(), None)),
         Service::Https(acceptor) => accept_tls(worker, acceptor, socket, early, ends).await,
         Service::Stream(listener) => Some(Established::Stream(
             socket,
@@ -225,7 +223,11 @@ async fn accept_tls(
         }
     };
     let session = stream.get_ref().1;
-    let version = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) { TlsVersion::Tls12 } else { TlsVersion::Tls13 };
+    let version = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+        TlsVersion::Tls12
+    } else {
+        TlsVersion::Tls13
+    };
     worker.metrics.tls_handshake(Ok(version));
     if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
         worker.metrics.tls_resumed();

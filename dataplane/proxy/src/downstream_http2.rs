@@ -196,8 +196,7 @@ impl Downstream for Http2Downstream {
         let switching = head.status() == 101;
         let status = if switching { 200 } else { head.status() };
         let mut response = Response::new(());
-        *response.status_mut() =
-            StatusCode::from_u16(status).map_err(|_| PeerError::Head(HeadError::BadStatusLine))?;
+        *response.status_mut() = StatusCode::from_u16(status).map_err(|_| PeerError::Head(HeadError::BadStatusLine))?;
         *response.version_mut() = http::Version::HTTP_2;
         let fields = response.headers_mut();
         fields.reserve(head.len_fields() + 1);

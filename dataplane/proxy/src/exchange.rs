@@ -7,13 +7,13 @@
 //!                 fault ─► the gateway's own answer
 //! ```
 
+use crate::balance::{PickContext, hash_key};
 use crate::connect::ConnectError;
 use crate::endpoint::{EndpointState, Failure as EndpointFailure};
 use crate::fault::{self, Canned, Fault};
 use crate::headers::{self, ClientIdentity, Forwarding, SmallText};
 use crate::http1_stream::Http1Io;
 use crate::peer::{Downstream, Filled, PeerError, Upstream};
-use crate::balance::{PickContext, hash_key};
 use crate::pool::UpstreamBackend;
 use crate::relay::{Break, Pace, Relay, Waiting};
 use crate::request_line;
@@ -81,7 +81,11 @@ pub(crate) async fn exchange<D: Downstream>(
         Err(Failure::Fault(fault)) => {
             report(worker, heads, fault.reason, &fault.detail, &request_id);
             record.status = fault.status;
-            if fault.status == 499 { Ended::Cut } else { answer_fault(session, &ask, &fault, &request_id, downstream, heads, watchdog).await }
+            if fault.status == 499 {
+                Ended::Cut
+            } else {
+                answer_fault(session, &ask, &fault, &request_id, downstream, heads, watchdog).await
+            }
         }
     };
     record.finish(&worker.metrics);
@@ -277,13 +281,8 @@ impl Attempts<'_> {
                 let why = slotted.backend.unavailable.as_deref().unwrap_or("no endpoint is ready");
                 return Err(Fault::new(503, FaultReason::NoEndpoints, why).into());
             };
-            let mut relay = Relay::new(
-                watchdog,
-                self.pace(route),
-                max_body,
-                worker.response_limits,
-                self.has_body(&heads.request),
-            );
+            let mut relay =
+                Relay::new(watchdog, self.pace(route), max_body, worker.response_limits, self.has_body(&heads.request));
             let begun = Instant::now();
             let was_ejected = endpoint.is_ejected(begun);
             let outcome = if backend.protocol().is_http2() {
@@ -471,7 +470,8 @@ impl Attempts<'_> {
         let authority = authority_text(&heads.request, endpoint.address());
         let forwarding = self.forwarding();
         let tls = backend.protocol().is_tls();
-        let opened = request_line::open_http2(lease.sender.clone(), &heads.request, route, &authority, &forwarding, tls);
+        let opened =
+            request_line::open_http2(lease.sender.clone(), &heads.request, route, &authority, &forwarding, tls);
         let mut upstream: Http2Upstream = opened.map_err(|error| TryFailed {
             cause: TryCause::Broke(match error {
                 PeerError::Head(_) => Break::Client(error),
@@ -632,7 +632,9 @@ fn connect_fault(error: &ConnectError) -> (u16, FaultReason) {
         ConnectError::Unreachable | ConnectError::Io(_) => (502, FaultReason::ConnectUnreachable),
         ConnectError::Resolve(_) => (503, FaultReason::UpstreamResolve),
         ConnectError::NoEndpoints | ConnectError::EndpointRemoved => (503, FaultReason::NoEndpoints),
-        ConnectError::Overloaded | ConnectError::TooManyFiles | ConnectError::NoLocalPort => (503, FaultReason::Overloaded),
+        ConnectError::Overloaded | ConnectError::TooManyFiles | ConnectError::NoLocalPort => {
+            (503, FaultReason::Overloaded)
+        }
     }
 }
 
@@ -670,7 +672,8 @@ async fn redirect_with_slash<D: Downstream>(
     let _ = response.push(b"date", &session.worker.date());
     response.set_framing(if request.is_head() { Framing::None } else { Framing::Length(0) });
     let _ = response.finish(&HeadLimits::default());
-    answer(session, ask.close || session.worker.is_draining(), Canned(bytes::Bytes::new()), downstream, heads, watchdog).await
+    answer(session, ask.close || session.worker.is_draining(), Canned(bytes::Bytes::new()), downstream, heads, watchdog)
+        .await
 }
 
 /// Most bytes of a request body that are thrown away to keep a connection.

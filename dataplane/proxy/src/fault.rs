@@ -4,7 +4,9 @@
 use crate::peer::{Filled, Peer, PeerError, TrailerFields};
 use crate::relay::{Break, Waiting};
 use bytes::Bytes;
-use sluicegate_http1::{FieldName, Framing, HeadError, HeadLimits, RequestHead, ResponseHead, Version, canonical_reason};
+use sluicegate_http1::{
+    FieldName, Framing, HeadError, HeadLimits, RequestHead, ResponseHead, Version, canonical_reason,
+};
 use sluicegate_telemetry::{FaultReason, LimitName, UpstreamError, WorkerMetrics};
 use std::task::{Context, Poll};
 
@@ -110,7 +112,8 @@ enum Form {
 }
 
 fn form(request: &RequestHead) -> Form {
-    let starts = |value: &[u8], with: &[u8]| value.len() >= with.len() && value[..with.len()].eq_ignore_ascii_case(with);
+    let starts =
+        |value: &[u8], with: &[u8]| value.len() >= with.len() && value[..with.len()].eq_ignore_ascii_case(with);
     if request.field(FieldName::ContentType).is_some_and(|value| starts(value, b"application/grpc")) {
         return Form::Grpc;
     }
@@ -131,7 +134,13 @@ fn grpc_status(status: u16) -> (&'static str, &'static str) {
 }
 
 /// Writes head and body of the answer to a fault into `head`; returns the body.
-pub(crate) fn render(fault: &Fault, request: &RequestHead, request_id: &str, date: &[u8], head: &mut ResponseHead) -> Canned {
+pub(crate) fn render(
+    fault: &Fault,
+    request: &RequestHead,
+    request_id: &str,
+    date: &[u8],
+    head: &mut ResponseHead,
+) -> Canned {
     let reason = fault.reason.as_str();
     let form = form(request);
     let (status, body, content_type) = match form {

@@ -123,7 +123,10 @@ fn stays_behind(id: FieldName) -> bool {
 fn is_proxy_claim(id: FieldName, name: &[u8]) -> bool {
     matches!(
         id,
-        FieldName::XScheme | FieldName::XForwardedScheme | FieldName::XOriginalForwardedFor | FieldName::XForwardedPrefix
+        FieldName::XScheme
+            | FieldName::XForwardedScheme
+            | FieldName::XOriginalForwardedFor
+            | FieldName::XForwardedPrefix
     ) || (id == FieldName::Other && name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-"))
 }
 
@@ -151,7 +154,8 @@ pub(crate) fn request_fields(request: &RequestHead, forwarding: &Forwarding<'_>,
         if stays_behind(field.id) {
             continue;
         }
-        if field.id == FieldName::Other && (request.is_connection_option(field.name) || imitates_forwarding(field.name)) {
+        if field.id == FieldName::Other && (request.is_connection_option(field.name) || imitates_forwarding(field.name))
+        {
             continue;
         }
         if !forwarding.client.trusted && is_proxy_claim(field.id, field.name) {
@@ -198,7 +202,13 @@ fn forwarding_fields(request: &RequestHead, forwarding: &Forwarding<'_>, sink: &
 }
 
 /// RFC 7239: our element, behind those of trusted proxies.
-fn forwarded_field(request: &RequestHead, client: &ClientIdentity, proto: &[u8], host: &[u8], sink: &mut impl FieldSink) {
+fn forwarded_field(
+    request: &RequestHead,
+    client: &ClientIdentity,
+    proto: &[u8],
+    host: &[u8],
+    sink: &mut impl FieldSink,
+) {
     let mut element = Text::new();
     if client.trusted {
         for value in request.fields_named(FieldName::Forwarded).filter(|value| !value.is_empty()) {

@@ -3,8 +3,8 @@
 use crate::exchange::{self, Ask, Ended, Session};
 use crate::fault::Fault;
 use crate::headers::{ClientIdentity, SmallText};
-use crate::http2_server;
 use crate::http1_stream::Http1Io;
+use crate::http2_server;
 use crate::tls::TlsSession;
 use crate::transport::{PrefixedStream, Transport};
 use crate::watchdog::Watchdog;
@@ -51,7 +51,9 @@ pub(crate) async fn serve(
     let mut first = true;
     let mut idle_since = Instant::now();
     loop {
-        if io.rbuf.is_empty() && !wait_for_bytes(&worker, &mut io, &mut watchdog, &registration, first, idle_since).await {
+        if io.rbuf.is_empty()
+            && !wait_for_bytes(&worker, &mut io, &mut watchdog, &registration, first, idle_since).await
+        {
             break;
         }
         let mut heads = worker.take_heads();
@@ -142,7 +144,8 @@ async fn read_head(
     poll_fn(|cx| {
         loop {
             let unread = io.rbuf.unread();
-            let preface = may_be_http2 && !unread.is_empty() && PREFACE.starts_with(&unread[..unread.len().min(PREFACE.len())]);
+            let preface =
+                may_be_http2 && !unread.is_empty() && PREFACE.starts_with(&unread[..unread.len().min(PREFACE.len())]);
             if preface && unread.len() >= PREFACE.len() {
                 return Poll::Ready(Arrival::Preface);
             }

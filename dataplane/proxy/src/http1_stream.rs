@@ -7,8 +7,8 @@ use crate::pool::Lease;
 use crate::transport::Transport;
 use bytes::Bytes;
 use sluicegate_http1::{
-    BodyDecoder, Decoded, FieldName, Framing, HeadError, HeadLimits, RequestHead, ResponseHead, Version, write_chunk_head,
-    write_field, write_status_line,
+    BodyDecoder, Decoded, FieldName, Framing, HeadError, HeadLimits, RequestHead, ResponseHead, Version,
+    write_chunk_head, write_field, write_status_line,
 };
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -374,7 +374,8 @@ impl Downstream for Http1Io<Transport> {
                 out.extend_from_slice(b"\r\n");
             }
             Framing::None => {
-                if let Some(length) = head.field(FieldName::ContentLength).filter(|_| request.is_head() || head.status() == 304)
+                if let Some(length) =
+                    head.field(FieldName::ContentLength).filter(|_| request.is_head() || head.status() == 304)
                 {
                     write_field(out, b"content-length", length);
                 } else if !request.is_head() && !matches!(head.status(), 204 | 304) {

@@ -146,7 +146,9 @@ async fn serve_stream(common: Rc<Common>, request: Request<RecvStream>, respond:
         Ok(None) => Ok(None),
         Ok(Some(protocol)) if &*protocol == "websocket" => Ok(Some(UpgradeKind::WebSocketHttp2)),
         // RFC 9220 section 3. No other protocol can be had from an HTTP/1.1 backend by what is known of it here.
-        Ok(Some(protocol)) => Err(Fault::new(501, FaultReason::UpgradeRefused, format!("extended CONNECT for {protocol:?}"))),
+        Ok(Some(protocol)) => {
+            Err(Fault::new(501, FaultReason::UpgradeRefused, format!("extended CONNECT for {protocol:?}")))
+        }
         Err(error) => Err(Fault::head(&error, &worker.metrics)),
     };
     let ended = match admitted {
@@ -159,7 +161,16 @@ async fn serve_stream(common: Rc<Common>, request: Request<RecvStream>, respond:
             tracing::info!(peer = %common.client.peer, reason = fault.reason.as_str(), detail = fault.detail, "request refused");
             heads.request.clear();
             let ask = Ask { upgrade: None, close: false };
-            exchange::answer_fault(&session, &ask, &fault, &SmallText::default(), &mut stream, &mut heads, &mut watchdog).await
+            exchange::answer_fault(
+                &session,
+                &ask,
+                &fault,
+                &SmallText::default(),
+                &mut stream,
+                &mut heads,
+                &mut watchdog,
+            )
+            .await
         }
     };
     worker.give_heads(heads);

@@ -75,7 +75,12 @@ fn open(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
 }
 
 /// Accepts until `stop` says so; then once more all that the kernel has accepted for us already.
-pub(crate) async fn accept(worker: Rc<Worker>, listener: StdListener, service: Service, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn accept(
+    worker: Rc<Worker>,
+    listener: StdListener,
+    service: Service,
+    mut stop: watch::Receiver<bool>,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -103,8 +108,10 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: StdListener, service: S
 
 /// Without a file descriptor left, trying again at once would burn the CPU that could free some.
 async fn rest_after(error: &io::Error) {
-    let connection_is_gone =
-        matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted);
+    let connection_is_gone = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    );
     if !connection_is_gone {
         tracing::warn!(%error, "cannot accept a connection; raise the limit of open files if it says so");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -4,17 +4,17 @@
 use crate::balance::{PickContext, Picker, mix};
 use crate::connect::{ConnectError, Http2Settings, Http2Status, TlsTarget, UpstreamTls, connect, connect_http2};
 use crate::endpoint::{
-    Counted,    EjectionSettings, Ejections, EndpointReport, EndpointState, Http2Connection, IdleConnection, InFlight, Opening,
-    Shared, is_too_old,
+    Counted, EjectionSettings, Ejections, EndpointReport, EndpointState, Http2Connection, IdleConnection, InFlight,
+    Opening, Shared, is_too_old,
 };
 use crate::resolve::{ResolveSettings, Resolver};
 use crate::transport::Transport;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use rustls::RootCertStore;
-use sluicegate_telemetry::WorkerMetrics;
 use sluicegate_config::backend::{Backend, UpstreamProtocol};
 use sluicegate_route::SlottedBackend;
+use sluicegate_telemetry::WorkerMetrics;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -467,7 +467,13 @@ fn keep(endpoint: &Rc<EndpointState>, sender: SendRequest<Bytes>, status: Rc<Htt
     endpoint.opened();
     if !endpoint.is_removed() {
         let now = clock();
-        endpoint.http2.borrow_mut().push(Http2Connection { counted: Counted::new(endpoint.shared.metrics.as_ref()), sender, status, opened: now, used: now });
+        endpoint.http2.borrow_mut().push(Http2Connection {
+            counted: Counted::new(endpoint.shared.metrics.as_ref()),
+            sender,
+            status,
+            opened: now,
+            used: now,
+        });
         endpoint.list();
     }
 }

@@ -333,7 +333,11 @@ fn stream_engine(settings: &ProxySettings) -> Result<Engine, StartError> {
     })
 }
 
-fn bind_all(addresses: &[SocketAddr], service: &Service, sockets: &mut [Sockets]) -> Result<Vec<SocketAddr>, StartError> {
+fn bind_all(
+    addresses: &[SocketAddr],
+    service: &Service,
+    sockets: &mut [Sockets],
+) -> Result<Vec<SocketAddr>, StartError> {
     let mut bound = Vec::with_capacity(addresses.len());
     for address in addresses {
         let (address, listeners) = listener::bind(*address, sockets.len())?;
@@ -357,8 +361,7 @@ struct WorkerStart {
 
 impl WorkerStart {
     fn spawn(self) -> Result<WorkerHandle, StartError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)?;
         let (commands, inbox) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{}", self.index))
@@ -376,8 +379,7 @@ impl WorkerStart {
             ..Default::default()
         };
         let resolver = Resolver::new(resolve, SystemLookup::default());
-        let upstreams =
-            Upstreams::counted_by(Some(Arc::clone(&self.metrics)), upstream, resolver, seed(self.index));
+        let upstreams = Upstreams::counted_by(Some(Arc::clone(&self.metrics)), upstream, resolver, seed(self.index));
         let worker =
             Rc::new(Worker::new(self.settings, self.shared, self.metrics, upstreams, self.engine, seed(self.index)));
         let (stop, stopped) = watch::channel(false);

@@ -324,12 +324,18 @@ impl<'a> Relay<'a> {
                 Some(Waiting::ClientBody) if owes_request => {
                     Some((self.request_moved + self.pace.request_body, Waiting::ClientBody))
                 }
-                Some(Waiting::UpstreamSend) => Some((self.request_moved + self.pace.upstream_send, Waiting::UpstreamSend)),
+                Some(Waiting::UpstreamSend) => {
+                    Some((self.request_moved + self.pace.upstream_send, Waiting::UpstreamSend))
+                }
                 _ => None,
             };
             let response = match self.response_waits {
-                Some(Waiting::ClientWrite) => Some((self.response_moved + self.pace.client_write, Waiting::ClientWrite)),
-                Some(Waiting::UpstreamRead) if !owes_request => Some((latest + self.pace.upstream_read, Waiting::UpstreamRead)),
+                Some(Waiting::ClientWrite) => {
+                    Some((self.response_moved + self.pace.client_write, Waiting::ClientWrite))
+                }
+                Some(Waiting::UpstreamRead) if !owes_request => {
+                    Some((latest + self.pace.upstream_read, Waiting::UpstreamRead))
+                }
                 _ => None,
             };
             match (request, response) {

@@ -9,7 +9,7 @@ use crate::proxy_protocol;
 use crate::stream::{Ended, RelayOptions, relay};
 use crate::worker::{Registration, Worker};
 use bytes::Bytes;
-use sluicegate_config::{Balance, BackendId};
+use sluicegate_config::{BackendId, Balance};
 use sluicegate_route::BackendSlot;
 use sluicegate_telemetry::{LimitName, StreamEnd, StreamKind, UpstreamError};
 use smallvec::SmallVec;
@@ -69,7 +69,8 @@ async fn relay_to(
             with_header.into()
         }
     };
-    let options = RelayOptions { idle_timeout: worker.settings.timeouts.stream_idle, engine: worker.stream_engine.clone() };
+    let options =
+        RelayOptions { idle_timeout: worker.settings.timeouts.stream_idle, engine: worker.stream_engine.clone() };
     let outcome = relay(client, upstream, &first, &options, worker.drained()).await;
     worker.metrics.stream_bytes(kind, outcome.bytes_up, outcome.bytes_down);
     match outcome.ended {

@@ -36,7 +36,9 @@ impl CertificateTable {
                     Ok(key) => {
                         next.keys.insert(id.clone(), Arc::new(key));
                     }
-                    Err(error) => failures.push(format!("Secret {id}: the TLS library refuses the certificate: {error}")),
+                    Err(error) => {
+                        failures.push(format!("Secret {id}: the TLS library refuses the certificate: {error}"))
+                    }
                 },
             }
         }
@@ -63,7 +65,10 @@ pub enum TlsSetupError {
 }
 
 /// The server configuration that all workers share. ALPN offers HTTP/2 first.
-pub(crate) fn server_config(settings: &ProxySettings, shared: &Arc<Shared>) -> Result<Arc<ServerConfig>, TlsSetupError> {
+pub(crate) fn server_config(
+    settings: &ProxySettings,
+    shared: &Arc<Shared>,
+) -> Result<Arc<ServerConfig>, TlsSetupError> {
     let library = |error: rustls::Error| TlsSetupError::Library(error.to_string());
     let default = match &settings.default_certificate {
         Some(certificate) => certified_key(certificate).map_err(TlsSetupError::DefaultCertificate)?,

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::Response;
-use sluicegate_http1::{FieldName, Framing, HeadError, HeadLimits, RequestHead, ResponseHead, Version, canonical_reason};
+use sluicegate_http1::{
+    FieldName, Framing, HeadError, HeadLimits, RequestHead, ResponseHead, Version, canonical_reason,
+};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
