@@ -52,12 +52,12 @@ pub struct SourceEvent {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The path that the user gave cannot be read.
-    #[error("{}: {source}; name a folder or file of manifests that the gateway's user can read", .path.display())]
+    #[error("{}: {error}; name a folder or file of manifests that the gateway's user can read", .path.display())]
     Unreadable {
         /// The path.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// The path is a socket, a device or the like.
     #[error("{}: neither a folder nor a file; name a folder or file of manifests", .path.display())]
@@ -69,7 +69,7 @@ pub enum SourceError {
     #[error("no manifests were named; name at least one folder or file")]
     NothingNamed,
     /// The system did not give what the watching thread needs.
-    #[error("the folder cannot be watched: {0}")]
+    #[error("the folder cannot be watched")]
     System(#[from] io::Error),
 }
 
@@ -164,7 +164,7 @@ fn roots(paths: &[PathBuf]) -> Result<Vec<Root>, SourceError> {
         .iter()
         .map(|path| {
             let path = path.components().collect::<PathBuf>();
-            let unreadable = |source| SourceError::Unreadable { path: path.clone(), source };
+            let unreadable = |error| SourceError::Unreadable { path: path.clone(), error };
             let metadata = std::fs::metadata(&path).map_err(unreadable)?;
             if metadata.is_dir() {
                 std::fs::read_dir(&path).map_err(unreadable)?;
