@@ -130,22 +130,10 @@ fn is_proxy_claim(id: FieldName, name: &[u8]) -> bool {
     ) || (id == FieldName::Other && name.len() > 12 && name[..12].eq_ignore_ascii_case(b"x-forwarded-"))
 }
 
-/// True for spellings with `_` of fields that we set: many servers read `X_Forwarded_For` and `X-Forwarded-For` as one (CGI).
-fn imitates_forwarding(name: &[u8]) -> bool {
-    const OURS: [&[u8]; 7] = [
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-real-ip",
-        b"x-request-id",
-        b"forwarded",
-    ];
-    memchr::memchr(b'_', name).is_some()
-        && OURS.iter().any(|ours| {
-            ours.len() == name.len()
-                && ours.iter().zip(name).all(|(a, b)| *a == if *b == b'_' { b'-' } else { b.to_ascii_lowercase() })
-        })
+/// True for spellings with `_` of fields that end here or that we set: many servers read `X_Forwarded_For` and
+/// `X-Forwarded-For` as one (CGI).
+fn imitates_ours(name: &[u8]) -> bool {
+    FieldName::disguised(name).is_some_and(stays_behind)
 }
 
 /// Writes the fields of a request for a backend, `Host` and framing excepted.
@@ -154,8 +142,7 @@ pub(crate) fn request_fields(request: &RequestHead, forwarding: &Forwarding<'_>,
         if stays_behind(field.id) {
             continue;
         }
-        if field.id == FieldName::Other && (request.is_connection_option(field.name) || imitates_forwarding(field.name))
-        {
+        if field.id == FieldName::Other && (request.is_connection_option(field.name) || imitates_ours(field.name)) {
             continue;
         }
         if !forwarding.client.trusted && is_proxy_claim(field.id, field.name) {
