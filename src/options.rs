@@ -104,6 +104,9 @@ options! {
         /// Clients of HTTP and HTTPS begin with a PROXY protocol header (v1 or v2)
         #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Listeners")]
         pub proxy_protocol: Option<bool>,
+        /// The same on these of the --http and --https addresses alone; repeatable
+        #[arg(long, env = "SLUICEGATE_PROXY_PROTOCOL_ON", value_name = "ADDR", value_delimiter = ',', value_parser = address, help_heading = "Listeners")]
+        pub proxy_protocol_on: Vec<SocketAddr>,
         /// Networks whose X-Forwarded-* fields are believed [default: none]
         #[arg(long, env = "SLUICEGATE_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',', help_heading = "Listeners")]
         pub trusted_proxies: Vec<IpNet>,

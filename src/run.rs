@@ -26,6 +26,7 @@ pub fn run(arguments: RunArguments) -> Result<(), Failure> {
                 .to_owned(),
         ));
     }
+    refuse_proxy_protocol_elsewhere(&options.serve)?;
     start_logging(&options.serve)?;
     let lame_duck = options.serve.lame_duck.unwrap_or(LAME_DUCK);
     let drain = options.serve.drain.unwrap_or(DRAIN);
@@ -88,6 +89,18 @@ impl Signals {
     }
 }
 
+/// An address that is not listened on would be a demand that nobody hears.
+fn refuse_proxy_protocol_elsewhere(serve: &ServeOptions) -> Result<(), Failure> {
+    let listened =
+        |address: &SocketAddr| or_any(&serve.http, 80).contains(address) || or_any(&serve.https, 443).contains(address);
+    match serve.proxy_protocol_on.iter().find(|address| !listened(address)) {
+        Some(address) => Err(Failure::Usage(format!(
+            "--proxy-protocol-on {address}: no --http or --https address is that one; write it exactly as it is there"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn start_logging(options: &ServeOptions) -> Result<(), Failure> {
     let format = match options.log_format.unwrap_or_default() {
         LogFormatName::Text => LogFormat::Text,
@@ -132,6 +145,7 @@ fn proxy_settings(serve: ServeOptions, http: Vec<SocketAddr>, https: Vec<SocketA
         https,
         workers: serve.workers.map_or(0, usize::from),
         proxy_protocol: serve.proxy_protocol.unwrap_or(false),
+        proxy_protocol_on: serve.proxy_protocol_on,
         trusted: serve.trusted_proxies,
         forwarded: serve.forwarded.unwrap_or(false),
         stream_engine: serve.stream_engine.map(Into::into).unwrap_or_default(),

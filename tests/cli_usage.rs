@@ -25,6 +25,11 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["run", "--manifests", "x", "--default-ssl-certificate", "secret"], 2, &["NAMESPACE/NAME"]),
         (&["run", "--manifests", "x", "--trusted-proxies", "everybody"], 2, &["--trusted-proxies", "everybody"]),
         (&["run", "--manifests", "x", "--log-level", "loud"], 2, &["--log-level", "loud"]),
+        (
+            &["run", "--manifests", "x", "--proxy-protocol-on", "127.0.0.1:1"],
+            2,
+            &["--proxy-protocol-on 127.0.0.1:1", "--http or --https"],
+        ),
         (&["run", "--kubeconfig", "x"], 2, &["--kubeconfig", "not available yet"]),
         (&["run", "--manifests", "x", "--role", "director"], 2, &["--role", "not available yet"]),
         (&["run", "--manifests", "x", "--forward", "xdp"], 2, &["--forward", "not available yet"]),

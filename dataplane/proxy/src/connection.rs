@@ -24,16 +24,16 @@ use tokio_rustls::TlsAcceptor;
 /// What is done with connections of a listener.
 #[derive(Clone)]
 pub(crate) enum Service {
-    Http,
-    Https(TlsAcceptor),
+    Http { proxy_protocol: bool },
+    Https { acceptor: TlsAcceptor, proxy_protocol: bool },
     Stream(Arc<StreamListener>),
 }
 
 impl Service {
     fn kind(&self) -> ListenerKind {
         match self {
-            Self::Http => ListenerKind::Http,
-            Self::Https(_) => ListenerKind::Https,
+            Self::Http { .. } => ListenerKind::Http,
+            Self::Https { .. } => ListenerKind::Https,
             Self::Stream(_) => ListenerKind::Stream,
         }
     }
@@ -69,7 +69,7 @@ pub(crate) fn start(worker: &Rc<Worker>, service: &Service, socket: TcpStream, p
         return;
     };
     let ends = Ends { peer, local };
-    if matches!(service, Service::Http) && !worker.settings.proxy_protocol {
+    if matches!(service, Service::Http { proxy_protocol: false }) {
         serve(worker, Established::Http1(Transport::Plain(socket), None), ends, false, registration);
     } else {
         tokio::task::spawn_local(begin(Rc::clone(worker), service.clone(), socket, ends, registration));
@@ -78,7 +78,7 @@ pub(crate) fn start(worker: &Rc<Worker>, service: &Service, socket: TcpStream, p
 
 /// Does the preliminaries, and starts what follows.
 async fn begin(worker: Rc<Worker>, service: Service, socket: TcpStream, mut ends: Ends, registration: Registration) {
-    let https = matches!(service, Service::Https(_));
+    let https = matches!(service, Service::Https { .. });
     if let Some(established) = establish(&worker, service, socket, &mut ends).await {
         serve(&worker, established, ends, https, registration);
     }
@@ -109,7 +109,7 @@ async fn establish(worker: &Rc<Worker>, service: Service, socket: TcpStream, end
     match tokio::time::timeout_at(deadline, preliminaries(worker, &service, socket, ends)).await {
         Ok(established) => established,
         Err(_) => {
-            if matches!(service, Service::Https(_)) {
+            if matches!(service, Service::Https { .. }) {
                 worker.metrics.tls_handshake(Err(TlsFailure::Timeout));
             }
             worker.metrics.limit(LimitName::TlsHandshakeTimeout);
@@ -125,7 +125,7 @@ async fn preliminaries(
     ends: &mut Ends,
 ) -> Option<Established> {
     let expects_header = match service {
-        Service::Http | Service::Https(_) => worker.settings.proxy_protocol,
+        Service::Http { proxy_protocol } | Service::Https { proxy_protocol, .. } => *proxy_protocol,
         Service::Stream(listener) => listener.accept_proxy_protocol,
     };
     let mut early = Vec::new();
@@ -140,8 +140,8 @@ async fn preliminaries(
         }
     }
     match service {
-        Service::Http => Some(Established::Http1(PrefixedStream::new(socket, Bytes::from(early)).into(), None)),
-        Service::Https(acceptor) => accept_tls(worker, acceptor, socket, early, ends).await,
+        Service::Http { .. } => Some(Established::Http1(PrefixedStream::new(socket, Bytes::from(early)).into(), None)),
+        Service::Https { acceptor, .. } => accept_tls(worker, acceptor, socket, early, ends).await,
         Service::Stream(listener) => Some(Established::Stream(
             socket,
             Bytes::from(early),
@@ -275,7 +275,7 @@ const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconten
 fn refuse(worker: &Worker, service: &Service, socket: &TcpStream) {
     worker.metrics.limit(LimitName::Connections);
     worker.metrics.fault(FaultReason::TooManyConnections);
-    if matches!(service, Service::Http) {
+    if matches!(service, Service::Http { .. }) {
         // Best effort; the connection ends here.
         let _ = socket.try_write(TOO_MANY_CONNECTIONS);
     }

@@ -134,8 +134,13 @@ impl Proxy {
         let acceptor = TlsAcceptor::from(tls::server_config(&settings, &shared)?);
         let mut sockets: Vec<Sockets> = (0..count).map(|_| Vec::new()).collect();
         let addresses = Addresses {
-            http: bind_all(&settings.http, &Service::Http, &mut sockets)?,
-            https: bind_all(&settings.https, &Service::Https(acceptor), &mut sockets)?,
+            http: bind_all(&settings.http, &mut sockets, |address| Service::Http {
+                proxy_protocol: settings.expects_proxy_protocol(address),
+            })?,
+            https: bind_all(&settings.https, &mut sockets, |address| Service::Https {
+                acceptor: acceptor.clone(),
+                proxy_protocol: settings.expects_proxy_protocol(address),
+            })?,
         };
         let engine = stream_engine(&settings)?;
         let mut workers = Vec::with_capacity(count);
@@ -335,11 +340,12 @@ fn stream_engine(settings: &ProxySettings) -> Result<Engine, StartError> {
 
 fn bind_all(
     addresses: &[SocketAddr],
-    service: &Service,
     sockets: &mut [Sockets],
+    service: impl Fn(SocketAddr) -> Service,
 ) -> Result<Vec<SocketAddr>, StartError> {
     let mut bound = Vec::with_capacity(addresses.len());
     for address in addresses {
+        let service = service(*address);
         let (address, listeners) = listener::bind(*address, sockets.len())?;
         for (socket, mine) in listeners.into_iter().zip(sockets.iter_mut()) {
             mine.push((socket, service.clone()));

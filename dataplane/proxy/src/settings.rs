@@ -110,6 +110,8 @@ pub struct ProxySettings {
     pub workers: usize,
     /// Every connection on the HTTP and HTTPS addresses must begin with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// The same for these of the addresses alone.
+    pub proxy_protocol_on: Vec<SocketAddr>,
     /// Peers whose `X-Forwarded-*` fields are believed. Nobody by default.
     pub trusted: Vec<IpNet>,
     /// Also sends RFC 7239 `Forwarded` to backends.
@@ -124,4 +126,11 @@ pub struct ProxySettings {
     pub stream_engine: StreamEngine,
     /// ExternalName Services may resolve to loopback addresses (tests and the demo; elsewhere it would open local ports to tenants).
     pub allow_loopback_external: bool,
+}
+
+impl ProxySettings {
+    /// Whether connections on one of the addresses must begin with a PROXY protocol header.
+    pub(crate) fn expects_proxy_protocol(&self, address: SocketAddr) -> bool {
+        self.proxy_protocol || self.proxy_protocol_on.contains(&address)
+    }
 }

@@ -375,6 +375,25 @@ async fn the_proxy_protocol_is_taken_and_given() {
 }
 
 #[tokio::test]
+async fn one_listener_demands_the_proxy_protocol_and_another_does_not() {
+    let proxied = at(free_port());
+    let gateway = Gateway::with(|settings| {
+        settings.http.push(proxied);
+        settings.proxy_protocol_on = vec![proxied];
+    });
+    let web = EchoBackend::builder("web").start().await.expect("start");
+    gateway.apply(&service("web", &[web.address()]));
+    gateway.apply(&Ingress::any_host("web").yaml());
+    let plain = gateway.connect().await.get("app.test", "/").await;
+    assert_eq!(plain.echoed("x-real-ip").as_deref(), Some("127.0.0.1"));
+    let mut client = Http1::connect(proxied).await;
+    client.send(b"PROXY TCP4 203.0.113.7 192.0.2.10 4000 80\r\n").await;
+    assert_eq!(client.get("app.test", "/").await.echoed("x-real-ip").as_deref(), Some("203.0.113.7"));
+    let (received, _) = converse(proxied, &[b"GET / HTTP/1.1\r\nhost: app.test\r\n\r\n"]).await;
+    assert!(received.is_empty(), "{}", received.escape_ascii());
+}
+
+#[tokio::test]
 async fn a_silent_stream_is_closed_and_a_half_closed_one_is_not() {
     let raw = RawBackend::scripted([Step::Echo, Step::Pause(Duration::from_millis(100)), Step::Send(" bye".into())])
         .await
