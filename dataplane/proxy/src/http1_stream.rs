@@ -73,6 +73,8 @@ pub(crate) struct Http1Io<T> {
     /// Where the request body begins in `rbuf`, while all of it that was used is still there.
     body_mark: Option<usize>,
     answered: bool,
+    /// How large the buffer is made for the next read.
+    read_size: usize,
     /// The head that was sent last says that the connection ends.
     closing: bool,
 }
@@ -100,6 +102,7 @@ impl<T: HoldsTransport> Http1Io<T> {
             shutdown: Shutdown::No,
             body_mark: None,
             answered: false,
+            read_size: SMALL,
             closing: false,
         }
     }
@@ -108,6 +111,7 @@ impl<T: HoldsTransport> Http1Io<T> {
     pub(crate) fn begin_read(&mut self, framing: Framing) {
         self.decoder = BodyDecoder::new(framing);
         self.framing = framing;
+        self.read_size = SMALL;
         (self.decoded, self.decoded_total) = (0, 0);
         self.read_end = matches!(framing, Framing::None | Framing::Length(0));
         self.body_mark = Some(self.rbuf.mark());
@@ -156,13 +160,15 @@ impl<T: HoldsTransport> Http1Io<T> {
         self.out.release(&self.pool);
     }
 
-    /// Reads once into the buffer, which grows while it is found full. `Ok(0)`: the stream ended, or nothing more fits.
+    /// Reads once into the buffer. It grows where it is full, and where the last read filled it: a message that is
+    /// longer than the buffer is read with fewer system calls. `Ok(0)`: the stream ended.
     fn poll_read_more(&mut self, cx: &mut Context<'_>, start_size: usize) -> Poll<io::Result<usize>> {
         // Nothing of the body was used yet: it stays whole, but what follows may move it.
         let whole = self.body_mark == Some(self.rbuf.mark());
-        if self.rbuf.is_full() {
-            let size = self.rbuf.next_size().map(|next| next.max(start_size));
-            let Some(size) = size else {
+        if self.rbuf.is_empty() {
+            self.rbuf.ensure(&self.pool, start_size.max(self.read_size));
+        } else if self.rbuf.is_full() {
+            let Some(size) = self.rbuf.next_size() else {
                 return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
             };
             self.rbuf.ensure(&self.pool, size);
@@ -170,6 +176,8 @@ impl<T: HoldsTransport> Http1Io<T> {
         let polled = self.rbuf.poll_fill(cx, self.owner.transport());
         if polled.is_pending() {
             self.rbuf.release(&self.pool);
+        } else if self.rbuf.is_full() {
+            self.read_size = self.rbuf.next_size().unwrap_or(LARGE);
         }
         self.body_mark = whole.then(|| self.rbuf.mark());
         polled
@@ -178,11 +186,6 @@ impl<T: HoldsTransport> Http1Io<T> {
     /// Drives one read of head bytes: used by the connection loop while it waits for a request.
     pub(crate) fn poll_read_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_read_more(cx, SMALL)
-    }
-
-    fn body_read_size(&self) -> usize {
-        // A body that filled the buffer once will do so again: read it with fewer system calls.
-        if self.rbuf.next_size() == Some(LARGE) { LARGE } else { MEDIUM }
     }
 }
 
@@ -210,9 +213,6 @@ impl<T: HoldsTransport> Peer for Http1Io<T> {
                     if ready!(self.poll_read_more(cx, SMALL))? == 0 {
                         self.decoder.eof()?;
                         self.read_end = true;
-                    } else if self.rbuf.is_full() && self.rbuf.next_size().is_some() {
-                        let size = self.body_read_size();
-                        self.grow_when_drained(size);
                     }
                 }
             }
@@ -302,13 +302,6 @@ impl<T: HoldsTransport> Peer for Http1Io<T> {
 }
 
 impl<T: HoldsTransport> Http1Io<T> {
-    /// The buffer that was just filled to the brim is replaced by a larger one as soon as it has been drained.
-    fn grow_when_drained(&mut self, size: usize) {
-        if self.rbuf.is_empty() {
-            self.rbuf.ensure(&self.pool, size);
-        }
-    }
-
     /// How much of a piece may be sent under the current framing; opens a chunk where one is needed.
     fn frame(&mut self, available: usize) -> Result<usize, PeerError> {
         match &mut self.encoder {
