@@ -72,6 +72,8 @@ pub(crate) struct Relay<'a> {
     request: RequestSide,
     response: ResponseSide,
     tunnel: bool,
+    /// One side broke off. What it had sent before goes to the other side first.
+    broken: Option<Break>,
     request_waits: Option<Waiting>,
     response_waits: Option<Waiting>,
     request_moved: Instant,
@@ -100,6 +102,7 @@ impl<'a> Relay<'a> {
             request: if with_body { RequestSide::Body } else { RequestSide::Flushing },
             response: ResponseSide::Head,
             tunnel: false,
+            broken: None,
             request_waits: None,
             response_waits: None,
             request_moved: now,
@@ -232,6 +235,14 @@ impl<'a> Relay<'a> {
                             Err(error) => return Err(Break::Client(error)),
                         };
                     }
+                    // In a tunnel the bytes before the break mean something without those behind it.
+                    Poll::Ready(Err(error)) if self.tunnel => {
+                        self.broken = Some(Break::Client(error));
+                        self.request = match upstream.finish(downstream.trailers()) {
+                            Ok(()) => RequestSide::Flushing,
+                            Err(_) => RequestSide::Refused,
+                        };
+                    }
                     Poll::Ready(Err(error)) => return Err(Break::Client(error)),
                     Poll::Pending => {
                         self.request_waits = Some(Waiting::ClientBody);
@@ -254,7 +265,12 @@ impl<'a> Relay<'a> {
                         return Ok(());
                     }
                 },
-                RequestSide::Done | RequestSide::Refused => return Ok(()),
+                RequestSide::Done | RequestSide::Refused => {
+                    return match self.broken.take_if(|broken| matches!(broken, Break::Client(_))) {
+                        Some(broken) => Err(broken),
+                        None => Ok(()),
+                    };
+                }
             }
         }
     }
@@ -287,7 +303,9 @@ impl<'a> Relay<'a> {
                         downstream.finish(upstream.trailers()).map_err(Break::Client)?;
                         self.response = ResponseSide::Flushing;
                     }
-                    Poll::Ready(Err(error)) => return Err(Break::Upstream(error)),
+                    Poll::Ready(Err(error)) => {
+                        self.upstream_broke(downstream, upstream, error)?;
+                    }
                     Poll::Pending => {
                         self.response_waits = Some(Waiting::UpstreamRead);
                         match downstream.poll_flush(cx) {
@@ -299,7 +317,12 @@ impl<'a> Relay<'a> {
                     }
                 },
                 ResponseSide::Flushing => match downstream.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => self.response = ResponseSide::Done,
+                    Poll::Ready(Ok(())) => {
+                        self.response = ResponseSide::Done;
+                        if let Some(broken) = self.broken.take() {
+                            return Err(broken);
+                        }
+                    }
                     Poll::Ready(Err(error)) => return Err(Break::Client(error)),
                     Poll::Pending => {
                         self.response_waits = Some(Waiting::ClientWrite);
@@ -309,6 +332,23 @@ impl<'a> Relay<'a> {
                 ResponseSide::Head | ResponseSide::Done => return Ok(()),
             }
         }
+    }
+
+    /// The backend broke off: what it had sent still goes to the client. A backend that closes a tunnel with bytes of
+    /// the client unread resets it, often right behind its last message: there the reset is an end like any other.
+    fn upstream_broke<D: Peer, U: Peer>(
+        &mut self,
+        downstream: &mut D,
+        upstream: &mut U,
+        error: PeerError,
+    ) -> Result<(), Break> {
+        self.response = ResponseSide::Flushing;
+        if self.tunnel {
+            self.request = RequestSide::Refused;
+            return downstream.finish(upstream.trailers()).map_err(Break::Client);
+        }
+        self.broken = Some(Break::Upstream(error));
+        Ok(())
     }
 
     /// Ready with the wait that lasted too long.

@@ -114,6 +114,49 @@ async fn bytes_right_behind_the_handshake_are_not_lost() {
 }
 
 #[tokio::test]
+async fn the_last_message_of_a_backend_that_resets_arrives() {
+    let script = [
+        Step::AwaitHead,
+        Step::Send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".into()),
+        Step::AwaitBytes(5),
+        Step::Send("last words".into()),
+        Step::Reset,
+    ];
+    let raw = RawBackend::scripted(script).await.expect("start");
+    let gateway = Gateway::start();
+    gateway.apply(&service("web", &[raw.address()]));
+    gateway.apply(&Ingress::any_host("web").yaml());
+    for _ in 0..20 {
+        let mut client = gateway.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: app.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await;
+        assert_eq!(client.head("GET").await.expect("a head").status, 101);
+        client.send("hello").await;
+        let (mut stream, mut received) = client.into_parts();
+        soon("the rest", stream.read_to_end(&mut received)).await.expect("an end in good order");
+        assert_eq!(received, b"last words");
+    }
+}
+
+#[tokio::test]
+async fn what_came_of_a_response_before_it_broke_off_arrives() {
+    let script =
+        [Step::AwaitHead, Step::Send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it".into()), Step::Reset];
+    let raw = RawBackend::scripted(script).await.expect("start");
+    let gateway = Gateway::start();
+    gateway.apply(&service("web", &[raw.address()]));
+    gateway.apply(&Ingress::any_host("web").yaml());
+    for _ in 0..20 {
+        let mut client = gateway.connect().await;
+        client.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n\r\n").await;
+        let (mut stream, mut received) = client.into_parts();
+        // Whether the break shows as an end or as a reset, nobody can take ten bytes for a hundred.
+        let _ = soon("the rest", stream.read_to_end(&mut received)).await;
+        let text = String::from_utf8_lossy(&received);
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("\r\n\r\nhalf of it"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn h2c_by_upgrade_is_not_offered() {
     let (gateway, web) = with_echo(Gateway::start()).await;
     let mut client = gateway.connect().await;
