@@ -17,7 +17,7 @@ use crate::object::ObjectRef;
 use crate::rejection::{Rejection, Verdict};
 use crate::route::{Matching, PathMatch, Route, VirtualHost};
 use crate::tls::{Certificate, CertificateId, ServerName, TlsTreatment};
-use crate::vip::{Method, TransportProtocol, VipBinding, VipService};
+use crate::vip::{Method, TransportProtocol, VipBinding, VipPort, VipService};
 use path::Patterns;
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
@@ -384,14 +384,16 @@ impl Checker<'_> {
                     Some,
                 );
                 match problem {
-                    None => ports.push((port.protocol, port.port)),
+                    None => {
+                        ports.push(VipPort { protocol: port.protocol, port: port.port, reals: port.reals.clone() });
+                    }
                     Some((reason, remedy)) => self.vip_note(address, &draft.origin, &service, reason, remedy),
                 }
             }
-            ports.sort_unstable();
+            ports.sort_unstable_by_key(|port| (port.protocol, port.port));
             if !asked || !ports.is_empty() {
-                let VipServiceDraft { namespace, service, method, .. } = service;
-                services.push(VipService { namespace, service, method, ports });
+                let VipServiceDraft { namespace, service, method, options, .. } = service;
+                services.push(VipService { namespace, service, method, options, ports });
             }
         }
         let bound = alone || !services.is_empty();

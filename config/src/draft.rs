@@ -10,7 +10,7 @@ use crate::object::ObjectRef;
 use crate::rejection::Rejection;
 use crate::route::{Action, Dialect, Matching, PathMatch, Policy, RuleRef};
 use crate::tls::{Certificate, CertificateId};
-use crate::vip::{Method, TransportProtocol};
+use crate::vip::{Method, RealServer, TransportProtocol, VipOptions};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -220,6 +220,8 @@ pub struct VipServiceDraft {
     pub service: Arc<str>,
     /// The method that was asked for.
     pub method: Option<Method>,
+    /// Its annotations.
+    pub options: VipOptions,
     /// The Service's ports.
     pub ports: Vec<VipPortDraft>,
     /// The line, for rejections.
@@ -235,4 +237,6 @@ pub struct VipPortDraft {
     pub port: u16,
     /// The ports on the backends where they are known: more than one where a named targetPort differs between pods.
     pub targets: Vec<u16>,
+    /// Endpoints of this port, sorted by address.
+    pub reals: Vec<RealServer>,
 }

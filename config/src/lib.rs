@@ -31,4 +31,7 @@ pub use rejection::{Rejection, Verdict};
 pub use route::{Action, Dialect, Matching, PathMatch, Policy, Redirect, Rewrite, Route, RuleRef, VirtualHost};
 pub use settings::{NamespacedName, Settings};
 pub use tls::{Certificate, CertificateId, PrivateKey, ServerName, TlsTreatment};
-pub use vip::{Method, TransportProtocol, VipBinding, VipService};
+pub use vip::{
+    HealthCheck, Method, Persistence, ProbeKind, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding,
+    VipOptions, VipPort, VipService, WhenAllFail,
+};

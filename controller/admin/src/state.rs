@@ -375,7 +375,7 @@ fn vip_state(vip: &VipBinding, live: &impl Live) -> VipState {
         ports: service
             .ports
             .iter()
-            .map(|(protocol, port)| format!("{}/{port}", format!("{protocol:?}").to_ascii_uppercase()))
+            .map(|bound| format!("{}/{}", format!("{:?}", bound.protocol).to_ascii_uppercase(), bound.port))
             .collect(),
     });
     VipState {

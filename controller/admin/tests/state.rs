@@ -123,7 +123,10 @@ fn desired() -> Desired {
             namespace: "shop".into(),
             service: "web".into(),
             method: Some(Method::Tunnel),
-            ports: vec![(TransportProtocol::Tcp, 80), (TransportProtocol::Udp, 53)],
+            options: VipOptions::default(),
+            ports: [(TransportProtocol::Tcp, 80), (TransportProtocol::Udp, 53)]
+                .map(|(protocol, port)| VipPort { protocol, port, reals: Vec::new() })
+                .into(),
         }],
         origin: ObjectRef::new(Kind::ConfigMap, "system", "vips"),
     };

@@ -5,7 +5,7 @@ use crate::facts::note;
 use crate::facts::service::{ServicePort, TargetPort};
 use crate::objects::reference;
 use sluicegate_config::draft::{VipDraft, VipPortDraft, VipServiceDraft};
-use sluicegate_config::{Kind, NamespacedName, SourceKey, Verdict};
+use sluicegate_config::{Kind, NamespacedName, SourceKey, Verdict, VipOptions};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -50,6 +50,7 @@ impl Translator<'_> {
                 namespace: Arc::clone(&line.service.namespace),
                 service: Arc::clone(&line.service.name),
                 method: line.method,
+                options: VipOptions::default(),
                 ports,
                 field: line.field.clone(),
             });
@@ -71,6 +72,6 @@ impl Translator<'_> {
         };
         targets.sort_unstable();
         targets.dedup();
-        VipPortDraft { protocol: port.protocol, port: port.port, targets }
+        VipPortDraft { protocol: port.protocol, port: port.port, targets, reals: Vec::new() }
     }
 }

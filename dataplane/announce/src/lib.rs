@@ -1,0 +1,1 @@
+//! Who holds a VIP, and telling the network so. It forwards no packet.

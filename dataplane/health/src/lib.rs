@@ -1,0 +1,1 @@
+//! Whether real servers answer. It changes no table: who programs the forwarder reads its verdicts.

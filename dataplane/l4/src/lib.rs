@@ -1,0 +1,8 @@
+//! The packet path: from a frame to a verdict. It does no I/O, allocates nothing, reads no clock and knows neither eBPF nor
+//! sockets: the frame, the tables and the time come through two traits, so that the same code runs in the kernel (XDP), in
+//! user space and under a fuzzer.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod layout;
+pub mod verdict;
