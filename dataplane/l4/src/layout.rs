@@ -108,7 +108,8 @@ impl AddressEntry {
     pub const LOCAL: u16 = 2;
 }
 
-/// A bucket of the directory of VIPs: an address is in one of two buckets .
+/// A bucket of the directory of VIPs: an address is in one of two buckets
+/// ([`crate::directory::address_buckets`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AddressBucket {
@@ -119,7 +120,7 @@ pub struct AddressBucket {
 }
 
 /// A bucket of the directory of services: words made by [`service_word`], 0 = free. Two buckets a key
-/// .
+/// ([`crate::directory::service_buckets`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceBucket {
@@ -234,8 +235,9 @@ pub struct Backend {
     pub checksum: u16,
     /// Interface to leave by; 0 = the one that the packet came in on.
     pub egress: u32,
-    /// 0.
-    pub reserved: u32,
+    /// What else tells records of one address apart (family inside, whose probes decide): who fills the table knows its
+    /// records again by it after a restart. The packet path does not look at it.
+    pub owner: u32,
     /// The address, for `tap`, counters and second chance.
     pub address: Address,
     /// Ethernet header, outer IP, outer UDP.
@@ -254,7 +256,7 @@ impl Default for Backend {
             mtu: 0,
             checksum: 0,
             egress: 0,
-            reserved: 0,
+            owner: 0,
             address: [0; 4],
             head: [0; HEAD_ROOM],
             reserved_tail: [0; 24],

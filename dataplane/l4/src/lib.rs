@@ -4,5 +4,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod access;
+pub mod directory;
 pub mod layout;
+pub mod maglev;
 pub mod verdict;
+
+pub use access::{Packet, Tables};
