@@ -77,7 +77,7 @@ pub fn fill(claimants: &mut [Claimant], ring: &mut [u16]) {
 }
 
 /// Fills a ring that is walked in turn: a sequence in which each claimant appears as often as its weight says, spread as
-/// evenly as can be (weights 4, 1, 1 make `a b a a c a` or the like), repeated to the end of the ring. Where one round of the
+/// evenly as can be (weights 4, 1, 1 make `a a c b a a`), repeated to the end of the ring. Where one round of the
 /// weights is longer than the ring, weights are scaled down, to no less than one turn a round. A ring that has fewer
 /// slots than there are claimants leaves the last ones out. Without a claimant of weight above 0 all slots are 0.
 ///
