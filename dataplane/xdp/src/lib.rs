@@ -1,1 +1,14 @@
-//! The built eBPF objects. It decides nothing: the programs are the packet path of `sluicegate-l4` over the kernel's maps.
+//! The built eBPF objects, and how to run one once. It decides nothing: the programs (`src/bin/`) are the packet path of
+//! `sluicegate-l4` over the kernel's maps.
+//!
+//! The objects are committed, so that building Sluicegate needs no eBPF toolchain. `cargo xtask ebpf` builds them anew,
+//! `prebuilt/TOOLCHAIN` names what they were built with.
+#![cfg_attr(target_arch = "bpf", no_std)]
+
+#[cfg(not(target_arch = "bpf"))]
+pub mod test_run;
+
+/// The director: program `director` (XDP, also for frames of several parts) over the maps of `sluicegate_l4::layout::map`,
+/// and program `clock`.
+#[cfg(not(target_arch = "bpf"))]
+pub static DIRECTOR: &[u8] = aya::include_bytes_aligned!("../prebuilt/director.o");
