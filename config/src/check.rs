@@ -4,23 +4,21 @@
 //! It reads no Kubernetes object and parses no certificate: whoever makes drafts has done that.
 
 mod path;
+mod vip;
 
 use crate::backend::{Backend, BackendId, Endpoint};
 use crate::desired::Desired;
 use crate::diff::{Change, Diff};
 use crate::draft::{
     BackendDraft, BackendSource, CertificateDraft, Draft, EndpointDraft, HostDraft, Note, RouteDraft, ServerNameDraft,
-    SourceKey, TlsWish, VipDraft, VipPortDraft, VipServiceDraft, WantedTls,
+    SourceKey, TlsWish, WantedTls,
 };
 use crate::host::{HostName, HostPattern};
-use crate::object::ObjectRef;
 use crate::rejection::{Rejection, Verdict};
 use crate::route::{Matching, PathMatch, Route, VirtualHost};
 use crate::tls::{Certificate, CertificateId, ServerName, TlsTreatment};
-use crate::vip::{Method, TransportProtocol, VipBinding, VipPort, VipService};
 use path::Patterns;
 use std::cmp::Reverse;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -354,68 +352,6 @@ impl Checker<'_> {
             },
         );
     }
-
-    /// `None` where every Service was rejected: announced alone, the address would draw traffic and drop it.
-    fn vip(&mut self, address: IpAddr, draft: VipDraft) -> Option<VipBinding> {
-        let alone = draft.services.is_empty();
-        let mut taken: BTreeMap<(TransportProtocol, u16), Arc<str>> = BTreeMap::new();
-        let mut services = Vec::with_capacity(draft.services.len());
-        for service in draft.services {
-            let mut ports = Vec::with_capacity(service.ports.len());
-            let label: Arc<str> = format!("{}/{}", service.namespace, service.service).into();
-            let asked = !service.ports.is_empty();
-            for port in &service.ports {
-                let problem = untranslatable(service.method, port).map_or_else(
-                    || match taken.entry((port.protocol, port.port)) {
-                        Entry::Vacant(free) => {
-                            free.insert(Arc::clone(&label));
-                            None
-                        }
-                        Entry::Occupied(by) => Some((
-                            format!(
-                                "port {}/{} of {address} is already bound to {}",
-                                port.port,
-                                name(port.protocol),
-                                by.get()
-                            ),
-                            "give the Services of one VIP ports that do not overlap",
-                        )),
-                    },
-                    Some,
-                );
-                match problem {
-                    None => {
-                        ports.push(VipPort { protocol: port.protocol, port: port.port, reals: port.reals.clone() });
-                    }
-                    Some((reason, remedy)) => self.vip_note(address, &draft.origin, &service, reason, remedy),
-                }
-            }
-            ports.sort_unstable_by_key(|port| (port.protocol, port.port));
-            if !asked || !ports.is_empty() {
-                let VipServiceDraft { namespace, service, method, options, .. } = service;
-                services.push(VipService { namespace, service, method, options, ports });
-            }
-        }
-        let bound = alone || !services.is_empty();
-        bound.then_some(VipBinding { address, services, origin: draft.origin })
-    }
-
-    fn vip_note(&mut self, address: IpAddr, origin: &ObjectRef, line: &VipServiceDraft, reason: String, remedy: &str) {
-        self.note(
-            SourceKey::Vip(address),
-            Rejection {
-                object: origin.clone(),
-                field: line.field.clone(),
-                verdict: Verdict::Rejected,
-                reason,
-                remedy: remedy.to_owned(),
-            },
-        );
-    }
-}
-
-fn route(draft: RouteDraft) -> Route {
-    Route { path: draft.path, action: draft.action, policy: draft.policy, origin: draft.origin }
 }
 
 fn kind(path: &PathMatch) -> &'static str {
@@ -427,12 +363,8 @@ fn kind(path: &PathMatch) -> &'static str {
     }
 }
 
-fn name(protocol: TransportProtocol) -> &'static str {
-    match protocol {
-        TransportProtocol::Tcp => "TCP",
-        TransportProtocol::Udp => "UDP",
-        TransportProtocol::Sctp => "SCTP",
-    }
+fn route(draft: RouteDraft) -> Route {
+    Route { path: draft.path, action: draft.action, policy: draft.policy, origin: draft.origin }
 }
 
 /// The written order of routes: what comes first is tried first.
@@ -525,17 +457,4 @@ fn covers(names: &[String], host: &HostPattern) -> bool {
         }),
         HostPattern::Wildcard(suffix) => names.iter().any(|name| name.strip_prefix("*.") == Some(suffix.as_str())),
     }
-}
-
-fn untranslatable(method: Option<Method>, port: &VipPortDraft) -> Option<(String, &'static str)> {
-    let method = method.filter(|method| matches!(method, Method::L2 | Method::Tunnel))?;
-    let target = port.targets.iter().find(|target| **target != port.port)?;
-    Some((
-        format!(
-            "method {method} cannot translate ports, and port {}/{} has targetPort {target}",
-            port.port,
-            name(port.protocol)
-        ),
-        "make port and targetPort equal or use the method POD",
-    ))
 }

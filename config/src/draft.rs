@@ -202,16 +202,20 @@ pub enum CertificateDraft {
     Missing,
 }
 
-/// The Services that a ConfigMap binds to one VIP.
+/// The Services that ask for one VIP.
 #[derive(Clone, Debug)]
 pub struct VipDraft {
-    /// In the order of the ConfigMap.
+    /// Those of the ConfigMap in its order, then those of type LoadBalancer, oldest first.
     pub services: Vec<VipServiceDraft>,
-    /// The ConfigMap.
+    /// The address is asked for by itself: it is announced though no Service may be bound to it.
+    pub alone: bool,
+    /// The ConfigMap, or the oldest Service where no ConfigMap binds the address.
     pub origin: ObjectRef,
+    /// Where the origin names the address, for rejections.
+    pub field: String,
 }
 
-/// One line of the VIP's value.
+/// One Service that asks for a VIP.
 #[derive(Clone, Debug)]
 pub struct VipServiceDraft {
     /// Namespace of the Service.
@@ -224,19 +228,30 @@ pub struct VipServiceDraft {
     pub options: VipOptions,
     /// The Service's ports.
     pub ports: Vec<VipPortDraft>,
-    /// The line, for rejections.
+    /// Who asks: the ConfigMap or the Service itself.
+    pub origin: ObjectRef,
+    /// Where it asks, for rejections.
     pub field: String,
 }
 
-/// One port of a Service that is bound to a VIP.
+/// One port of a Service that asks for a VIP.
 #[derive(Clone, Debug)]
 pub struct VipPortDraft {
     /// Its protocol.
     pub protocol: TransportProtocol,
     /// The port on the VIP.
     pub port: u16,
-    /// The ports on the backends where they are known: more than one where a named targetPort differs between pods.
-    pub targets: Vec<u16>,
-    /// Endpoints of this port, sorted by address.
-    pub reals: Vec<RealServer>,
+    /// `targetPort` where that is a number: pods may have different ones under one name.
+    pub target: Option<u16>,
+    /// Endpoints of this port, in any order and possibly several times.
+    pub reals: Vec<RealServerDraft>,
+}
+
+/// One endpoint of a port.
+#[derive(Clone, Debug)]
+pub struct RealServerDraft {
+    /// What it would be.
+    pub real: RealServer,
+    /// Where it listens.
+    pub port: u16,
 }

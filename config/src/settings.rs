@@ -1,5 +1,6 @@
 //! What the operator decides about which objects are served and how they are read.
 
+use crate::pool::VipPool;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,6 +9,9 @@ use std::sync::Arc;
 
 /// The annotation on an IngressClass that chooses the [`crate::Dialect`] of its Ingresses: `strict` or `nginx`.
 pub const DIALECT_ANNOTATION: &str = "sluicegate.io/dialect";
+
+/// The `spec.loadBalancerClass` of Services whose virtual IPs are ours.
+pub const LOAD_BALANCER_CLASS: &str = "sluicegate.io/vip";
 
 /// The controller name that ingress-nginx's classes carry.
 pub const INGRESS_NGINX_CONTROLLER: &str = "k8s.io/ingress-nginx";
@@ -77,6 +81,10 @@ pub struct Settings {
     pub adopt_without_classes: bool,
     /// The ConfigMap that binds virtual IPs to Services.
     pub vip_configmap: NamespacedName,
+    /// Also take Services of type LoadBalancer that name no class.
+    pub default_load_balancer: bool,
+    /// Addresses that Services of type LoadBalancer may ask for. The ConfigMap is the operator's own and may bind others.
+    pub vip_pools: Vec<VipPool>,
     /// The ConfigMap of TCP services, if there is one.
     pub tcp_services_configmap: Option<NamespacedName>,
     /// Ports that TCP services may not take, because the gateway itself listens there.
@@ -95,6 +103,8 @@ impl Default for Settings {
             watch_ingress_without_class: false,
             adopt_without_classes: false,
             vip_configmap: NamespacedName::new("sluicegate-system", "vips"),
+            default_load_balancer: false,
+            vip_pools: Vec::new(),
             tcp_services_configmap: None,
             reserved_ports: BTreeSet::from([80, 443, 10253, 10254]),
             watch_namespace: None,

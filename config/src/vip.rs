@@ -4,8 +4,18 @@ use crate::object::ObjectRef;
 use serde::Serialize;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// VIPs that one ConfigMap may bind: what the forwarder's directory holds.
+pub const MAX_VIPS: usize = 2048;
+/// Ports of one VIP.
+pub const MAX_VIP_PORTS: usize = 1024;
+/// Real servers of one port.
+pub const MAX_REAL_SERVERS: usize = 4096;
+/// Largest weight of a real server, as IPVS tools write them.
+pub const MAX_WEIGHT: u32 = 65_535;
 
 /// How packets for a VIP reach a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -51,6 +61,44 @@ pub enum Scheduler {
     Lc,
     /// The same, by weight.
     Wlc,
+}
+
+impl Scheduler {
+    /// All of them, in the order of the documents.
+    pub const ALL: [Self; 7] = [Self::Mh, Self::Rr, Self::Wrr, Self::Sh, Self::Dh, Self::Lc, Self::Wlc];
+
+    /// IPVS's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mh => "mh",
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Sh => "sh",
+            Self::Dh => "dh",
+            Self::Lc => "lc",
+            Self::Wlc => "wlc",
+        }
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The text is not the name of a scheduler.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a scheduler; use mh, rr, wrr, sh, dh, lc or wlc")]
+pub struct UnknownScheduler(String);
+
+impl FromStr for Scheduler {
+    type Err = UnknownScheduler;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|scheduler| scheduler.name().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| UnknownScheduler(text.to_owned()))
+    }
 }
 
 /// A client stays with its real server.
@@ -118,11 +166,25 @@ pub struct HealthCheck {
     pub fall: u8,
 }
 
+impl Default for HealthCheck {
+    /// What keepalived users are used to: a TCP connection every 5 s, 3 s for it to open.
+    fn default() -> Self {
+        Self {
+            kind: ProbeKind::Tcp,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(3),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
 /// What is known of a real server without probing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Readiness {
-    /// Gets new flows.
+    /// Gets new flows: ready, or still serving while no other real server of the port is ready.
     Ready,
     /// Terminating and still serving: keeps its flows, gets no new ones.
     Draining,
@@ -148,7 +210,7 @@ pub struct VipPort {
     pub protocol: TransportProtocol,
     /// Number, on the VIP and on the real servers.
     pub port: u16,
-    /// Sorted by address, each address once.
+    /// Sorted by address, each address once; all of one family, which need not be that of the VIP.
     pub reals: Vec<RealServer>,
 }
 
@@ -186,6 +248,25 @@ pub struct VipService {
     pub ports: Vec<VipPort>,
 }
 
+impl VipService {
+    /// The check of the real servers behind one of its ports; `None` = readiness alone counts.
+    ///
+    /// A probe says something about the transport that it uses: TCP, HTTP and gRPC probes are for ports of TCP, a UDP
+    /// probe for ports of UDP. An ICMP probe, and one with a port of its own, are for the host and so for all ports.
+    pub fn health_of(&self, port: &VipPort) -> Option<&HealthCheck> {
+        self.options.health.as_ref().filter(|check| {
+            check.port.is_some()
+                || match check.kind {
+                    ProbeKind::Icmp => true,
+                    ProbeKind::Udp => port.protocol == TransportProtocol::Udp,
+                    ProbeKind::Tcp | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => {
+                        port.protocol == TransportProtocol::Tcp
+                    }
+                }
+        })
+    }
+}
+
 /// A transport protocol of a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -198,13 +279,47 @@ pub enum TransportProtocol {
     Sctp,
 }
 
+impl fmt::Display for TransportProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// Why packets cannot be sent to an address from another host; `None` = they can.
+///
+/// Neither a VIP nor a real server may have such an address.
+pub fn unreachable(address: IpAddr) -> Option<&'static str> {
+    let (broadcast, link_local, mapped) = match address {
+        IpAddr::V4(v4) => (v4.is_broadcast(), v4.is_link_local(), false),
+        IpAddr::V6(v6) => (false, v6.is_unicast_link_local(), v6.to_ipv4_mapped().is_some()),
+    };
+    Some(if address.is_unspecified() {
+        "it is unspecified"
+    } else if address.is_loopback() {
+        "it is a loopback address"
+    } else if address.is_multicast() || broadcast {
+        "it is not a unicast address"
+    } else if link_local {
+        "it is valid on one link alone"
+    } else if mapped {
+        "it is an IPv4 address in IPv6 form"
+    } else {
+        return None;
+    })
+}
+
 /// A VIP and what is bound to it. No service at all means that the VIP is announced alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VipBinding {
     /// The address.
     pub address: IpAddr,
-    /// The Services, in the order of the ConfigMap; their ports do not overlap.
+    /// The Services: those of the ConfigMap in its order, then those of type LoadBalancer, oldest first. Their ports do
+    /// not overlap.
     pub services: Vec<VipService>,
-    /// The ConfigMap.
+    /// The ConfigMap, or the oldest Service of type LoadBalancer where no ConfigMap binds the address.
     pub origin: ObjectRef,
 }

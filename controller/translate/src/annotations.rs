@@ -1,8 +1,9 @@
-//! Annotations of an Ingress: the few that are implemented become [`Options`], every other one a [`Remark`].
+//! Annotations of an Ingress (those of a Service are in [`service`]): the few that are implemented become [`Options`], every other one a [`Remark`].
 //!
 //! The rule for access control is "closed, never open": an annotation that restricts who gets through and is not
 //! implemented closes the paths of its Ingress (503), because serving them without it would open them.
 
+pub(crate) mod service;
 mod table;
 
 use sluicegate_config::{Balance, HashKey, Policy, UpstreamProtocol, Verdict};

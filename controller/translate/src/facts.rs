@@ -8,6 +8,7 @@ pub(crate) mod ingress;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod slice;
+pub(crate) mod virtual_service;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sluicegate_config::{ObjectRef, Rejection, Verdict};

@@ -4,7 +4,7 @@ use crate::dirty::Dirty;
 use crate::facts::configmap::{TcpServices, Vips};
 use crate::facts::ingress::{Class, Ingress};
 use crate::facts::secret::Secret;
-use crate::facts::service::{Service, TargetPort};
+use crate::facts::service::Service;
 use crate::facts::slice::Slice;
 use crate::index::Users;
 use crate::object::{Object, ObjectChange};
@@ -37,7 +37,10 @@ pub struct Objects {
     by_class: Users<Option<Arc<str>>>,
     slices_of: Users<NamespacedName>,
     streams_of: BTreeSet<(BackendId, StreamPort)>,
+    /// The VIPs of the ConfigMap, by Service.
     vips_of: BTreeSet<(NamespacedName, IpAddr)>,
+    /// The VIPs that Services of type LoadBalancer ask for by themselves.
+    claims: Users<IpAddr>,
 }
 
 impl Objects {
@@ -61,6 +64,7 @@ impl Objects {
             slices_of: Users::default(),
             streams_of: BTreeSet::new(),
             vips_of: BTreeSet::new(),
+            claims: Users::default(),
         }
     }
 
@@ -123,7 +127,7 @@ impl Objects {
             backends: self.by_backend.keys().chain(self.streams_of.iter().map(|(id, _)| id)).cloned().collect(),
             certificates: self.by_certificate.keys().cloned().collect(),
             listeners: self.tcp_services.listeners.keys().copied().collect(),
-            vips: self.vips.bindings.keys().copied().collect(),
+            vips: self.vips.bindings.keys().chain(self.claims.keys()).copied().collect(),
             objects: objects.collect(),
         }
     }
@@ -152,6 +156,11 @@ impl Objects {
         service: &'a NamespacedName,
     ) -> impl Iterator<Item = (&'a NamespacedName, &'a Slice)> {
         self.slices_of.of(service).filter_map(|name| self.slices.get(name).map(|slice| (name, slice)))
+    }
+
+    /// The Services that ask for a VIP by themselves, by namespace and name.
+    pub(crate) fn claimants_of<'a>(&'a self, vip: &'a IpAddr) -> impl Iterator<Item = &'a NamespacedName> {
+        self.claims.of(vip)
     }
 
     /// The TCP services that go to a backend.
@@ -264,10 +273,15 @@ impl Objects {
         dirty.objects.insert(reference.clone());
         self.dirty_service(&mut dirty, &key);
         dirty.vips.extend(self.vips_of(&key));
-        match new {
-            Some(new) => self.services.insert(key, new),
-            None => self.services.remove(&key),
-        };
+        let settings = Arc::clone(&self.settings);
+        if let Some(old) = self.services.remove(&key) {
+            old.claims(&settings).for_each(|address| self.claims.remove(address, key.clone()));
+        }
+        if let Some(new) = new {
+            new.claims(&settings).for_each(|address| self.claims.insert(address, key.clone()));
+            dirty.vips.extend(new.claims(&settings));
+            self.services.insert(key, new);
+        }
         dirty
     }
 
@@ -349,9 +363,10 @@ impl Objects {
             if new != self.vips {
                 dirty.vips.extend(self.vips.bindings.keys().chain(new.bindings.keys()));
                 self.vips = new;
-                let lines =
-                    self.vips.bindings.iter().flat_map(|(address, lines)| lines.iter().map(|line| (line, *address)));
-                self.vips_of = lines.map(|(line, address)| (line.service.clone(), address)).collect();
+                let bound = self.vips.bindings.iter();
+                self.vips_of = bound
+                    .flat_map(|(address, of)| of.lines.iter().map(|line| (line.service.clone(), *address)))
+                    .collect();
                 dirty.objects.insert(reference.clone());
             }
         }
@@ -378,24 +393,20 @@ impl Objects {
         dirty.backends.extend(streams.take_while(|id| same(id)).cloned());
     }
 
-    /// A VIP looks at slices only to see which numbers a named targetPort stands for.
     fn dirty_slice(&self, dirty: &mut Dirty, service: &NamespacedName) {
         self.dirty_service(dirty, service);
-        let named = self
-            .services
-            .get(service)
-            .is_some_and(|service| service.ports.iter().any(|port| port.target == TargetPort::Named));
-        if named {
-            dirty.vips.extend(self.vips_of(service));
-        }
+        dirty.vips.extend(self.vips_of(service));
     }
 
+    /// The VIPs that a Service has a part in: those that the ConfigMap binds it to, and those that it asks for.
     fn vips_of<'a>(&'a self, service: &'a NamespacedName) -> impl Iterator<Item = IpAddr> + 'a {
         let lowest = IpAddr::from([0, 0, 0, 0]);
-        self.vips_of
+        let bound = self
+            .vips_of
             .range((service.clone(), lowest)..)
             .take_while(move |(name, _)| name == service)
-            .map(|(_, address)| *address)
+            .map(|(_, address)| *address);
+        bound.chain(self.services.get(service).into_iter().flat_map(|found| found.claims(&self.settings)))
     }
 }
 

@@ -69,7 +69,7 @@ impl<'a> Translator<'a> {
         let notes = match of.kind {
             Kind::Ingress => objects.ingresses.get(&key).map(|ingress| self.ingress_notes(ingress)),
             Kind::IngressClass => objects.classes.get(&of.name).map(|class| self.class_notes(of, class)),
-            Kind::Service => objects.services.get(&key).map(|service| service.notes(of)),
+            Kind::Service => objects.services.get(&key).map(|service| service.notes(of, &objects.settings)),
             Kind::ConfigMap => {
                 let mut notes = Vec::new();
                 if objects.settings.tcp_services_configmap.as_ref() == Some(&key) {

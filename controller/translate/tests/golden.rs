@@ -22,6 +22,8 @@ struct GoldenSettings {
     watch_ingress_without_class: bool,
     tcp_services_configmap: Option<String>,
     watch_namespace: Option<String>,
+    default_load_balancer: bool,
+    vip_pools: Vec<String>,
 }
 
 impl GoldenSettings {
@@ -32,6 +34,8 @@ impl GoldenSettings {
             watch_ingress_without_class: self.watch_ingress_without_class,
             tcp_services_configmap: self.tcp_services_configmap.map(|name| name.parse().expect("NAMESPACE/NAME")),
             watch_namespace: self.watch_namespace.map(Into::into),
+            default_load_balancer: self.default_load_balancer,
+            vip_pools: self.vip_pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
             ..base
         }
     }

@@ -82,12 +82,16 @@ fn without_generation(desired: &Desired) -> Desired {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(folder, take_over, classless)| Settings {
-        take_over_ingress_nginx: take_over,
-        watch_ingress_without_class: classless,
-        tcp_services_configmap: Some("n0/tcp".parse().expect("a name")),
-        ..if folder { Settings::for_folder() } else { Settings::default() }
-    })
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(folder, take_over, classless, load_balancer)| Settings {
+            take_over_ingress_nginx: take_over,
+            watch_ingress_without_class: classless,
+            default_load_balancer: load_balancer,
+            vip_pools: vec!["192.0.2.0/28".parse().expect("a pool"), "2001:db8::/64".parse().expect("a pool")],
+            tcp_services_configmap: Some("n0/tcp".parse().expect("a name")),
+            ..if folder { Settings::for_folder() } else { Settings::default() }
+        },
+    )
 }
 
 /// One batch: usually one change, sometimes several.
@@ -99,11 +103,11 @@ fn change(broken_secrets: bool) -> impl Strategy<Value = ObjectChange> {
     let object = prop_oneof![
         6 => ingress(),
         2 => class(),
-        2 => service(),
-        3 => slice(),
+        4 => service(),
+        4 => slice(),
         2 => secret(broken_secrets),
         1 => tcp_services(),
-        1 => vips(),
+        2 => vips(),
     ];
     (object, 0..4_u8).prop_map(|(object, dice)| match dice {
         0 => ObjectChange::Remove(object.reference()),
@@ -214,16 +218,39 @@ fn service() -> impl Strategy<Value = Object> {
             json!({"type": "ExternalName", "externalName": "api.example"}),
             json!({"type": "ExternalName", "externalName": "localhost"}),
             json!({"ports": [{"port": 0}]}),
+            json!({"ports": [{"name": "http", "port": 80}], "sessionAffinity": "ClientIP"}),
+            json!({"type": "LoadBalancer", "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+            json!({"type": "LoadBalancer", "loadBalancerIP": "192.0.2.10", "ports": [{"name": "http", "port": 80, "targetPort": "web"}]}),
+            json!({"type": "LoadBalancer", "loadBalancerClass": "sluicegate.io/vip", "loadBalancerIP": "192.0.2.11", "ports": [{"port": 80}]}),
+            json!({"type": "LoadBalancer", "loadBalancerClass": "sluicegate.io/vip", "loadBalancerIP": "192.0.2.99", "ports": [{"port": 80}]}),
         ]),
+        prop::collection::vec(service_annotation(), 0..3),
+        created(),
     )
-        .prop_map(|(namespace, name, spec)| {
-            Object::Service(read(json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec})))
+        .prop_map(|(namespace, name, spec, annotations, created)| {
+            let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
+            Object::Service(read(json!({
+                "metadata": {"name": name, "namespace": namespace, "annotations": annotations, "creationTimestamp": created},
+                "spec": spec,
+            })))
         })
+}
+
+fn service_annotation() -> impl Strategy<Value = (&'static str, &'static str)> {
+    select(vec![
+        ("sluicegate.io/vip", "192.0.2.10,2001:db8::10"),
+        ("sluicegate.io/vip", "192.0.2.11,192.0.2.99,nonsense"),
+        ("sluicegate.io/method", "TUNNEL"),
+        ("sluicegate.io/method", "NAT"),
+        ("sluicegate.io/scheduler", "rr"),
+        ("sluicegate.io/weights", "192.0.2.1=3,192.0.2.2=0,x"),
+        ("sluicegate.io/health-check", "icmp"),
+    ])
 }
 
 fn slice() -> impl Strategy<Value = Object> {
     let endpoint = (
-        select(vec!["192.0.2.1", "192.0.2.2", "192.0.2.3", "nonsense"]),
+        select(vec!["192.0.2.1", "192.0.2.2", "192.0.2.10", "2001:db8::1", "2001:db8::2", "nonsense"]),
         select(vec![json!({}), json!({"ready": false}), json!({"ready": false, "serving": true, "terminating": true})]),
     )
         .prop_map(|(address, conditions)| json!({"addresses": [address], "conditions": conditions}));
@@ -231,7 +258,7 @@ fn slice() -> impl Strategy<Value = Object> {
         select(&NAMESPACES),
         select(vec!["e0", "e1"]),
         prop::option::weighted(0.9, select(&SERVICES)),
-        select(vec!["IPv4", "IPv4", "FQDN"]),
+        select(vec!["IPv4", "IPv4", "IPv6", "FQDN"]),
         select(vec![json!([{"name": "http", "port": 8080}]), json!([{"name": "http", "port": 80}]), json!([])]),
         prop::collection::vec(endpoint, 0..4),
     )
@@ -277,8 +304,8 @@ fn tcp_services() -> impl Strategy<Value = Object> {
 
 fn vips() -> impl Strategy<Value = Object> {
     let line = (
-        select(vec!["192.0.2.10", "2001-db8--10", "2001-DB8--10", "nonsense"]),
-        select(vec!["", "n0/s0", "n0/s0:DR\nn1/s1", "n0/s1:TUNNEL", "n0/s0:NAT"]),
+        select(vec!["192.0.2.10", "192.0.2.11", "2001-db8--10", "2001-DB8--10", "127.0.0.1", "nonsense"]),
+        select(vec!["", "n0/s0", "n0/s0:DR\nn1/s1", "n0/s1:TUNNEL", "n0/s0:NAT", "n0/s0\nn0/s1\nn1/s0:GUE"]),
     );
     prop::collection::vec(line, 0..4).prop_map(|lines| configmap("sluicegate-system", "vips", lines))
 }

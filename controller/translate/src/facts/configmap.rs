@@ -1,7 +1,9 @@
 //! The two ConfigMaps: TCP services and virtual IPs. Each bad line is rejected alone.
 
 use super::note;
+use crate::annotations::service::{self, Wrong};
 use k8s_openapi::api::core::v1 as api;
+use sluicegate_config::vip::MAX_VIPS;
 use sluicegate_config::{
     BackendId, Balance, Method, NamespacedName, ObjectRef, PortRef, Rejection, StreamListener, StreamPort, Verdict,
 };
@@ -18,8 +20,17 @@ pub(crate) struct TcpServices {
 /// What the VIP ConfigMap says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Vips {
-    pub(crate) bindings: BTreeMap<IpAddr, Vec<VipLine>>,
+    pub(crate) bindings: BTreeMap<IpAddr, VipLines>,
     pub(crate) notes: Vec<Rejection>,
+}
+
+/// What one VIP is bound to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct VipLines {
+    /// The key, as a field.
+    pub(crate) field: String,
+    /// The good lines; none where the value is empty, which asks for the address alone.
+    pub(crate) lines: Vec<VipLine>,
 }
 
 /// One line of a VIP's value.
@@ -30,18 +41,12 @@ pub(crate) struct VipLine {
     pub(crate) field: String,
 }
 
-/// What is wrong with one line, and the remedy.
-struct Wrong {
-    reason: String,
-    remedy: &'static str,
-}
-
 fn wrong<T>(reason: impl Into<String>, remedy: &'static str) -> Result<T, Wrong> {
     Err(Wrong { reason: reason.into(), remedy })
 }
 
 const TCP_FORM: &str = "write it as in 5432: default/db:5432, optionally followed by :PROXY to accept and :PROXY to send the PROXY protocol";
-const VIP_FORM: &str = "write NAMESPACE/SERVICE, optionally followed by :DR, :TUNNEL, :GUE or :POD";
+const VIP_FORM: &str = "write NAMESPACE/SERVICE, optionally followed by :DR, :TUNNEL or :GUE";
 
 impl TcpServices {
     pub(crate) fn read(object: &api::ConfigMap, reference: &ObjectRef, reserved: &BTreeSet<u16>) -> Self {
@@ -150,6 +155,16 @@ impl Vips {
                 ));
                 continue;
             }
+            if read.bindings.len() == MAX_VIPS {
+                read.notes.push(note(
+                    reference,
+                    Verdict::Rejected,
+                    field(key),
+                    format!("{MAX_VIPS} virtual IPs are bound already, and more are not taken"),
+                    "spread the virtual IPs over several groups of directors",
+                ));
+                continue;
+            }
             read.bind(address, key, value, reference);
         }
         read
@@ -169,35 +184,25 @@ impl Vips {
             }
         }
         if lines.is_empty() || !services.is_empty() {
-            self.bindings.insert(address, services);
+            self.bindings.insert(address, VipLines { field: field(key), lines: services });
         }
     }
 }
 
 /// An IPv4 address, or an IPv6 address with `-` for `:` (keys of a ConfigMap have no colon).
 fn vip_address(key: &str) -> Result<IpAddr, Wrong> {
-    let address = match key.parse::<IpAddr>() {
-        Ok(address) => address,
-        Err(_) => match key.replace('-', ":").parse::<Ipv6Addr>() {
-            Ok(address) => IpAddr::V6(address),
-            Err(_) => {
-                return wrong(
-                    format!("{key:?} is not an IP address"),
-                    "use an address as the key, IPv6 with - for :, as in 2001-db8--10",
-                );
-            }
-        },
-    };
-    let unusable = match address {
-        IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some() || v6.is_unicast_link_local(),
-    };
-    if unusable || address.is_unspecified() || address.is_multicast() || address.is_loopback() {
-        return wrong(format!("{address} cannot be a virtual IP"), "use a unicast address that routers can reach");
+    if let Ok(address) = key.parse::<IpAddr>() {
+        return Ok(address);
     }
-    Ok(address)
+    key.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6).or_else(|_| {
+        wrong(
+            format!("{key:?} is not an IP address"),
+            "use an address as the key, IPv6 with - for :, as in 2001-db8--10",
+        )
+    })
 }
 
+/// `namespace/service`, optionally with `:METHOD`.
 fn vip_service(line: &str) -> Result<(NamespacedName, Option<Method>), Wrong> {
     let (service, method) = match line.split_once(':') {
         Some((service, method)) => (service.trim(), Some(method.trim())),
@@ -206,19 +211,5 @@ fn vip_service(line: &str) -> Result<(NamespacedName, Option<Method>), Wrong> {
     let Ok(name) = service.parse::<NamespacedName>() else {
         return wrong(format!("{service:?} is not NAMESPACE/SERVICE"), VIP_FORM);
     };
-    let method = match method.map(str::to_ascii_uppercase).as_deref() {
-        None | Some("") => None,
-        Some("DR" | "L2") => Some(Method::L2),
-        Some("TUNNEL" | "IPIP") => Some(Method::Tunnel),
-        Some("GUE") => Some(Method::Gue),
-        Some("POD") => Some(Method::Pod),
-        Some(method @ ("NAT" | "PROXY")) => {
-            return wrong(
-                format!("method {method} is not implemented, and no other is put in its place"),
-                "use DR, TUNNEL, GUE or POD",
-            );
-        }
-        Some(other) => return wrong(format!("{other:?} is not a method"), "use DR, TUNNEL, GUE or POD"),
-    };
-    Ok((name, method))
+    Ok((name, service::method(method.unwrap_or_default())?))
 }

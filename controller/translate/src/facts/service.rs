@@ -1,10 +1,12 @@
 //! Service.
 
+use super::virtual_service::VirtualService;
 use super::{note, port_number};
 use crate::shared::Shared;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use sluicegate_config::{ObjectRef, PortRef, Rejection, TransportProtocol, UpstreamProtocol, Verdict};
+use sluicegate_config::{ObjectRef, PortRef, Rejection, Settings, TransportProtocol, UpstreamProtocol, Verdict};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What is kept of a Service.
@@ -13,6 +15,8 @@ pub(crate) struct Service {
     /// `spec.externalName`, for a Service of type ExternalName.
     pub(crate) external: Option<Arc<str>>,
     pub(crate) ports: Box<[ServicePort]>,
+    /// What it says about virtual IPs; `None` = nothing.
+    pub(crate) virtual_service: Option<Box<VirtualService>>,
     /// Ports that cannot be understood: index and what is wrong.
     bad_ports: Box<[(usize, Box<str>)]>,
 }
@@ -57,7 +61,19 @@ impl Service {
                 Err(why) => bad_ports.push((index, why.into())),
             }
         }
-        Self { external, ports: ports.into(), bad_ports: bad_ports.into() }
+        let tcp = ports.iter().any(|port: &ServicePort| port.protocol == TransportProtocol::Tcp);
+        let virtual_service = VirtualService::read(object, tcp);
+        Self { external, ports: ports.into(), virtual_service, bad_ports: bad_ports.into() }
+    }
+
+    /// True if it has a port of TCP.
+    pub(crate) fn has_tcp(&self) -> bool {
+        self.ports.iter().any(|port| port.protocol == TransportProtocol::Tcp)
+    }
+
+    /// The virtual IPs that it asks for by itself and may have.
+    pub(crate) fn claims<'a>(&'a self, settings: &'a Settings) -> impl Iterator<Item = IpAddr> + 'a {
+        self.virtual_service.iter().flat_map(|of| of.claims(settings))
     }
 
     /// The TCP port that a reference means.
@@ -68,19 +84,17 @@ impl Service {
         })
     }
 
-    pub(crate) fn notes(&self, reference: &ObjectRef) -> Vec<Rejection> {
-        self.bad_ports
-            .iter()
-            .map(|(index, why)| {
-                note(
-                    reference,
-                    Verdict::Rejected,
-                    format!("spec.ports[{index}]"),
-                    why.to_string(),
-                    "write a port from 1 to 65535 and the protocol TCP, UDP or SCTP",
-                )
-            })
-            .collect()
+    pub(crate) fn notes(&self, reference: &ObjectRef, settings: &Settings) -> Vec<Rejection> {
+        let of_ports = self.bad_ports.iter().map(|(index, why)| {
+            note(
+                reference,
+                Verdict::Rejected,
+                format!("spec.ports[{index}]"),
+                why.to_string(),
+                "write a port from 1 to 65535 and the protocol TCP, UDP or SCTP",
+            )
+        });
+        of_ports.chain(self.virtual_service.iter().flat_map(|of| of.notes(reference, settings))).collect()
     }
 }
 

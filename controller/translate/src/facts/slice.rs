@@ -34,6 +34,7 @@ pub(crate) struct SlicePort {
 pub(crate) struct SliceEndpoint {
     pub(crate) address: IpAddr,
     pub(crate) pod: Option<Arc<str>>,
+    pub(crate) node: Option<Arc<str>>,
     pub(crate) terminating: bool,
 }
 
@@ -65,7 +66,7 @@ impl Slice {
         let mut endpoints = Vec::new();
         if let Some(family) = family {
             for (index, endpoint) in object.endpoints.iter().flatten().enumerate() {
-                read_endpoint(index, endpoint, family, &mut endpoints, &mut problems);
+                read_endpoint(index, endpoint, family, shared, &mut endpoints, &mut problems);
             }
         }
         Self {
@@ -90,6 +91,7 @@ fn read_endpoint(
     index: usize,
     endpoint: &api::Endpoint,
     family: fn(&IpAddr) -> bool,
+    shared: &mut Shared,
     endpoints: &mut Vec<SliceEndpoint>,
     problems: &mut Vec<SliceProblem>,
 ) {
@@ -108,10 +110,12 @@ fn read_endpoint(
         .filter(|target| target.kind.as_deref() == Some("Pod"))
         .and_then(|target| target.name.as_deref())
         .map(Arc::from);
+    // Many endpoints run on one node.
+    let node = endpoint.node_name.as_deref().map(|name| shared.text(name));
     for text in &endpoint.addresses {
         match text.parse::<IpAddr>() {
             Ok(address) if family(&address) && !address.is_unspecified() && !address.is_multicast() => {
-                endpoints.push(SliceEndpoint { address, pod: pod.clone(), terminating: !ready });
+                endpoints.push(SliceEndpoint { address, pod: pod.clone(), node: node.clone(), terminating: !ready });
             }
             _ => problems.push(SliceProblem::Address { endpoint: index, text: text.as_str().into() }),
         }

@@ -176,18 +176,18 @@ fn no_such_port(service: &ObjectRef, found: &Service, wanted: &PortRef) -> Nowhe
 ///
 /// Hand-made slices are often less exact: a nameless Service port takes the slice's only port whatever its name, and a
 /// targetPort by number stands where no name fits (annotations.md section 4, row 23).
-fn slice_ports(slice: &Slice, port: &ServicePort) -> Vec<u16> {
-    let tcp = || slice.ports.iter().filter(|candidate| candidate.protocol == TransportProtocol::Tcp);
+pub(super) fn slice_ports(slice: &Slice, port: &ServicePort) -> Vec<u16> {
+    let alike = || slice.ports.iter().filter(|candidate| candidate.protocol == port.protocol);
     let target = match port.target {
         TargetPort::Number(number) => Some(number),
         TargetPort::Named => None,
     };
-    let mut numbers: Vec<u16> = tcp()
+    let mut numbers: Vec<u16> = alike()
         .filter(|candidate| candidate.name == port.name)
         .filter_map(|candidate| candidate.port.or(target))
         .collect();
-    if numbers.is_empty() && port.name.is_empty() && tcp().count() == 1 {
-        numbers.extend(tcp().filter_map(|candidate| candidate.port.or(target)));
+    if numbers.is_empty() && port.name.is_empty() && alike().count() == 1 {
+        numbers.extend(alike().filter_map(|candidate| candidate.port.or(target)));
     }
     if numbers.is_empty() {
         numbers.extend(target);

@@ -1,77 +1,140 @@
-//! Virtual IPs: the Services of each line with their ports.
+//! Virtual IPs: who asks for one, with the endpoints of each port.
 
 use super::Translator;
+use super::backend::slice_ports;
+use crate::facts::configmap::VipLine;
 use crate::facts::note;
-use crate::facts::service::{ServicePort, TargetPort};
+use crate::facts::service::{Service, ServicePort, TargetPort};
+use crate::facts::virtual_service::{AskedMethod, VirtualService, default_options};
 use crate::objects::reference;
-use sluicegate_config::draft::{VipDraft, VipPortDraft, VipServiceDraft};
-use sluicegate_config::{Kind, NamespacedName, SourceKey, Verdict, VipOptions};
+use sluicegate_config::draft::{RealServerDraft, VipDraft, VipPortDraft, VipServiceDraft};
+use sluicegate_config::{
+    Kind, Method, NamespacedName, ObjectRef, Readiness, RealServer, SourceKey, Verdict, VipOptions,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// The weight of a real server that nobody gave another one.
+const WEIGHT: u32 = 1;
+
 impl Translator<'_> {
+    /// The ConfigMap comes before Services that ask by themselves; among those the oldest comes first.
     pub(super) fn vip(&mut self, address: IpAddr) -> Option<VipDraft> {
         let objects = self.objects;
-        let origin = reference(Kind::ConfigMap, &objects.settings.vip_configmap);
-        let lines = objects.vips.bindings.get(&address)?;
-        let mut services = Vec::with_capacity(lines.len());
-        for line in lines {
-            let service = reference(Kind::Service, &line.service);
-            let ports = match objects.services.get(&line.service) {
-                Some(found) if found.external.is_some() => {
-                    self.say(
-                        SourceKey::Vip(address),
-                        note(
-                            &origin,
-                            Verdict::Rejected,
-                            line.field.clone(),
-                            format!("{service} is of type ExternalName, which has no address to forward packets to"),
-                            "bind a Service with endpoints",
-                        ),
-                    );
-                    continue;
-                }
-                Some(found) => found.ports.iter().map(|port| self.vip_port(&line.service, port)).collect(),
-                None => {
-                    self.say(
-                        SourceKey::Vip(address),
-                        note(
-                            &origin,
-                            Verdict::Warning,
-                            line.field.clone(),
-                            format!("{service} does not exist: the address is announced and nothing answers"),
-                            "create the Service, or name one that exists",
-                        ),
-                    );
-                    Vec::new()
-                }
-            };
-            services.push(VipServiceDraft {
-                namespace: Arc::clone(&line.service.namespace),
-                service: Arc::clone(&line.service.name),
-                method: line.method,
-                options: VipOptions::default(),
-                ports,
-                field: line.field.clone(),
-            });
-        }
-        // An empty value asks for the address alone; lines that all came to nothing do not.
-        if services.is_empty() && !lines.is_empty() { None } else { Some(VipDraft { services, origin }) }
+        let configmap = reference(Kind::ConfigMap, &objects.settings.vip_configmap);
+        let bound = objects.vips.bindings.get(&address);
+        let lines = bound.map(|bound| bound.lines.as_slice()).unwrap_or_default();
+        let mut services: Vec<VipServiceDraft> =
+            lines.iter().filter_map(|line| self.bound_service(address, line, &configmap)).collect();
+        let mut claimants: Vec<(&NamespacedName, &Service, &VirtualService)> = objects
+            .claimants_of(&address)
+            .filter(|name| lines.iter().all(|line| line.service != **name))
+            .filter_map(|name| objects.services.get(name).map(|service| (name, service)))
+            .filter_map(|(name, service)| Some((name, service, service.virtual_service.as_deref()?)))
+            .collect();
+        claimants.sort_by_key(|(name, _, of)| (of.created(), *name));
+        services.extend(claimants.iter().map(|(name, service, of)| {
+            let asking = reference(Kind::Service, name);
+            self.service_on_vip(name, Some(service), said_method(of.method), asking, of.field())
+        }));
+        let (origin, field) = match (bound, services.first()) {
+            (Some(bound), _) => (configmap, bound.field.clone()),
+            (None, Some(oldest)) => (oldest.origin.clone(), oldest.field.clone()),
+            (None, None) => return None,
+        };
+        let alone = bound.is_some_and(|bound| bound.lines.is_empty());
+        Some(VipDraft { services, alone, origin, field })
     }
 
-    fn vip_port(&self, service: &NamespacedName, port: &ServicePort) -> VipPortDraft {
-        let mut targets: Vec<u16> = match port.target {
-            TargetPort::Number(number) => vec![number],
-            TargetPort::Named => self
-                .objects
-                .slices_of(service)
-                .flat_map(|(_, slice)| slice.ports.iter())
-                .filter(|candidate| candidate.protocol == port.protocol && candidate.name == port.name)
-                .filter_map(|candidate| candidate.port)
-                .collect(),
+    /// A line of the ConfigMap. Its method beats the annotation of the Service.
+    fn bound_service(&mut self, vip: IpAddr, line: &VipLine, configmap: &ObjectRef) -> Option<VipServiceDraft> {
+        let objects = self.objects;
+        let service = reference(Kind::Service, &line.service);
+        let found = objects.services.get(&line.service);
+        let asked = found.and_then(|found| found.virtual_service.as_deref()).map(|of| of.method).unwrap_or_default();
+        let (verdict, reason, remedy) = match found {
+            None => (
+                Verdict::Warning,
+                format!("{service} does not exist: the address is announced and nothing answers"),
+                "create the Service, or name one that exists",
+            ),
+            Some(found) if found.external.is_some() => (
+                Verdict::Rejected,
+                format!("{service} is of type ExternalName, which has no address to forward packets to"),
+                "bind a Service with endpoints",
+            ),
+            Some(_) if line.method.is_none() && asked == AskedMethod::Refused => (
+                Verdict::Rejected,
+                format!("{service} asks for a method that cannot be had"),
+                "see its annotation sluicegate.io/method, or write a method here",
+            ),
+            Some(_) => {
+                let method = line.method.or_else(|| said_method(asked));
+                let origin = configmap.clone();
+                return Some(self.service_on_vip(&line.service, found, method, origin, line.field.clone()));
+            }
         };
-        targets.sort_unstable();
-        targets.dedup();
-        VipPortDraft { protocol: port.protocol, port: port.port, targets, reals: Vec::new() }
+        self.say(SourceKey::Vip(vip), note(configmap, verdict, line.field.clone(), reason, remedy));
+        let announced = verdict == Verdict::Warning;
+        announced.then(|| self.service_on_vip(&line.service, None, line.method, configmap.clone(), line.field.clone()))
+    }
+
+    fn service_on_vip(
+        &self,
+        name: &NamespacedName,
+        found: Option<&Service>,
+        method: Option<Method>,
+        origin: ObjectRef,
+        field: String,
+    ) -> VipServiceDraft {
+        let ports = found.into_iter().flat_map(|service| {
+            let of = service.virtual_service.as_deref();
+            service.ports.iter().map(move |port| self.vip_port(name, port, of))
+        });
+        VipServiceDraft {
+            namespace: Arc::clone(&name.namespace),
+            service: Arc::clone(&name.name),
+            method,
+            options: found.map(options).unwrap_or_default(),
+            ports: ports.collect(),
+            origin,
+            field,
+        }
+    }
+
+    fn vip_port(&self, service: &NamespacedName, port: &ServicePort, of: Option<&VirtualService>) -> VipPortDraft {
+        let mut reals = Vec::new();
+        for (_, slice) in self.objects.slices_of(service) {
+            for number in slice_ports(slice, port) {
+                reals.extend(slice.endpoints.iter().map(|endpoint| RealServerDraft {
+                    real: RealServer {
+                        address: endpoint.address,
+                        weight: of.and_then(|of| of.weights.get(&endpoint.address)).copied().unwrap_or(WEIGHT),
+                        readiness: if endpoint.terminating { Readiness::Draining } else { Readiness::Ready },
+                        node: endpoint.node.clone(),
+                    },
+                    port: number,
+                }));
+            }
+        }
+        let target = match port.target {
+            TargetPort::Number(number) => Some(number),
+            TargetPort::Named => None,
+        };
+        VipPortDraft { protocol: port.protocol, port: port.port, target, reals }
+    }
+}
+
+fn options(service: &Service) -> VipOptions {
+    match &service.virtual_service {
+        Some(of) => of.options.clone(),
+        None => default_options(service.has_tcp()),
+    }
+}
+
+fn said_method(asked: AskedMethod) -> Option<Method> {
+    match asked {
+        AskedMethod::Says(method) => Some(method),
+        AskedMethod::Unsaid | AskedMethod::Refused => None,
     }
 }
