@@ -5,9 +5,22 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod arp;
+pub mod checksum;
 pub mod directory;
+mod encap;
+mod field;
+mod flow;
+pub mod hash;
+mod icmp;
 pub mod layout;
 pub mod maglev;
+mod ndp;
+mod parse;
+mod path;
+mod select;
 pub mod verdict;
 
 pub use access::{Packet, Tables};
+pub use flow::IDLE_STAMPS;
+pub use path::forward;

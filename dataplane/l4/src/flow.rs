@@ -1,0 +1,154 @@
+//! The flow table: which backend has this flow?
+//!
+//! A set-associative cache of single words ([`FlowSet`](crate::layout::FlowSet)). A word is read and written whole, by any CPU, without a lock:
+//! two CPUs that write the same place at once lose one entry, which the next packet puts back.
+//!
+//! A new entry is *tentative*; a later packet that does not open a connection confirms it. A new flow takes, in this
+//! order: a free place, the place of a flow whose backend is gone, the tentative entry that has been idle longest, and a
+//! confirmed one only after [`IDLE_STAMPS`]. So a flood of connection attempts displaces only other attempts.
+
+use crate::access::Tables;
+use crate::layout::{Backend, Control, FLOW_WAYS, flow_word};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A confirmed flow that has been silent for so many stamps (of 8 seconds: a quarter of an hour) may lose its place.
+pub const IDLE_STAMPS: u32 = 113;
+
+const STAMP_MASK: u64 = (1 << flow_word::STAMP_BITS) - 1;
+const BACKEND_MASK: u64 = (1 << flow_word::BACKEND_BITS) - 1;
+const GENERATION_MASK: u64 = (1 << flow_word::GENERATION_BITS) - 1;
+const LOWER: u64 = (1 << flow_word::SIGNATURE_SHIFT) - 1;
+
+/// The word of one flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry(pub(crate) u64);
+
+impl Entry {
+    /// An entry without its signature.
+    #[inline(always)]
+    pub(crate) const fn new(backend: u16, generation: u8, stamp: u32, confirmed: bool) -> Self {
+        Self(
+            (backend as u64 & BACKEND_MASK)
+                | (generation as u64 & GENERATION_MASK) << flow_word::GENERATION_SHIFT
+                | if confirmed { flow_word::CONFIRMED } else { 0 }
+                | (stamp as u64 & STAMP_MASK) << flow_word::STAMP_SHIFT,
+        )
+    }
+
+    #[inline(always)]
+    pub(crate) const fn backend(self) -> u16 {
+        (self.0 & BACKEND_MASK) as u16
+    }
+
+    /// Does it still mean this backend?
+    #[inline(always)]
+    pub(crate) fn is_of(self, backend: &Backend) -> bool {
+        let generation = self.0 >> flow_word::GENERATION_SHIFT & GENERATION_MASK;
+        backend.alive == 1 && u64::from(backend.generation) & GENERATION_MASK == generation
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_confirmed(self) -> bool {
+        self.0 & flow_word::CONFIRMED != 0
+    }
+
+    /// Stamps since its last packet.
+    #[inline(always)]
+    pub(crate) const fn age(self, stamp: u32) -> u32 {
+        (stamp.wrapping_sub((self.0 >> flow_word::STAMP_SHIFT) as u32)) & STAMP_MASK as u32
+    }
+
+    /// The same entry, seen at `stamp`.
+    #[inline(always)]
+    pub(crate) const fn seen(self, stamp: u32, confirmed: bool) -> Self {
+        let kept = self.0 & !(STAMP_MASK << flow_word::STAMP_SHIFT) & !flow_word::CONFIRMED;
+        let confirmed = if confirmed { flow_word::CONFIRMED } else { 0 };
+        Self(kept | (stamp as u64 & STAMP_MASK) << flow_word::STAMP_SHIFT | confirmed)
+    }
+
+    #[inline(always)]
+    const fn signed(self, hash: u64) -> u64 {
+        (self.0 & LOWER) | (hash & !LOWER)
+    }
+}
+
+/// What a stamp is at this moment.
+#[inline(always)]
+pub(crate) fn stamp(now: u64, control: &Control) -> u32 {
+    (now >> (control.stamp_shift & 63)) as u32 & STAMP_MASK as u32
+}
+
+/// The entry of this hash, and its place.
+#[inline(always)]
+pub(crate) fn find<T: Tables>(tables: &T, mask: u32, hash: u64) -> Option<(Entry, &AtomicU64)> {
+    let set = tables.flow_set(hash as u32 & mask)?;
+    for place in set {
+        let word = place.load(Ordering::Relaxed);
+        if (word ^ hash) >> flow_word::SIGNATURE_SHIFT == 0 {
+            let entry = Entry(word);
+            return if entry.backend() == 0 { None } else { Some((entry, place)) };
+        }
+    }
+    None
+}
+
+/// Remembers an entry under a hash. False if its set is full of established flows.
+#[inline(never)]
+pub(crate) fn remember<T: Tables>(tables: &T, mask: u32, hash: u64, entry: Entry) -> bool {
+    let Some(set) = tables.flow_set(hash as u32 & mask) else {
+        return false;
+    };
+    let stamp = (entry.0 >> flow_word::STAMP_SHIFT & STAMP_MASK) as u32;
+    let word = entry.signed(hash);
+    // Where all are equal the place is a matter of chance, so that no way is worn out before the others.
+    let start = (hash >> 40) as usize;
+    let mut victim = None;
+    for place in set {
+        let old = place.load(Ordering::Relaxed);
+        if old == 0 || (old ^ hash) >> flow_word::SIGNATURE_SHIFT == 0 {
+            victim = Some(place);
+            break;
+        }
+    }
+    if let Some(place) = victim {
+        place.store(word, Ordering::Relaxed);
+        return true;
+    }
+    let mut best = 0;
+    let mut best_at = 0;
+    for step in 0..FLOW_WAYS {
+        let at = start.wrapping_add(step) % FLOW_WAYS;
+        if let Some(place) = set.get(at) {
+            let worth = readiness(tables, Entry(place.load(Ordering::Relaxed)), stamp);
+            if worth > best {
+                best = worth;
+                best_at = at;
+            }
+        }
+    }
+    match set.get(best_at % FLOW_WAYS) {
+        Some(place) if best > 0 => {
+            place.store(word, Ordering::Relaxed);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// How ready an entry is to be replaced; 0 = not at all.
+#[inline(always)]
+fn readiness<T: Tables>(tables: &T, entry: Entry, stamp: u32) -> u32 {
+    const GONE: u32 = 1 << 17;
+    const TENTATIVE: u32 = 1 << 16;
+    let is_current = match tables.backend(entry.backend()) {
+        Some(backend) => entry.is_of(&backend),
+        None => false,
+    };
+    let age = entry.age(stamp);
+    match (is_current, entry.is_confirmed()) {
+        (false, _) => GONE,
+        (true, false) => TENTATIVE + age,
+        (true, true) if age > IDLE_STAMPS => age,
+        (true, true) => 0,
+    }
+}

@@ -1,0 +1,320 @@
+//! From bytes to a datagram: Ethernet with up to two VLAN tags, IPv4 with options, IPv6 with extension headers.
+//!
+//! Nothing here drops what is not for a VIP: the destination is read first, and the rest is judged only after it was
+//! found in the directory.
+
+use crate::access::Packet;
+use crate::checksum;
+use crate::field::{address, be16, ne32};
+use crate::layout::Address;
+use crate::verdict::Reason;
+
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SCTP: u8 = 132;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Bytes of an Ethernet header without tags.
+pub(crate) const ETHERNET: usize = 14;
+
+/// Extension headers that are followed.
+const MAX_EXTENSIONS: usize = 6;
+/// Bytes of extension headers that are followed.
+const MAX_EXTENSION_BYTES: usize = 512;
+
+/// The link header.
+#[derive(Clone, Copy)]
+pub(crate) struct Link {
+    /// Bytes of it: 14, 18 or 22.
+    pub(crate) length: usize,
+    /// What follows it.
+    pub(crate) ethertype: u16,
+}
+
+/// Which IP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// Part of a larger datagram?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    /// The whole of it.
+    No,
+    /// The first part, with the ports, under this identification.
+    First(u32),
+    /// A later part.
+    Later(u32),
+}
+
+/// An IP packet for a VIP.
+#[derive(Clone, Copy)]
+pub(crate) struct Datagram {
+    /// Where the IP header begins: the length of the link header.
+    pub(crate) link: usize,
+    pub(crate) family: Family,
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    /// Bytes of the IP packet with its headers; what follows in the frame is padding.
+    pub(crate) length: usize,
+    /// Differentiated services and ECN.
+    pub(crate) class: u8,
+    /// TTL or hop limit.
+    pub(crate) hops: u8,
+    /// The protocol above IP and its extension headers.
+    pub(crate) protocol: u8,
+    /// Where it begins in the frame.
+    pub(crate) transport: usize,
+    pub(crate) fragment: Fragment,
+    /// IPv4: may not be fragmented. Always so in IPv6.
+    pub(crate) whole: bool,
+}
+
+impl Datagram {
+    /// Where the packet ends in the frame.
+    #[inline(always)]
+    pub(crate) const fn end(&self) -> usize {
+        self.link + self.length
+    }
+}
+
+/// An IPv4 address, as it lies in the packet, in the form of the tables.
+#[inline(always)]
+pub(crate) const fn mapped(address: u32) -> Address {
+    [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), address]
+}
+
+/// The link header; `None` for what is too short for one. A third tag is left to be an unknown EtherType.
+#[inline(always)]
+pub(crate) fn link<P: Packet>(packet: &P) -> Option<Link> {
+    let ethernet = packet.view::<ETHERNET>(0)?;
+    let mut link = Link { length: ETHERNET, ethertype: be16(ethernet, 12) };
+    if is_tag(link.ethertype) {
+        link = Link { length: ETHERNET + 4, ethertype: be16(packet.view::<2>(ETHERNET + 2)?, 0) };
+        if is_tag(link.ethertype) {
+            link = Link { length: ETHERNET + 8, ethertype: be16(packet.view::<2>(ETHERNET + 6)?, 0) };
+        }
+    }
+    Some(link)
+}
+
+#[inline(always)]
+pub(crate) const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN)
+}
+
+/// The whole IPv4 header.
+#[inline(always)]
+pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize) -> Result<Datagram, Reason> {
+    let header = packet.view::<20>(link).ok_or(Reason::Truncated)?;
+    let header_length = usize::from(header[0] & 0x0f) * 4;
+    let length = usize::from(be16(header, 2));
+    if header[0] >> 4 != 4 || header_length < 20 || length < header_length {
+        return Err(Reason::BadHeader);
+    }
+    if link + length > packet.length() {
+        return Err(Reason::Truncated);
+    }
+    let mut sum = checksum::header_sum(header);
+    if header_length > 20 {
+        sum += options(packet, link + 20, header_length - 20)?;
+    }
+    if !checksum::is_valid(sum) {
+        return Err(Reason::BadChecksum);
+    }
+    let flags = be16(header, 6);
+    let id = u32::from(be16(header, 4));
+    let fragment = match (flags & 0x1fff, flags & 0x2000) {
+        (0, 0) => Fragment::No,
+        (0, _) => Fragment::First(id),
+        _ => Fragment::Later(id),
+    };
+    Ok(Datagram {
+        link,
+        family: Family::V4,
+        source: mapped(ne32(header, 12)),
+        destination: mapped(ne32(header, 16)),
+        length,
+        class: header[1],
+        hops: header[8],
+        protocol: header[9],
+        transport: link + header_length,
+        fragment,
+        whole: flags & 0x4000 != 0,
+    })
+}
+
+/// Sum of the options of an IPv4 header, up to ten words.
+#[inline(always)]
+fn options<P: Packet>(packet: &P, offset: usize, length: usize) -> Result<u64, Reason> {
+    let mut sum = 0;
+    for word in 0..10 {
+        if word * 4 >= length {
+            break;
+        }
+        let bytes = packet.view::<4>(offset + word * 4).ok_or(Reason::Truncated)?;
+        sum += u64::from(ne32(bytes, 0));
+    }
+    Ok(sum)
+}
+
+/// The IPv6 header and what extends it.
+#[inline(always)]
+pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize) -> Result<Datagram, Reason> {
+    let header = packet.view::<40>(link).ok_or(Reason::Truncated)?;
+    if header[0] >> 4 != 6 {
+        return Err(Reason::BadHeader);
+    }
+    let length = 40 + usize::from(be16(header, 4));
+    if link + length > packet.length() {
+        return Err(Reason::Truncated);
+    }
+    let mut datagram = Datagram {
+        link,
+        family: Family::V6,
+        source: address(header, 8),
+        destination: address(header, 24),
+        length,
+        class: header[0] << 4 | header[1] >> 4,
+        hops: header[7],
+        protocol: header[6],
+        transport: link + 40,
+        fragment: Fragment::No,
+        whole: true,
+    };
+    if is_extension(datagram.protocol) {
+        let upper = extensions(packet, datagram.protocol, datagram.transport, datagram.end())?;
+        datagram.protocol = upper.protocol;
+        datagram.transport = upper.offset;
+        datagram.fragment = upper.fragment;
+    }
+    Ok(datagram)
+}
+
+#[inline(always)]
+pub(crate) const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+}
+
+/// What stands behind the extension headers.
+pub(crate) struct Upper {
+    pub(crate) protocol: u8,
+    pub(crate) offset: usize,
+    pub(crate) fragment: Fragment,
+}
+
+/// Follows extension headers (RFC 8200, section 4; AH: RFC 4302) up to a bound.
+#[inline(always)]
+pub(crate) fn extensions<P: Packet>(packet: &P, protocol: u8, offset: usize, end: usize) -> Result<Upper, Reason> {
+    let mut upper = Upper { protocol, offset, fragment: Fragment::No };
+    let mut followed = 0;
+    for _ in 0..MAX_EXTENSIONS {
+        if !is_extension(upper.protocol) {
+            return Ok(upper);
+        }
+        let at = offset + followed;
+        if at + 8 > end {
+            return Err(Reason::Truncated);
+        }
+        let header = packet.view::<8>(at).ok_or(Reason::Truncated)?;
+        let length = match upper.protocol {
+            FRAGMENT => 8,
+            AUTHENTICATION => (usize::from(header[1]) + 2) * 4,
+            _ => (usize::from(header[1]) + 1) * 8,
+        };
+        if upper.protocol == FRAGMENT {
+            let id = ne32(header, 4);
+            let place = be16(header, 2);
+            upper.fragment = match (place & 0xfff8, place & 1) {
+                (0, 0) => Fragment::No,
+                (0, _) => Fragment::First(id),
+                _ => Fragment::Later(id),
+            };
+        }
+        upper.protocol = header[0];
+        followed += length;
+        if followed > MAX_EXTENSION_BYTES {
+            return Err(Reason::TooManyHeaders);
+        }
+        upper.offset = offset + followed;
+        if matches!(upper.fragment, Fragment::Later(_)) {
+            return Ok(upper);
+        }
+    }
+    if is_extension(upper.protocol) { Err(Reason::TooManyHeaders) } else { Ok(upper) }
+}
+
+/// What the ports and flags of a transport header say of the flow.
+#[derive(Clone, Copy)]
+pub(crate) struct Transport {
+    /// Source and destination port as they lie, as one little-endian number (the source port is in the low half).
+    pub(crate) ports: u32,
+    /// TCP SYN without ACK, or SCTP INIT.
+    pub(crate) opens: bool,
+    /// TCP RST.
+    pub(crate) resets: bool,
+}
+
+impl Transport {
+    /// Of protocols without ports.
+    pub(crate) const NONE: Self = Self { ports: 0, opens: false, resets: false };
+
+    /// Destination port as a number.
+    #[inline(always)]
+    pub(crate) const fn destination(self) -> u16 {
+        ((self.ports >> 16) as u16).swap_bytes()
+    }
+}
+
+/// Reads the transport header of a first or only fragment.
+#[inline(always)]
+pub(crate) fn transport<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Transport, Reason> {
+    let at = datagram.transport;
+    let room = datagram.end();
+    match datagram.protocol {
+        TCP => {
+            if at + 20 > room {
+                return Err(Reason::Truncated);
+            }
+            let header = packet.view::<14>(at).ok_or(Reason::Truncated)?;
+            let flags = header[13];
+            Ok(Transport { ports: ports(header), opens: flags & 0x12 == 0x02, resets: flags & 0x04 != 0 })
+        }
+        UDP => {
+            if at + 8 > room {
+                return Err(Reason::Truncated);
+            }
+            let header = packet.view::<4>(at).ok_or(Reason::Truncated)?;
+            Ok(Transport { ports: ports(header), opens: false, resets: false })
+        }
+        SCTP => {
+            if at + 12 > room {
+                return Err(Reason::Truncated);
+            }
+            let header = packet.view::<12>(at).ok_or(Reason::Truncated)?;
+            // INIT is the only chunk under verification tag 0 (RFC 9260, section 8.5.1).
+            Ok(Transport { ports: ports(header), opens: ne32(header, 4) == 0, resets: false })
+        }
+        _ => Ok(Transport::NONE),
+    }
+}
+
+#[inline(always)]
+pub(crate) fn ports<const N: usize>(header: &[u8; N]) -> u32 {
+    u32::from_le_bytes(crate::field::bytes(header, 0))
+}

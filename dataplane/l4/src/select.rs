@@ -1,0 +1,297 @@
+//! Which backend gets this packet: the one that the flow has, the one that the client has, or the one in the slot.
+
+use crate::access::Tables;
+use crate::flow::{self, Entry};
+use crate::hash;
+use crate::layout::{Address, Control, Service};
+use crate::parse::{Datagram, Family, Fragment, Transport, UDP};
+use crate::verdict::Reason;
+use core::sync::atomic::Ordering;
+
+/// Keeps hashes of clients and of fragments apart from those of flows, whose lowest port bits never look like this.
+const CLIENT_TAG: u64 = 0x5bd1_e995_0000_0000;
+const FRAGMENT_TAG: u64 = 0x1b87_3593_0000_0000;
+
+/// Stamps for which the parts of a datagram are waited for (16 to 24 seconds; RFC 8200 allows 60, Linux 30).
+const FRAGMENT_STAMPS: u32 = 2;
+
+/// A packet of a flow, before it has a backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Query {
+    /// Id of the service.
+    pub(crate) service: u16,
+    /// [`hash::tuple`] of the flow.
+    pub(crate) tuple: u64,
+    /// [`hash::flow`] of it.
+    pub(crate) hash: u64,
+    /// The present stamp.
+    pub(crate) stamp: u32,
+    /// Opens a connection.
+    pub(crate) opens: bool,
+}
+
+impl Query {
+    #[inline(always)]
+    pub(crate) fn new<T: Tables>(
+        tables: &T,
+        control: &Control,
+        service: u16,
+        source: &Address,
+        protocol: u8,
+        transport: Transport,
+    ) -> Self {
+        let tuple = hash::tuple(source, transport.ports, protocol);
+        Self {
+            service,
+            tuple,
+            hash: hash::flow(tuple, service, control.flow_secret),
+            stamp: flow::stamp(tables.now(), control),
+            opens: transport.opens,
+        }
+    }
+}
+
+/// A backend that was chosen, and why.
+#[derive(Clone, Copy)]
+pub(crate) struct Chosen {
+    pub(crate) backend: u16,
+    pub(crate) reason: Reason,
+}
+
+/// The backend that the flow table has for a packet, if that one is still good.
+#[inline(always)]
+pub(crate) fn known<T: Tables>(
+    tables: &T,
+    control: &Control,
+    service: &Service,
+    query: &Query,
+    datagram: &Datagram,
+    transport: Transport,
+) -> Known {
+    let Some((entry, place)) = flow::find(tables, control.flow_mask, query.hash) else {
+        return Known::Nothing;
+    };
+    let is_current = match tables.backend(entry.backend()) {
+        Some(backend) => entry.is_of(&backend),
+        None => false,
+    };
+    if !is_current {
+        return Known::Gone;
+    }
+    if datagram.protocol == UDP && service.udp_idle_stamps != 0 {
+        let idle = entry.age(query.stamp);
+        if idle > u32::from(service.udp_idle_stamps) {
+            return Known::Nothing;
+        }
+    }
+    let confirmed = !transport.resets && (entry.is_confirmed() || !query.opens);
+    let seen = entry.seen(query.stamp, confirmed);
+    if seen != entry {
+        place.store(seen.0, Ordering::Relaxed);
+        if service.persistence_stamps != 0 {
+            keep_client(tables, control, service, query, datagram, seen);
+        }
+    }
+    Known::Backend(entry.backend())
+}
+
+/// What the flow table knows of a flow.
+pub(crate) enum Known {
+    /// Its backend.
+    Backend(u16),
+    /// It had one that is dead.
+    Gone,
+    /// Nothing.
+    Nothing,
+}
+
+/// Chooses a backend for a flow that has none, and remembers it.
+#[inline(always)]
+pub(crate) fn anew<T: Tables>(
+    tables: &T,
+    control: &Control,
+    service: &Service,
+    query: &Query,
+    datagram: &Datagram,
+    moved: bool,
+) -> Result<Chosen, Reason> {
+    if datagram.protocol == UDP && service.flags & Service::FLAG_ONE_PACKET != 0 {
+        let backend = from_ring(tables, service, query, datagram)?;
+        return Ok(Chosen { backend, reason: Reason::OnePacket });
+    }
+    let client = match service.persistence_stamps {
+        0 => None,
+        _ => of_client(tables, control, service, query, datagram),
+    };
+    let (backend, found) = match client {
+        Some(backend) => (backend, Reason::Persistent),
+        None => (from_ring(tables, service, query, datagram)?, Reason::FlowNew),
+    };
+    let generation = match tables.backend(backend) {
+        Some(row) if row.alive == 1 => row.generation,
+        Some(_) => return Err(Reason::DeadBackend),
+        None => return Err(Reason::TableFault),
+    };
+    let entry = Entry::new(backend, generation, query.stamp, false);
+    let kept = flow::remember(tables, control.flow_mask, query.hash, entry);
+    if service.persistence_stamps != 0 {
+        keep_client(tables, control, service, query, datagram, entry);
+    }
+    let reason = match (moved, kept) {
+        (true, _) => Reason::FlowMoved,
+        (false, false) if found == Reason::FlowNew => Reason::FlowUntracked,
+        _ => found,
+    };
+    Ok(Chosen { backend, reason })
+}
+
+/// The backend of a flow that an ICMP error quotes: as a packet of the flow would get it, but nothing is remembered.
+#[inline(always)]
+pub(crate) fn quoted<T: Tables>(
+    tables: &T,
+    control: &Control,
+    service: &Service,
+    query: &Query,
+    datagram: &Datagram,
+) -> Result<u16, Reason> {
+    if let Some((entry, _)) = flow::find(tables, control.flow_mask, query.hash)
+        && is_current(tables, entry)
+    {
+        return Ok(entry.backend());
+    }
+    if service.persistence_stamps != 0
+        && let Some(backend) = of_client(tables, control, service, query, datagram)
+    {
+        return Ok(backend);
+    }
+    if service.select == Service::SELECT_TURN {
+        return Err(Reason::IcmpUnknownFlow);
+    }
+    from_ring(tables, service, query, datagram)
+}
+
+/// The backend in the slot; it may turn out to be dead.
+#[inline(always)]
+fn from_ring<T: Tables>(tables: &T, service: &Service, query: &Query, datagram: &Datagram) -> Result<u16, Reason> {
+    if service.ring_slots == 0 {
+        return Err(Reason::NoBackend);
+    }
+    let slot = match service.select {
+        Service::SELECT_TURN => in_turn(tables.turn(query.service), service.ring_slots),
+        Service::SELECT_SOURCE => hash::slot(hash::ring(hash::client(&datagram.source)), service.ring_slots),
+        Service::SELECT_DESTINATION => hash::slot(hash::ring(hash::client(&datagram.destination)), service.ring_slots),
+        _ => hash::slot(hash::ring(query.tuple), service.ring_slots),
+    };
+    match tables.ring_slot(service.ring, slot) {
+        None => Err(Reason::TableFault),
+        Some(0) => Err(Reason::NoBackend),
+        Some(backend) => Ok(backend),
+    }
+}
+
+/// The remainder; `slots` is not 0.
+#[inline(always)]
+const fn in_turn(turn: u64, slots: u32) -> u32 {
+    match (turn as u32).checked_rem(slots) {
+        Some(slot) => slot,
+        None => 0,
+    }
+}
+
+/// The backend that a client has had within the time of persistence.
+#[inline(always)]
+fn of_client<T: Tables>(
+    tables: &T,
+    control: &Control,
+    service: &Service,
+    query: &Query,
+    datagram: &Datagram,
+) -> Option<u16> {
+    let hash = client_hash(control, service, query.service, datagram);
+    let (entry, _) = flow::find(tables, control.flow_mask, hash)?;
+    let fresh = entry.age(query.stamp) <= u32::from(service.persistence_stamps);
+    if fresh && is_current(tables, entry) { Some(entry.backend()) } else { None }
+}
+
+/// Remembers the backend of a client. Like flows, clients are tentative until a packet confirms that they are there.
+#[inline(always)]
+fn keep_client<T: Tables>(
+    tables: &T,
+    control: &Control,
+    service: &Service,
+    query: &Query,
+    datagram: &Datagram,
+    entry: Entry,
+) {
+    let hash = client_hash(control, service, query.service, datagram);
+    let confirmed = entry.is_confirmed()
+        || match flow::find(tables, control.flow_mask, hash) {
+            Some((old, _)) => old.backend() == entry.backend() && old.is_confirmed(),
+            None => false,
+        };
+    flow::remember(tables, control.flow_mask, hash, entry.seen(query.stamp, confirmed));
+}
+
+#[inline(always)]
+fn client_hash(control: &Control, service: &Service, id: u16, datagram: &Datagram) -> u64 {
+    let client = match datagram.family {
+        Family::V4 => [0, 0, datagram.source[2], datagram.source[3] & prefix(service.persistence_prefix4, 0)],
+        Family::V6 => {
+            let [first, second, third, fourth] = datagram.source;
+            let bits = service.persistence_prefix6;
+            [first & prefix(bits, 0), second & prefix(bits, 32), third & prefix(bits, 64), fourth & prefix(bits, 96)]
+        }
+    };
+    hash::flow(hash::client(&client) ^ CLIENT_TAG, id, control.flow_secret)
+}
+
+/// Mask of the word that begins at bit `from` of an address, for a prefix of `bits` bits.
+#[inline(always)]
+const fn prefix(bits: u8, from: u8) -> u32 {
+    let bits = bits.saturating_sub(from);
+    let mask = if bits >= 32 { u64::MAX } else { !(u64::MAX >> 32 >> bits) };
+    (mask as u32).to_be()
+}
+
+/// Remembers which backend the later parts of a datagram follow.
+#[inline(always)]
+pub(crate) fn keep_fragment<T: Tables>(tables: &T, control: &Control, stamp: u32, datagram: &Datagram, backend: u16) {
+    if let Fragment::First(id) = datagram.fragment
+        && let Some(row) = tables.backend(backend)
+    {
+        let entry = Entry::new(backend, row.generation, stamp, false);
+        flow::remember(tables, control.flow_mask, fragment_hash(control, datagram, id), entry);
+    }
+}
+
+/// The backend that the first part of a datagram went to.
+#[inline(always)]
+pub(crate) fn of_fragment<T: Tables>(
+    tables: &T,
+    control: &Control,
+    datagram: &Datagram,
+    id: u32,
+) -> Result<(u16, u64), Reason> {
+    let hash = fragment_hash(control, datagram, id);
+    let stamp = flow::stamp(tables.now(), control);
+    match flow::find(tables, control.flow_mask, hash) {
+        Some((entry, _)) if entry.age(stamp) <= FRAGMENT_STAMPS && is_current(tables, entry) => {
+            Ok((entry.backend(), hash))
+        }
+        _ => Err(Reason::FragmentUnknown),
+    }
+}
+
+#[inline(always)]
+fn fragment_hash(control: &Control, datagram: &Datagram, id: u32) -> u64 {
+    let ends = hash::client(&datagram.source) ^ hash::ring(hash::client(&datagram.destination));
+    hash::flow(ends ^ u64::from(id) << 32 ^ FRAGMENT_TAG, 0, control.flow_secret)
+}
+
+#[inline(always)]
+fn is_current<T: Tables>(tables: &T, entry: Entry) -> bool {
+    match tables.backend(entry.backend()) {
+        Some(backend) => entry.is_of(&backend),
+        None => false,
+    }
+}
