@@ -1,6 +1,14 @@
 //! Fills the tables of the packet path and attaches it to the network. It does not decide what is served: it makes the
 //! tables say what the desired state says, make before break.
 
+pub mod allocations;
+pub mod engine;
+pub mod failure;
+pub mod fleet;
+pub mod head;
 pub mod netlink;
+pub mod pins;
+pub mod plan;
 pub mod ports;
+pub mod tables;
 pub mod topology;

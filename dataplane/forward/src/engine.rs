@@ -1,0 +1,163 @@
+//! What carries out the plan: XDP in the kernel ([`xdp`]), and the seam for engines in user space.
+
+pub mod clock;
+mod memory;
+mod rows;
+pub mod xdp;
+
+use crate::ports::Port;
+use crate::tables::{MapOp, Tables};
+use sluicegate_l4::layout::Traffic;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// How packets get to the program on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// XDP in the driver.
+    Native,
+    /// XDP in the kernel's generic receive path: slower, for drivers without XDP.
+    Generic,
+    /// User space, over packet sockets.
+    Packet,
+}
+
+impl Mode {
+    /// The word in tables, metrics and names of pins.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Packet => "packet",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an engine did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The pins.
+    #[error(transparent)]
+    Pin(#[from] crate::pins::PinError),
+    /// The kernel does not take the programs.
+    #[error(
+        "the kernel refused the programs or maps ({0}): CAP_BPF, CAP_NET_ADMIN and a kernel from 5.15 on are needed"
+    )]
+    Load(#[source] Box<aya::EbpfError>),
+    /// The verifier or the kernel refuses a program.
+    #[error("the kernel refused program {name}: {source}")]
+    Program {
+        /// Which one.
+        name: &'static str,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object lacks what it must have: it was built for another version.
+    #[error("the built eBPF object has no {0}: rebuild it with `cargo xtask ebpf`")]
+    Missing(&'static str),
+    /// A map cannot be read or written.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which one.
+        name: &'static str,
+        /// Why not.
+        source: Box<aya::maps::MapError>,
+    },
+    /// A table cannot be mapped into memory.
+    #[error("cannot map table {name} into memory: {source}")]
+    Memory {
+        /// Which one.
+        name: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A plan that names a row beyond the table.
+    #[error("row {row} is beyond table {name}")]
+    Range {
+        /// Which table.
+        name: &'static str,
+        /// Row.
+        row: u32,
+    },
+}
+
+/// What became of an attempt to attach to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The mode that was reached; `None` = not attached.
+    pub mode: Option<Mode>,
+    /// Why not the better ones, best first.
+    pub refused: Vec<(Mode, String)>,
+    /// It was there already, from a process before this one.
+    pub adopted: bool,
+}
+
+/// Counters since the tables exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets by index of the reason.
+    pub reasons: Vec<u64>,
+    /// By service id.
+    pub services: BTreeMap<u16, Traffic>,
+    /// By backend id.
+    pub backends: BTreeMap<u16, Traffic>,
+}
+
+/// An engine: has the tables and moves packets by them.
+pub trait Engine: Send {
+    /// Carries out operations in their order.
+    ///
+    /// # Errors
+    /// At the first one that fails; those before it are in place, and the order of a plan makes that harmless.
+    fn apply(&mut self, ops: &[MapOp]) -> Result<(), EngineError>;
+
+    /// Reads all tables.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    fn read(&self) -> Result<Tables, EngineError>;
+
+    /// Makes the ports known and attached, in the best mode of `modes` that each takes, and lets go of others.
+    /// `modes` is ordered, best first.
+    fn set_ports(&mut self, ports: &BTreeMap<u32, Port>, modes: &[Mode]) -> BTreeMap<u32, Attachment>;
+
+    /// Moves the dead man's deadline to `ahead` from the present.
+    ///
+    /// # Errors
+    /// Where the clock or the map fails.
+    fn renew(&mut self, ahead: Duration) -> Result<(), EngineError>;
+
+    /// Sets how many packets there are to a sample; 0 = none.
+    ///
+    /// # Errors
+    /// Where the map fails.
+    fn sample(&mut self, every: u32) -> Result<(), EngineError>;
+
+    /// Counters of these services and backends.
+    ///
+    /// # Errors
+    /// Where a map fails.
+    fn counters(&self, services: &[u16], backends: &[u16]) -> Result<Counters, EngineError>;
+
+    /// The flow table and what is needed to judge its words; `None` = this engine has none to share.
+    fn flows(&mut self) -> Option<FlowTable<'_>>;
+}
+
+/// The flow table, shared with who forwards at this moment.
+pub struct FlowTable<'a> {
+    /// The words of all sets.
+    pub words: &'a [std::sync::atomic::AtomicU64],
+    /// Present time in stamps, modulo their range.
+    pub stamp: u16,
+    /// Length of a stamp.
+    pub stamp_length: Duration,
+}
