@@ -29,7 +29,9 @@ const PICTURE: &[(&str, &[&str])] = &[
     ),
     ("sluicegate-admin", &["sluicegate-config", "sluicegate-telemetry"]),
     ("sluicegate-announce", &["sluicegate-config"]),
+    ("sluicegate-backend", &[]),
     ("sluicegate-config", &[]),
+    ("sluicegate-dsr", &["sluicegate-l4"]),
     ("sluicegate-echo", &[]),
     ("sluicegate-forward", &["sluicegate-config", "sluicegate-l4", "sluicegate-xdp"]),
     ("sluicegate-health", &["sluicegate-config"]),
@@ -41,7 +43,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("sluicegate-source", &["sluicegate-config", "sluicegate-translate"]),
     ("sluicegate-telemetry", &[]),
     ("sluicegate-translate", &["sluicegate-config"]),
-    ("sluicegate-xdp", &[]),
+    ("sluicegate-xdp", &["sluicegate-dsr", "sluicegate-l4"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,22 @@
+//! Direct server return beside the director, frame by frame: a real server unwraps what the director sent
+//! ([`unwrap()`]) and sizes its clients' packets ([`clamp()`]); a director sends health probes the packets' own way
+//! ([`probe()`]).
+//!
+//! As `sluicegate-l4`, it does no I/O, allocates nothing, reads no clock and knows neither eBPF nor sockets: frame and
+//! tables come through traits, so that the same code runs in the kernel and in tests.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod clamp;
+mod ecn;
+mod frame;
+pub mod layout;
+mod probe;
+mod unwrap;
+mod verdict;
+
+pub use clamp::{Outgoing, clamp};
+pub use frame::replaced_checksum;
+pub use probe::{ProbeVerdict, probe};
+pub use unwrap::{HostTables, unwrap};
+pub use verdict::{Reason, Verdict};

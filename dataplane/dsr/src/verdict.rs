@@ -1,0 +1,98 @@
+//! What becomes of a packet, and why: every one has a name that is counted.
+
+/// What to do with the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The machine's own stack (or the wire, on the way out) goes on with it.
+    Pass(Reason),
+    /// The end of it.
+    Drop(Reason),
+}
+
+impl Verdict {
+    /// Why.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Pass(reason) | Self::Drop(reason) => reason,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $word:literal;)*) => {
+        /// Why a packet took the way that it took. The number is the index of its counter; new ones go to the end, and a
+        /// removed one keeps its number unused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Reason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name in metrics and tables.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Pass: no tunnel that is spoken here.
+    NotTunnel = 0, "not_tunnel";
+    /// Pass: a tunnel that ends at another host.
+    NotEndpoint = 1, "not_endpoint";
+    /// Pass: a tunnel from somebody who is no director.
+    UnknownDirector = 2, "unknown_director";
+    /// Pass: a director's tunnel with a packet for an address that is no VIP of this host.
+    NotBound = 3, "not_bound";
+    /// Pass: a fragment of a tunnel packet; the director's way has a smaller MTU than it thinks.
+    TunnelFragment = 4, "tunnel_fragment";
+    /// Pass: a GUE control message, or a payload that is not IP.
+    GueOther = 5, "gue_other";
+    /// Unwrapped: IP in IP.
+    UnwrappedIp = 6, "unwrapped_ip";
+    /// Unwrapped: GUE.
+    UnwrappedGue = 7, "unwrapped_gue";
+    /// Dropped: a director's tunnel that ends inside of a header, or is longer than its frame.
+    Truncated = 8, "truncated";
+    /// Dropped: the header in a director's tunnel contradicts itself.
+    BadInner = 9, "bad_inner";
+    /// Dropped: the outer IPv4 header checksum is wrong.
+    BadChecksum = 10, "bad_checksum";
+    /// Dropped: congestion was met on the way of a packet that cannot say so (RFC 6040, section 4.2).
+    Congested = 11, "congested";
+    /// Dropped: the frame could not be grown or shrunk.
+    NoRoom = 12, "no_room";
+    /// Left as it was: no SYN-ACK of a VIP.
+    NotSynAck = 13, "not_syn_ack";
+    /// Left as it was: a SYN-ACK whose MSS fits, or that has none.
+    MssFits = 14, "mss_fits";
+    /// MSS lowered.
+    Clamped = 15, "clamped";
+    /// Sent the packets' way to a real server.
+    Probed = 16, "probed";
+    /// Pass: a probe of the real server that is this machine.
+    ProbedLocal = 17, "probed_local";
+    /// Dropped: a probe to a real server that the tables do not hold.
+    ProbeUnknown = 18, "probe_unknown";
+    /// Dropped: a probe that does not fit into the tunnel.
+    ProbeTooBig = 19, "probe_too_big";
+    /// Dropped: a probe that is not IP, or is cut off.
+    ProbeMalformed = 20, "probe_malformed";
+}
+
+impl Reason {
+    /// Index of the counter.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}

@@ -1,0 +1,78 @@
+//! The kernel's socket buffer, as a classifier at the egress sees it.
+
+use aya_ebpf::helpers::bpf_skb_change_head;
+use aya_ebpf::programs::TcContext;
+use sluicegate_dsr::Outgoing;
+use sluicegate_l4::Packet;
+
+/// A frame that leaves. Only its linear part is seen, where the stack builds all headers.
+pub struct Skb {
+    /// The kernel's `__sk_buff`.
+    pub context: TcContext,
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.context.len() as usize
+    }
+
+    /// Index of the interface that it leaves by: what a classifier at the egress is told.
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is the kernel's `__sk_buff`.
+        unsafe { (*self.context.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let start = self.context.data() + (offset & 0x7ff);
+        if start + N > self.context.data_end() {
+            return None;
+        }
+        // SAFETY: the bounds were checked above, and bytes have no alignment.
+        Some(unsafe { &*(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn view_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        let start = self.context.data() + (offset & 0x7ff);
+        if start + N > self.context.data_end() {
+            return None;
+        }
+        // SAFETY: the bounds were checked above; nobody else has the buffer, since the kernel unshares it before a
+        // program that writes.
+        Some(unsafe { &mut *(start as *mut [u8; N]) })
+    }
+
+    /// Only grows: nothing that leaves is unwrapped.
+    #[inline(always)]
+    fn move_head(&mut self, by: isize) -> bool {
+        // SAFETY: the context is the kernel's; views that were lent before are gone, as `self` is borrowed alone.
+        by > 0 && unsafe { bpf_skb_change_head(self.context.skb.skb, by as u32, 0) } == 0
+    }
+
+    /// Never: nothing that leaves is cut.
+    #[inline(always)]
+    fn truncate(&mut self, _length: usize) -> bool {
+        false
+    }
+}
+
+impl Outgoing for Skb {
+    /// By the kernel, which knows whether the card is still to complete the checksum: then only the field is written.
+    #[inline(always)]
+    fn replace(&mut self, at: usize, bytes: [u8; 2], checksum: usize, from: u16, to: u16) -> bool {
+        let (from, to) = (u64::from(from.to_be()), u64::from(to.to_be()));
+        self.context.l4_csum_replace(checksum, from, to, 2).is_ok() && self.context.store(at, &bytes, 0).is_ok()
+    }
+}
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub fn count(counters: &aya_ebpf::maps::PerCpuArray<u64>, index: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: the value is this CPU's own, and programs are not interrupted by each other on one CPU.
+        unsafe { *counter += 1 };
+    }
+}
