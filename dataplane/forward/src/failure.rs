@@ -1,0 +1,117 @@
+//! What cannot be served, whose doing that is and what to do about it. The rest goes on.
+
+use crate::fleet::ServiceKey;
+use sluicegate_config::Method;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A part of the desired state that is not in the tables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum PlanFailure {
+    /// The binding asks for a method that there is not.
+    #[error(
+        "{namespace}/{service} on VIP {vip}: {method} is not available yet: write :L2, :TUNNEL or :GUE behind the Service, \
+         or nothing"
+    )]
+    MethodUnavailable {
+        /// The VIP.
+        vip: IpAddr,
+        /// Namespace of the Service.
+        namespace: Arc<str>,
+        /// Name of the Service.
+        service: Arc<str>,
+        /// What was asked for.
+        method: Method,
+    },
+    /// The VIP is the address of a router.
+    #[error(
+        "VIP {vip} is the address of a router of this machine: taking it would cut the machine off; use another one"
+    )]
+    VipIsRouter {
+        /// The VIP.
+        vip: IpAddr,
+    },
+    /// The VIP is the machine's own address.
+    #[error(
+        "VIP {vip} is an address of interface {interface} of this machine: remove it from there (a director does not need \
+         it, a backend has it on lo), or use another VIP"
+    )]
+    VipIsOwn {
+        /// The VIP.
+        vip: IpAddr,
+        /// Who has it.
+        interface: String,
+    },
+    /// No id is left for a VIP.
+    #[error("VIP {vip}: the table of VIPs is full ({most}): bind fewer{waiting}")]
+    TooManyVips {
+        /// The VIP.
+        vip: IpAddr,
+        /// How many fit.
+        most: usize,
+        /// Ids that the next sweep frees.
+        waiting: Waiting,
+    },
+    /// No id is left for a service.
+    #[error("{key}: the table of services is full ({most}): bind fewer ports{waiting}")]
+    TooManyServices {
+        /// Which one.
+        key: ServiceKey,
+        /// How many fit.
+        most: usize,
+        /// Ids that the next sweep frees.
+        waiting: Waiting,
+    },
+    /// No id is left for real servers; the service goes on with the others.
+    #[error("{key}: {left_out} real servers are left out, the table of backends is full ({most}): list fewer{waiting}")]
+    TooManyBackends {
+        /// Whose real servers.
+        key: ServiceKey,
+        /// How many of them.
+        left_out: usize,
+        /// How many fit.
+        most: usize,
+        /// Ids that the next sweep frees.
+        waiting: Waiting,
+    },
+    /// No ring is left. A service that had one keeps it while all in it may be used, else it drops packets by name.
+    #[error(
+        "{key}: the table of rings is full ({most}): give more Services the same real servers and weights, or bind fewer\
+         {waiting}"
+    )]
+    TooManyRings {
+        /// Which one.
+        key: ServiceKey,
+        /// How many fit.
+        most: usize,
+        /// Rings that the next sweep frees.
+        waiting: Waiting,
+    },
+    /// Both buckets of the VIP are full, and nothing in them can move.
+    #[error(
+        "VIP {vip}: no room in its two buckets of the directory of VIPs: bind fewer, or use a neighbouring address"
+    )]
+    NoAddressBucket {
+        /// The VIP.
+        vip: IpAddr,
+    },
+    /// Both buckets of the service are full, and nothing in them can move.
+    #[error("{key}: no room in its two buckets of the directory of services: bind fewer ports")]
+    NoServiceBucket {
+        /// Which one.
+        key: ServiceKey,
+    },
+}
+
+/// How many entries are in quarantine until the next sweep of the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Waiting(pub usize);
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            waiting => write!(f, ", or wait: the next sweep frees {waiting}"),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Which service has which ring. Services with the same real servers and weights share one. A ring changes in place, only
+//! in the lines that differ, where all services that have it want the same change; else the change gets a ring of its own,
+//! so that no service is led to real servers of another one, not for a moment.
+
+use super::{Admitted, Planner, write};
+use crate::allocations::{BackendKey, RingKey, narrow};
+use crate::failure::{PlanFailure, Waiting};
+use crate::fleet::{FleetService, Standing};
+use crate::head::{address_from_words, address_octets};
+use crate::tables::{MapOp, Tables};
+use sluicegate_config::Scheduler;
+use sluicegate_l4::layout::{RING_LINE_SLOTS, RING_SLOTS, RingLine, Service};
+use sluicegate_l4::maglev::{Claimant, fill, fill_turns, identity};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a service without a real server has.
+const NO_RING: (u32, u32) = (0, 0);
+
+impl Planner<'_> {
+    /// Fills the rings that are wanted and gives (ring, slots) for each service.
+    pub(super) fn rings(&mut self, admitted: &Admitted<'_>) -> BTreeMap<u16, (u32, u32)> {
+        let wanted: BTreeMap<u16, Option<RingKey>> =
+            admitted.services.iter().map(|(id, service)| (*id, self.ring_wanted(service))).collect();
+        let changing = self.changing_in_place(&wanted);
+        let mut given = BTreeMap::new();
+        for (id, service) in &admitted.services {
+            let ring = match wanted.get(id).and_then(Option::as_ref) {
+                None => NO_RING,
+                Some(key) => match self.ring_of(key, &changing) {
+                    Some(ring) => (ring, key.slots()),
+                    None => self.without_ring(*id, service),
+                },
+            };
+            given.insert(*id, ring);
+        }
+        given
+    }
+
+    /// The ring that a service should have; `None` = it has no real server.
+    fn ring_wanted(&mut self, service: &FleetService) -> Option<RingKey> {
+        let ids = &self.allocations.backends;
+        let mut members = Vec::new();
+        let mut left_out = 0;
+        for (real, _) in service.standings().filter(|(_, standing)| *standing == Standing::InRing) {
+            match ids.get(&BackendKey::of(service, real)) {
+                Some(id) => members.push((narrow(id), real.weight)),
+                None => left_out += 1,
+            }
+        }
+        if left_out > 0 {
+            let (key, most, waiting) = (service.key, ids.most(), Waiting(ids.waiting()));
+            self.failures.push(PlanFailure::TooManyBackends { key, left_out, most, waiting });
+        }
+        members.sort_unstable();
+        let common = members.iter().fold(0, |common, (_, weight)| greatest_common_divisor(common, *weight));
+        for (_, weight) in &mut members {
+            *weight /= common.max(1);
+        }
+        let turns = matches!(service.options.scheduler, Scheduler::Rr | Scheduler::Wrr);
+        let slots = if turns { self.settings.turn_slots } else { self.settings.hash_slots }.min(RING_SLOTS);
+        (!members.is_empty()).then(|| RingKey::Filled { turns, slots, members: members.into() })
+    }
+
+    /// Rings that become another one in place, by what they become.
+    fn changing_in_place(&self, wanted: &BTreeMap<u16, Option<RingKey>>) -> BTreeMap<RingKey, u32> {
+        let still_wanted: BTreeSet<&RingKey> = wanted.values().flatten().collect();
+        let mut users: BTreeMap<u32, Vec<(u16, &Service)>> = BTreeMap::new();
+        for (id, service) in self.allocations.tables.services.iter().filter(|(_, service)| service.ring_slots > 0) {
+            users.entry(service.ring).or_default().push((*id, service));
+        }
+        let mut changing = BTreeMap::new();
+        for (ring, users) in &users {
+            let wanted_by = |id: &u16| wanted.get(id).and_then(Option::as_ref);
+            let Some(next) = users.first().and_then(|(id, _)| wanted_by(id)) else { continue };
+            let agreed =
+                users.iter().all(|(id, service)| service.ring_slots == next.slots() && wanted_by(id) == Some(next));
+            let given_up = self.allocations.rings.key_of(*ring).is_some_and(|key| !still_wanted.contains(key));
+            if agreed && given_up {
+                changing.entry(next.clone()).or_insert(*ring);
+            }
+        }
+        changing
+    }
+
+    /// The ring with this content, which it has from here on; `None` where there is none left.
+    fn ring_of(&mut self, key: &RingKey, changing: &BTreeMap<RingKey, u32>) -> Option<u32> {
+        if let Some(ring) = self.allocations.rings.get(key) {
+            return Some(ring);
+        }
+        let ring = match changing.get(key) {
+            Some(ring) => {
+                let former = self.allocations.rings.key_of(*ring)?.clone();
+                self.allocations.rings.rekey(&former, key.clone());
+                *ring
+            }
+            None => {
+                let ring = self.allocations.rings.claim(key.clone())?;
+                self.allocations.tables.rings.remove(&ring);
+                ring
+            }
+        };
+        let lines = lines_that_differ(&self.allocations.tables, ring, &slots_of(&self.allocations.tables, key));
+        if !lines.is_empty() {
+            write(self.allocations, &mut self.stages.rings, MapOp::Ring { ring, lines });
+        }
+        Some(ring)
+    }
+
+    /// What a service gets while no ring is free: the one that it has, if all in it may still be used by it.
+    fn without_ring(&mut self, id: u16, service: &FleetService) -> (u32, u32) {
+        let (most, waiting) = (self.allocations.rings.most(), Waiting(self.allocations.rings.waiting()));
+        self.failures.push(PlanFailure::TooManyRings { key: service.key, most, waiting });
+        let Some(former) = self.allocations.tables.services.get(&id).filter(|former| former.ring_slots > 0) else {
+            return NO_RING;
+        };
+        let usable: BTreeSet<u16> = service
+            .standings()
+            .filter(|(_, standing)| *standing != Standing::Dead)
+            .filter_map(|(real, _)| self.allocations.backend_id(service, real))
+            .collect();
+        let mut slots = self.allocations.tables.slots(former.ring).take(former.ring_slots as usize);
+        if slots.all(|slot| usable.contains(&slot)) { (former.ring, former.ring_slots) } else { NO_RING }
+    }
+}
+
+impl RingKey {
+    /// How many slots are filled.
+    fn slots(&self) -> u32 {
+        match self {
+            Self::Filled { slots, .. } => *slots,
+            Self::Found(_) => 0,
+        }
+    }
+}
+
+/// Fills a ring.
+fn slots_of(tables: &Tables, key: &RingKey) -> Vec<u16> {
+    let RingKey::Filled { turns, slots, members } = key else { return Vec::new() };
+    let mut claimants: Vec<Claimant> = members
+        .iter()
+        .map(|(id, weight)| {
+            let address = tables.backends.get(id).map_or([0; 4], |backend| backend.address);
+            Claimant::new(*id, *weight, identity(address_octets(address_from_words(address))))
+        })
+        .collect();
+    let mut ring = vec![0; *slots as usize];
+    if *turns {
+        fill_turns(&mut claimants, &mut ring)
+    } else {
+        fill(&mut claimants, &mut ring)
+    }
+    ring
+}
+
+/// The lines of a ring that are not so yet.
+fn lines_that_differ(tables: &Tables, ring: u32, slots: &[u16]) -> Vec<(u32, RingLine)> {
+    let former = tables.rings.get(&ring);
+    let lines = slots.chunks(RING_LINE_SLOTS as usize).map(|chunk| {
+        let mut line = RingLine::default();
+        line.slots[..chunk.len()].copy_from_slice(chunk);
+        line
+    });
+    (0..).zip(lines).filter(|(at, line)| former.and_then(|former| former.get(*at as usize)) != Some(line)).collect()
+}
+
+fn greatest_common_divisor(a: u16, b: u16) -> u16 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
