@@ -30,6 +30,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("sluicegate-admin", &["sluicegate-config", "sluicegate-telemetry"]),
     ("sluicegate-announce", &["sluicegate-config"]),
     ("sluicegate-backend", &[]),
+    ("sluicegate-bench", &["sluicegate-forward", "sluicegate-l4", "sluicegate-xdp"]),
     ("sluicegate-config", &[]),
     ("sluicegate-dsr", &["sluicegate-l4"]),
     ("sluicegate-echo", &[]),

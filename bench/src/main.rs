@@ -1,0 +1,42 @@
+//! `sluicegate-bench`: measures the parts of Sluicegate that claim to be fast. It is not needed to run a gateway, and it
+//! knows no result in advance.
+
+mod packet;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Measures Sluicegate.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluicegate-bench",
+    version,
+    after_help = "Examples:\n  sluicegate-bench packet                          # every scenario, as a table\n  \
+                  sluicegate-bench packet tcp4_hit gue4 -o json    # two of them, as JSON\n  \
+                  sluicegate-bench packet tcp4_hit --keep          # leave the program pinned for another harness\n\n\
+                  Exit codes: 0 success, 1 something did not work, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Time the XDP program by BPF_PROG_TEST_RUN: nanoseconds per packet, floor subtracted and shown (needs root)
+    Packet(packet::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Packet(arguments) => packet::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("sluicegate-bench: {failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `packet`: what the XDP program costs per packet, without a driver.
+//!
+//! `BPF_PROG_TEST_RUN` repeats a program on what the run before left, so a small program runs first: it takes away what
+//! was pushed, writes the headers of the next flow and tail-calls the program under test. What that costs by itself (the
+//! floor: the same small program in front of a bare push and `XDP_TX`) is measured in turn with it and subtracted.
+
+mod frames;
+mod harness;
+mod report;
+mod scenario;
+mod tables;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use harness::Harness;
+use report::{Measured, Report};
+use scenario::{Delivery, Scenario};
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Scenarios to run; all if none is named
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// How packets are delivered; both if it is not given (GUE scenarios are what they are)
+    #[arg(long, value_enum)]
+    method: Option<Delivery>,
+    /// Runs of each program, in turn with its floor
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Packets of one run
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
+    packets: u32,
+    /// CPU to run on
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    /// Leave the program of the last scenario with its tables pinned, and print the path
+    #[arg(long)]
+    keep: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+/// Measures, and prints the report on standard output; progress goes to standard error.
+///
+/// # Errors
+/// Where a scenario is unknown, rights are missing, or a scenario did not do what it says (its packets must end for the
+/// reason that it measures).
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let wanted = wanted(arguments)?;
+    if !rustix::process::geteuid().is_root() {
+        bail!("loading eBPF programs needs root (CAP_BPF and CAP_NET_ADMIN)");
+    }
+    harness::pin_to(arguments.cpu)?;
+    let mut report = Report::new(arguments.rounds, arguments.packets);
+    let mut last = None;
+    for scenario in &wanted {
+        eprintln!("{scenario}: {} rounds of {} packets", arguments.rounds, arguments.packets);
+        let mut harness = Harness::set_up(scenario).with_context(|| scenario.to_string())?;
+        let runs = harness.measure(arguments.rounds, arguments.packets).with_context(|| scenario.to_string())?;
+        report.add(Measured::new(scenario, &runs));
+        last = Some((scenario, harness));
+    }
+    if arguments.keep
+        && let Some((scenario, mut harness)) = last
+    {
+        let path = harness.keep()?;
+        eprintln!(
+            "{scenario}: the program and its maps are pinned below {}; remove the folder to free them",
+            path.display()
+        );
+    }
+    match arguments.output {
+        OutputFormat::Table => print!("{}", report.table()),
+        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(())
+}
+
+fn wanted(arguments: &Arguments) -> anyhow::Result<Vec<Scenario>> {
+    let all = scenario::all();
+    for name in &arguments.scenarios {
+        if !all.iter().any(|scenario| scenario.name == name) {
+            let mut names: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+            names.dedup();
+            bail!("{name}: there is no such scenario; there are {}", names.join(" "));
+        }
+    }
+    Ok(all
+        .into_iter()
+        .filter(|scenario| {
+            (arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|name| name == scenario.name))
+                && arguments
+                    .method
+                    .is_none_or(|method| method == scenario.delivery || scenario.delivery == Delivery::Gue)
+        })
+        .collect())
+}
