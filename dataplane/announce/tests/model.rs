@@ -1,0 +1,131 @@
+//! One owner at any time: directors in a simulated network, with everything that goes wrong in one.
+//!
+//! Each run is a function of its seed. `SEED=n cargo test --test model` repeats one; `RUNS=n` does more.
+
+mod network;
+
+use network::{Fault, World};
+use sluicegate_announce::OnIsolation;
+use std::env;
+
+fn number(name: &str, or: u64) -> u64 {
+    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or)
+}
+
+fn seeds(runs: u64) -> impl Iterator<Item = u64> {
+    let (first, runs) = match env::var("SEED") {
+        Ok(_) => (number("SEED", 0), 1),
+        Err(_) => (0, number("RUNS", runs)),
+    };
+    first..first + runs
+}
+
+/// A world in which everything is well, after it has settled.
+fn settled(seed: u64, directors: usize, on_isolation: OnIsolation) -> World {
+    let mut world = World::new(seed, directors, on_isolation);
+    world.run(8_000);
+    world.assert_all_served("at the beginning");
+    world
+}
+
+#[test]
+fn never_two_owners_whatever_happens() {
+    for seed in seeds(1_200) {
+        let directors = 1 + usize::try_from(seed % 3).expect("small");
+        let mut world = World::new(seed, directors, OnIsolation::Release);
+        world.be_unlucky(12_000);
+        world.heal();
+        // A lease to notice, a lease until restarted voters vote, and the network's own delays.
+        world.run(9_000);
+        world.assert_all_served_soon("after everything has healed");
+    }
+}
+
+#[test]
+fn two_that_hold_are_two_owners_only_while_they_hear_nothing_of_each_other() {
+    let faults = [Fault::Stop, Fault::Kill, Fault::Restart, Fault::Carrier, Fault::Release, Fault::Able];
+    for seed in seeds(400) {
+        let mut world = World::new(seed, 2, OnIsolation::Hold);
+        world.be_unlucky_with(&faults, 12_000);
+        world.heal();
+        world.run(9_000);
+        world.assert_all_served_soon("after everything has healed");
+    }
+}
+
+#[test]
+fn hold_keeps_an_owner_on_both_sides_and_settles_on_one() {
+    let mut world = settled(1, 2, OnIsolation::Hold);
+    world.allow_two_owners = true;
+    world.cut(0, 1);
+    world.run(5_000);
+    assert!(world.most_owners() == 2, "each of the two serves its side");
+    world.heal();
+    world.run(3_000);
+    world.allow_two_owners = false;
+    world.run(3_000);
+    world.assert_all_served("after the partition");
+}
+
+#[test]
+fn a_visible_death_takes_less_than_a_second() {
+    for seed in seeds(100) {
+        for directors in [2, 3] {
+            let mut world = settled(seed, directors, OnIsolation::Release);
+            let victim = world.pick(directors);
+            world.kill(victim);
+            world.run(1_000);
+            world.assert_all_served("a second after a process was killed");
+            world.restart(victim);
+            world.run(8_000);
+            world.assert_all_served("with the process back");
+        }
+    }
+}
+
+#[test]
+fn silence_takes_a_lease_and_less_than_a_second() {
+    for seed in seeds(100) {
+        let mut world = settled(seed, 3, OnIsolation::Release);
+        let victim = world.pick(3);
+        match world.pick(3) {
+            0 => world.stop(victim),
+            1 => world.isolate(victim),
+            _ => world.power_off(victim),
+        }
+        world.run(4_000);
+        world.assert_all_served("a lease and a second after a director fell silent");
+        world.heal();
+        world.run(8_000);
+        world.assert_all_served("with the director back");
+    }
+}
+
+#[test]
+fn two_survive_the_silence_of_the_one_without_the_deciding_vote() {
+    let mut world = settled(7, 2, OnIsolation::Release);
+    world.stop(1);
+    world.run(4_000);
+    world.assert_all_served("the one whose name sorts first has the deciding vote");
+    let mut world = settled(7, 2, OnIsolation::Release);
+    world.stop(0);
+    world.run(30_000);
+    assert_eq!(world.most_owners(), 0, "what the rule costs");
+    world.heal();
+    world.run(1_000);
+    world.assert_all_served("when it goes on");
+}
+
+#[test]
+fn a_release_hands_over_without_waiting() {
+    for seed in seeds(100) {
+        for directors in [2, 3] {
+            let mut world = settled(seed, directors, OnIsolation::Release);
+            world.loses = false;
+            world.run(500);
+            world.release(0);
+            world.run(150);
+            world.assert_all_served("before a fence would have run out");
+        }
+    }
+}
