@@ -23,6 +23,8 @@ Elsewhere: rustup toolchain install nightly --component rust-src; cargo install 
 pub enum Failure {
     /// A tool is not there, or does not run.
     Toolchain(String),
+    /// There is no such program.
+    Program(String),
     /// cargo has said why.
     Build,
     /// The objects differ from the committed ones.
@@ -36,7 +38,7 @@ impl Failure {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Toolchain(_) => 2,
-            Self::Build | Self::Differs(_) | Self::File(..) => 1,
+            Self::Program(_) | Self::Build | Self::Differs(_) | Self::File(..) => 1,
         }
     }
 }
@@ -45,6 +47,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Toolchain(what) => write!(f, "the eBPF toolchain is missing: {what}\n{INSTALL}"),
+            Self::Program(name) => write!(f, "there is no dataplane/xdp/src/bin/{name}.rs"),
             Self::Build => write!(f, "the programs did not build"),
             Self::Differs(names) => write!(
                 f,
@@ -57,12 +60,12 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Builds all programs and puts them where they are committed.
-pub fn build_into_place() -> Result<String, Failure> {
+/// Builds these programs (none = all) and puts them where they are committed.
+pub fn build_into_place(only: &[&str]) -> Result<String, Failure> {
     let toolchain = toolchain()?;
     let prebuilt = prebuilt();
     let mut said = Vec::new();
-    for (name, object) in build()? {
+    for (name, object) in build(only)? {
         said.push(format!("{name}: {} bytes", object.len()));
         write(&prebuilt.join(name), &object)?;
     }
@@ -70,13 +73,13 @@ pub fn build_into_place() -> Result<String, Failure> {
     Ok(said.join("\n"))
 }
 
-/// Builds all programs and compares them with those that are committed.
-pub fn check() -> Result<String, Failure> {
+/// Builds these programs (none = all) and compares them with those that are committed.
+pub fn check(only: &[&str]) -> Result<String, Failure> {
     let toolchain = toolchain()?;
     let prebuilt = prebuilt();
     let recorded = String::from_utf8_lossy(&read(&prebuilt.join("TOOLCHAIN"))?).into_owned();
     let mut differing = Vec::new();
-    for (name, object) in build()? {
+    for (name, object) in build(only)? {
         if fs::read(prebuilt.join(&name)).ok().as_deref() != Some(object.as_slice()) {
             differing.push(name);
         }
@@ -92,13 +95,19 @@ pub fn check() -> Result<String, Failure> {
     }
 }
 
-/// File names and contents of all programs, in the order of their names.
-fn build() -> Result<Vec<(String, Vec<u8>)>, Failure> {
+/// File names and contents of the built programs, in the order of their names.
+fn build(only: &[&str]) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let mut programs = programs()?;
+    if let Some(unknown) = only.iter().find(|name| !programs.iter().any(|program| program == *name)) {
+        return Err(Failure::Program((*unknown).to_owned()));
+    }
+    programs.retain(|program| only.is_empty() || only.contains(&program.as_str()));
     let folder = root().join("target").join("ebpf");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(folder, |own| root().join(own).join("ebpf"));
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
-        .args(["build", "--quiet", "--locked", "--package", "sluicegate-xdp", "--bins", "--profile", "bpf"])
+        .args(["build", "--quiet", "--locked", "--package", "sluicegate-xdp", "--profile", "bpf"])
+        .args(programs.iter().flat_map(|program| ["--bin", program]))
         .args(["--target", TARGET, "-Z", "build-std=core"])
         .env("CARGO_TARGET_DIR", &target)
         .env("RUSTC", rustc())
@@ -114,7 +123,7 @@ fn build() -> Result<Vec<(String, Vec<u8>)>, Failure> {
     }
     let built = target.join(TARGET).join("bpf");
     let mut objects = Vec::new();
-    for program in programs()? {
+    for program in programs {
         objects.push((format!("{program}.o"), read(&built.join(&program))?));
     }
     Ok(objects)

@@ -3,7 +3,7 @@
 use crate::layout::{AddressBucket, Backend, Control, FLOW_WAYS, Interface, Service, ServiceBucket};
 use crate::verdict::Reason;
 use core::ops::Deref;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A frame, from its Ethernet header on.
 ///
@@ -12,6 +12,16 @@ use core::sync::atomic::AtomicU64;
 pub trait Packet {
     /// Bytes of the frame, without its check sequence.
     fn length(&self) -> usize;
+
+    /// Runs what is rarely run. An implementation that lives in registers may run it on a copy of itself, which it then
+    /// becomes, so that it need not lie in memory for that.
+    #[inline(always)]
+    fn apart<R>(&mut self, run: impl FnOnce(&mut Self) -> R) -> R
+    where
+        Self: Sized,
+    {
+        run(self)
+    }
 
     /// Index of the interface that it came in on.
     fn ingress(&self) -> u32;
@@ -58,8 +68,8 @@ pub trait Tables {
     /// Backend by its id.
     fn backend(&self, id: u16) -> Option<impl Deref<Target = Backend>>;
 
-    /// Set of the flow table. All its words are read and written whole, in any order.
-    fn flow_set(&self, index: u32) -> Option<&[AtomicU64; FLOW_WAYS]>;
+    /// Set of the flow table.
+    fn flow_set(&self, index: u32) -> Option<impl FlowPlaces>;
 
     /// Until when ARP and NDP are answered for a VIP, in jiffies; 0 if unknown.
     fn fence(&self, address: u16) -> u64;
@@ -76,4 +86,28 @@ pub trait Tables {
 
     /// One packet ended for this reason.
     fn count_reason(&self, reason: Reason);
+}
+
+/// The places of a set of the flow table. Each is read and written whole, without any order among them: other CPUs do the
+/// same at the same time. Beyond [`FLOW_WAYS`] there is nothing to read, and nothing is written.
+pub trait FlowPlaces {
+    /// The word in a place.
+    fn load(&self, way: usize) -> u64;
+
+    /// Puts a word into a place.
+    fn store(&self, way: usize, word: u64);
+}
+
+impl FlowPlaces for &[AtomicU64; FLOW_WAYS] {
+    #[inline(always)]
+    fn load(&self, way: usize) -> u64 {
+        self.get(way).map_or(0, |place| place.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn store(&self, way: usize, word: u64) {
+        if let Some(place) = self.get(way) {
+            place.store(word, Ordering::Relaxed);
+        }
+    }
 }

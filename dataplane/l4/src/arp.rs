@@ -10,7 +10,7 @@ const REQUEST_OVER_ETHERNET: [u8; 8] = [0, 1, 0x08, 0, 6, 4, 0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
 /// What is not a request for a VIP, or not ours to answer, passes to the machine's own stack.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: usize) -> Result<Verdict, Verdict> {
     let request = packet.view::<28>(link).ok_or(Verdict::Pass(Reason::NotIp))?;
     let asks = bytes::<8, _>(request, 0) == REQUEST_OVER_ETHERNET;

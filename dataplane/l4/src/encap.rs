@@ -48,22 +48,98 @@ pub(crate) fn deliver<P: Packet>(
         return Err(Verdict::Drop(Reason::TtlExpired));
     }
     if datagram.length > usize::from(backend.mtu) {
-        return if answers { icmp::too_big(packet, datagram, backend.mtu) } else { Err(Verdict::Drop(Reason::TooBig)) };
+        return if answers {
+            let copy = *datagram;
+            let mtu = backend.mtu;
+            packet.apart(|packet| icmp::too_big(packet, &copy, mtu))
+        } else {
+            Err(Verdict::Drop(Reason::TooBig))
+        };
     }
     take_hop(packet, datagram)?;
-    let outcome = match backend.kind {
-        Backend::KIND_L2 => link_header(packet, backend, datagram, 0, None).map(|_| ()),
-        Backend::KIND_IP4 => outer_ipv4(packet, backend, datagram, hash, IPV4),
-        Backend::KIND_GUE4 => outer_ipv4(packet, backend, datagram, hash, IPV4 + UDP_HEADER),
-        Backend::KIND_IP6 => outer_ipv6(packet, backend, datagram, hash, IPV6),
-        Backend::KIND_GUE6 => outer_ipv6(packet, backend, datagram, hash, IPV6 + UDP_HEADER),
-        _ => Err(Reason::TableFault),
+    let outer = outer_length(backend.kind);
+    let outcome = if datagram.link == ETHERNET && usize::from(backend.head_len) == ETHERNET + outer {
+        plain(packet, backend, datagram, hash)
+    } else {
+        let copy = *datagram;
+        packet.apart(|packet| tagged(packet, backend, &copy, hash))
     };
     match outcome {
         Err(reason) => Err(Verdict::Drop(reason)),
-        Ok(()) if backend.egress == 0 || backend.egress == packet.ingress() => Ok(Verdict::Transmit(reason)),
+        Ok(()) if leaves_by_its_port(packet, backend) => Ok(Verdict::Transmit(reason)),
         Ok(()) => Ok(Verdict::Redirect(reason, backend.egress)),
     }
+}
+
+/// Bytes of the outer headers behind the link header.
+#[inline(always)]
+const fn outer_length(kind: u8) -> usize {
+    match kind {
+        Backend::KIND_IP4 => IPV4,
+        Backend::KIND_GUE4 => IPV4 + UDP_HEADER,
+        Backend::KIND_IP6 => IPV6,
+        Backend::KIND_GUE6 => IPV6 + UDP_HEADER,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn leaves_by_its_port<P: Packet>(packet: &P, backend: &Backend) -> bool {
+    backend.egress == 0 || backend.egress == packet.ingress()
+}
+
+/// Neither the frame nor the head has tags: all offsets are fixed.
+#[inline(always)]
+fn plain<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, hash: u64) -> Result<(), Reason> {
+    let (outer, ethertype) = match backend.kind {
+        Backend::KIND_L2 => {
+            let link = packet.view_mut::<12>(0).ok_or(Reason::NoRoom)?;
+            put::<8, _>(link, 0, bytes(&backend.head, 0));
+            put::<4, _>(link, 8, bytes(&backend.head, 8));
+            return Ok(());
+        }
+        Backend::KIND_IP4 => (IPV4, ETHERTYPE_IPV4),
+        Backend::KIND_GUE4 => (IPV4 + UDP_HEADER, ETHERTYPE_IPV4),
+        Backend::KIND_IP6 => (IPV6, ETHERTYPE_IPV6),
+        Backend::KIND_GUE6 => (IPV6 + UDP_HEADER, ETHERTYPE_IPV6),
+        _ => return Err(Reason::TableFault),
+    };
+    if !packet.move_head(outer as isize) {
+        return Err(Reason::NoRoom);
+    }
+    let link = packet.view_mut::<ETHERNET>(0).ok_or(Reason::NoRoom)?;
+    put::<8, _>(link, 0, bytes(&backend.head, 0));
+    put::<4, _>(link, 8, bytes(&backend.head, 8));
+    put(link, 12, ethertype.to_be_bytes());
+    outer_headers(packet, backend, datagram, hash, ETHERNET, ETHERNET)
+}
+
+/// Frame or head have tags.
+#[inline(never)]
+fn tagged<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, hash: u64) -> Result<(), Reason> {
+    let outer = outer_length(backend.kind);
+    let own = usize::from(backend.head_len).wrapping_sub(outer);
+    let (length, tags) = match own {
+        ETHERNET if leaves_by_its_port(packet, backend) => {
+            (datagram.link, bytes::<8, _>(packet.view::<22>(0).ok_or(Reason::NoRoom)?, 12))
+        }
+        ETHERNET | 18 | 22 => (own, bytes::<8, _>(&backend.head, 12)),
+        _ => return Err(Reason::TableFault),
+    };
+    let ethertype = match (backend.kind, datagram.family) {
+        (Backend::KIND_IP4 | Backend::KIND_GUE4, _) | (Backend::KIND_L2, Family::V4) => ETHERTYPE_IPV4,
+        (Backend::KIND_IP6 | Backend::KIND_GUE6, _) | (Backend::KIND_L2, Family::V6) => ETHERTYPE_IPV6,
+        _ => return Err(Reason::TableFault),
+    };
+    let growth = (length + outer) as isize - datagram.link as isize;
+    if growth != 0 && !packet.move_head(growth) {
+        return Err(Reason::NoRoom);
+    }
+    write_link(packet, bytes(&backend.head, 0), tags, length, ethertype).ok_or(Reason::NoRoom)?;
+    if outer == 0 {
+        return Ok(());
+    }
+    outer_headers(packet, backend, datagram, hash, length, own)
 }
 
 /// Decrements TTL or hop limit.
@@ -87,62 +163,6 @@ fn take_hop<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result<(), Verdic
     Ok(())
 }
 
-/// Makes room for an outer header of `outer` bytes and writes the link header in front of it. The offset of the outer
-/// header.
-#[inline(always)]
-fn link_header<P: Packet>(
-    packet: &mut P,
-    backend: &Backend,
-    datagram: &Datagram,
-    outer: usize,
-    ethertype: Option<u16>,
-) -> Result<usize, Reason> {
-    let own = usize::from(backend.head_len).wrapping_sub(outer);
-    let room = Reason::NoRoom;
-    if own == ETHERNET && datagram.link == ETHERNET {
-        if outer != 0 && !packet.move_head(outer as isize) {
-            return Err(room);
-        }
-        let link = packet.view_mut::<ETHERNET>(0).ok_or(room)?;
-        put::<8, _>(link, 0, bytes(&backend.head, 0));
-        put::<4, _>(link, 8, bytes(&backend.head, 8));
-        if let Some(ethertype) = ethertype {
-            put(link, 12, ethertype.to_be_bytes());
-        }
-        return Ok(ETHERNET);
-    }
-    tagged_link_header(packet, backend, datagram, outer, ethertype)
-}
-
-/// The same where frame or head has VLAN tags.
-#[inline(always)]
-fn tagged_link_header<P: Packet>(
-    packet: &mut P,
-    backend: &Backend,
-    datagram: &Datagram,
-    outer: usize,
-    ethertype: Option<u16>,
-) -> Result<usize, Reason> {
-    let own = usize::from(backend.head_len).wrapping_sub(outer);
-    let room = Reason::NoRoom;
-    let leaves_by_its_port = backend.egress == 0 || backend.egress == packet.ingress();
-    let (length, tags) = match own {
-        ETHERNET if leaves_by_its_port => (datagram.link, bytes::<8, _>(packet.view::<22>(0).ok_or(room)?, 12)),
-        ETHERNET | 18 | 22 => (own, bytes::<8, _>(&backend.head, 12)),
-        _ => return Err(Reason::TableFault),
-    };
-    let ethertype = ethertype.unwrap_or(match datagram.family {
-        Family::V4 => ETHERTYPE_IPV4,
-        Family::V6 => ETHERTYPE_IPV6,
-    });
-    let growth = (length + outer) as isize - datagram.link as isize;
-    if growth != 0 && !packet.move_head(growth) {
-        return Err(room);
-    }
-    write_link(packet, bytes(&backend.head, 0), tags, length, ethertype).ok_or(room)?;
-    Ok(length)
-}
-
 /// Writes a link header of 14, 18 or 22 bytes with the first tags of two.
 #[inline(always)]
 pub(crate) fn write_link<P: Packet>(
@@ -163,55 +183,79 @@ pub(crate) fn write_link<P: Packet>(
     Some(())
 }
 
-/// The protocol number of the packet inside.
+/// `N` bytes of the head, at an offset that is not fixed.
 #[inline(always)]
-const fn inside(datagram: &Datagram) -> u8 {
-    match datagram.family {
-        Family::V4 => IPV4_INSIDE,
-        Family::V6 => IPV6_INSIDE,
+fn head_at<const N: usize>(backend: &Backend, at: usize) -> [u8; N] {
+    match at {
+        0..HEAD_ROOM => bytes(&backend.head, at),
+        _ => [0; N],
     }
 }
 
-/// `N` bytes of the head from the outer IP header on.
+/// Writes what follows the link header at `at`, from what lies in the head at `from`.
 #[inline(always)]
-fn outer_of<const N: usize>(backend: &Backend, outer: usize) -> Result<[u8; N], Reason> {
-    let from = usize::from(backend.head_len).wrapping_sub(outer);
-    match from {
-        ETHERNET => Ok(bytes(&backend.head, ETHERNET)),
-        18 => Ok(bytes(&backend.head, 18)),
-        22 => Ok(bytes(&backend.head, 22)),
-        _ => Err(Reason::TableFault),
-    }
+fn outer_headers<P: Packet>(
+    packet: &mut P,
+    backend: &Backend,
+    datagram: &Datagram,
+    hash: u64,
+    at: usize,
+    from: usize,
+) -> Result<(), Reason> {
+    let inside = match datagram.family {
+        Family::V4 => IPV4_INSIDE,
+        Family::V6 => IPV6_INSIDE,
+    };
+    let length = datagram.length;
+    let udp = match backend.kind {
+        Backend::KIND_IP4 => {
+            return outer_ipv4(packet, backend, (at, from), length + IPV4, (datagram.class, inside));
+        }
+        Backend::KIND_IP6 => {
+            return outer_ipv6(packet, backend, (at, from), length, (datagram.class, inside), hash);
+        }
+        Backend::KIND_GUE4 => {
+            outer_ipv4(packet, backend, (at, from), length + IPV4 + UDP_HEADER, (datagram.class, UDP))?;
+            at + IPV4
+        }
+        _ => {
+            outer_ipv6(packet, backend, (at, from), length + UDP_HEADER, (datagram.class, UDP), hash)?;
+            at + IPV6
+        }
+    };
+    let source = FIRST_SOURCE_PORT | (hash >> 44) as u16 & 0x3fff;
+    let header = packet.view_mut::<UDP_HEADER>(udp).ok_or(Reason::NoRoom)?;
+    put(header, 0, source.to_be_bytes());
+    put(header, 2, GUE_PORT.to_be_bytes());
+    put(header, 4, ((length + UDP_HEADER) as u16).to_be_bytes());
+    put(header, 6, [0, 0]);
+    Ok(())
 }
 
 #[inline(always)]
 fn outer_ipv4<P: Packet>(
     packet: &mut P,
     backend: &Backend,
-    datagram: &Datagram,
-    hash: u64,
-    outer: usize,
+    (at, from): (usize, usize),
+    length: usize,
+    (class, protocol): (u8, u8),
 ) -> Result<(), Reason> {
-    let head: [u8; IPV4] = outer_of(backend, outer)?;
-    let at = link_header(packet, backend, datagram, outer, Some(ETHERTYPE_IPV4))?;
-    let length = (datagram.length + outer) as u16;
-    let protocol = if outer > IPV4 { UDP } else { inside(datagram) };
-    // The precomputed sum has no length, no class and the protocol of the head.
+    let header = packet.view_mut::<IPV4>(at).ok_or(Reason::NoRoom)?;
+    let [first, _, _, _, kept @ ..] = head_at::<8>(backend, from);
+    let [hops, precomputed] = head_at::<2>(backend, from + 8);
+    let length = length as u16;
+    // The precomputed sum has no length, no class, and the protocol of the head.
     let sum = u32::from(backend.checksum)
         + u32::from(length)
-        + u32::from(datagram.class)
+        + u32::from(class)
         + u32::from(protocol)
-        + u32::from(!u16::from(head[9]));
-    let header = packet.view_mut::<IPV4>(at).ok_or(Reason::NoRoom)?;
+        + u32::from(!u16::from(precomputed));
     let [high, low] = length.to_be_bytes();
-    put(header, 0, [head[0], datagram.class, high, low]);
-    put::<4, _>(header, 4, bytes(&head, 4));
-    put(header, 8, [head[8], protocol]);
+    put(header, 0, [first, class, high, low]);
+    put::<4, _>(header, 4, kept);
+    put(header, 8, [hops, protocol]);
     put(header, 10, (!checksum::fold(sum)).to_be_bytes());
-    put::<8, _>(header, 12, bytes(&head, 12));
-    if outer > IPV4 {
-        udp_header(packet, at + IPV4, datagram, hash)?;
-    }
+    put::<8, _>(header, 12, head_at(backend, from + 12));
     Ok(())
 }
 
@@ -219,35 +263,22 @@ fn outer_ipv4<P: Packet>(
 fn outer_ipv6<P: Packet>(
     packet: &mut P,
     backend: &Backend,
-    datagram: &Datagram,
+    (at, from): (usize, usize),
+    payload: usize,
+    (class, protocol): (u8, u8),
     hash: u64,
-    outer: usize,
 ) -> Result<(), Reason> {
-    let head: [u8; IPV6] = outer_of(backend, outer)?;
-    let at = link_header(packet, backend, datagram, outer, Some(ETHERTYPE_IPV6))?;
-    let length = (datagram.length + outer - IPV6) as u16;
-    let protocol = if outer > IPV6 { UDP } else { inside(datagram) };
-    let label = (hash >> 44) as u32;
-    let first = 6 << 28 | u32::from(datagram.class) << 20 | label;
     let header = packet.view_mut::<IPV6>(at).ok_or(Reason::NoRoom)?;
+    let label = (hash >> 44) as u32;
+    let first = 6 << 28 | u32::from(class) << 20 | label;
+    let [high, low] = (payload as u16).to_be_bytes();
+    let [hops] = head_at(backend, from + 7);
     put(header, 0, first.to_be_bytes());
-    let [high, low] = length.to_be_bytes();
-    put(header, 4, [high, low, protocol, head[7]]);
-    put::<32, _>(header, 8, bytes(&head, 8));
-    if outer > IPV6 {
-        udp_header(packet, at + IPV6, datagram, hash)?;
-    }
-    Ok(())
-}
-
-#[inline(always)]
-fn udp_header<P: Packet>(packet: &mut P, at: usize, datagram: &Datagram, hash: u64) -> Result<(), Reason> {
-    let source = FIRST_SOURCE_PORT | (hash >> 44) as u16 & 0x3fff;
-    let header = packet.view_mut::<UDP_HEADER>(at).ok_or(Reason::NoRoom)?;
-    put(header, 0, source.to_be_bytes());
-    put(header, 2, GUE_PORT.to_be_bytes());
-    put(header, 4, ((datagram.length + UDP_HEADER) as u16).to_be_bytes());
-    put(header, 6, [0, 0]);
+    put(header, 4, [high, low, protocol, hops]);
+    put::<8, _>(header, 8, head_at(backend, from + 8));
+    put::<8, _>(header, 16, head_at(backend, from + 16));
+    put::<8, _>(header, 24, head_at(backend, from + 24));
+    put::<8, _>(header, 32, head_at(backend, from + 32));
     Ok(())
 }
 

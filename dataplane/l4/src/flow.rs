@@ -7,9 +7,8 @@
 //! order: a free place, the place of a flow whose backend is gone, the tentative entry that has been idle longest, and a
 //! confirmed one only after [`IDLE_STAMPS`]. So a flood of connection attempts displaces only other attempts.
 
-use crate::access::Tables;
+use crate::access::{FlowPlaces, Tables};
 use crate::layout::{Backend, Control, FLOW_WAYS, flow_word};
-use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A confirmed flow that has been silent for so many stamps (of 8 seconds: a quarter of an hour) may lose its place.
 pub const IDLE_STAMPS: u32 = 113;
@@ -78,15 +77,30 @@ pub(crate) fn stamp(now: u64, control: &Control) -> u32 {
     (now >> (control.stamp_shift & 63)) as u32 & STAMP_MASK as u32
 }
 
-/// The entry of this hash, and its place.
+/// An entry that was found, and where.
+pub(crate) struct Found<S> {
+    pub(crate) entry: Entry,
+    set: S,
+    way: usize,
+}
+
+impl<S: FlowPlaces> Found<S> {
+    /// Puts another entry with the same signature there.
+    #[inline(always)]
+    pub(crate) fn replace(&self, entry: Entry) {
+        self.set.store(self.way, entry.0);
+    }
+}
+
+/// The entry of this hash.
 #[inline(always)]
-pub(crate) fn find<T: Tables>(tables: &T, mask: u32, hash: u64) -> Option<(Entry, &AtomicU64)> {
+pub(crate) fn find<T: Tables>(tables: &T, mask: u32, hash: u64) -> Option<Found<impl FlowPlaces>> {
     let set = tables.flow_set(hash as u32 & mask)?;
-    for place in set {
-        let word = place.load(Ordering::Relaxed);
+    for way in 0..FLOW_WAYS {
+        let word = set.load(way);
         if (word ^ hash) >> flow_word::SIGNATURE_SHIFT == 0 {
             let entry = Entry(word);
-            return if entry.backend() == 0 { None } else { Some((entry, place)) };
+            return if entry.backend() == 0 { None } else { Some(Found { entry, set, way }) };
         }
     }
     None
@@ -102,37 +116,27 @@ pub(crate) fn remember<T: Tables>(tables: &T, mask: u32, hash: u64, entry: Entry
     let word = entry.signed(hash);
     // Where all are equal the place is a matter of chance, so that no way is worn out before the others.
     let start = (hash >> 40) as usize;
-    let mut victim = None;
-    for place in set {
-        let old = place.load(Ordering::Relaxed);
+    for way in 0..FLOW_WAYS {
+        let old = set.load(way);
         if old == 0 || (old ^ hash) >> flow_word::SIGNATURE_SHIFT == 0 {
-            victim = Some(place);
-            break;
+            set.store(way, word);
+            return true;
         }
-    }
-    if let Some(place) = victim {
-        place.store(word, Ordering::Relaxed);
-        return true;
     }
     let mut best = 0;
-    let mut best_at = 0;
+    let mut best_way = 0;
     for step in 0..FLOW_WAYS {
-        let at = start.wrapping_add(step) % FLOW_WAYS;
-        if let Some(place) = set.get(at) {
-            let worth = readiness(tables, Entry(place.load(Ordering::Relaxed)), stamp);
-            if worth > best {
-                best = worth;
-                best_at = at;
-            }
+        let way = start.wrapping_add(step) % FLOW_WAYS;
+        let worth = readiness(tables, Entry(set.load(way)), stamp);
+        if worth > best {
+            best = worth;
+            best_way = way;
         }
     }
-    match set.get(best_at % FLOW_WAYS) {
-        Some(place) if best > 0 => {
-            place.store(word, Ordering::Relaxed);
-            true
-        }
-        _ => false,
+    if best > 0 {
+        set.store(best_way % FLOW_WAYS, word);
     }
+    best > 0
 }
 
 /// How ready an entry is to be replaced; 0 = not at all.

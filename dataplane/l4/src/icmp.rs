@@ -6,7 +6,7 @@ use crate::checksum;
 use crate::directory::{self, Vip};
 use crate::encap;
 use crate::field::{address, be16, bytes, ne32, put, put_address};
-use crate::layout::{Address, AddressEntry, Control};
+use crate::layout::{Address, AddressEntry};
 use crate::ndp;
 use crate::parse::{
     self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Fragment, ICMP, ICMPV6, SCTP, TCP, Transport, UDP, mapped,
@@ -43,14 +43,13 @@ const V6_QUOTE: usize = 128;
 const ICMP_HEADER: usize = 8;
 
 /// An ICMP message to a VIP.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn message<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
-    control: &Control,
-    vip: Vip,
     datagram: &Datagram,
 ) -> Result<Verdict, Verdict> {
+    let vip = datagram.vip;
     if datagram.fragment != Fragment::No {
         return Err(unserved(vip, Reason::FragmentUnwanted));
     }
@@ -61,7 +60,7 @@ pub(crate) fn message<P: Packet, T: Tables>(
     match (datagram.family, kind) {
         (Family::V4, V4_ECHO) | (Family::V6, V6_ECHO) if vip.flags & AddressEntry::ECHO != 0 => echo(packet, datagram),
         (Family::V4, V4_UNREACHABLE | V4_TIME_EXCEEDED | V4_PARAMETER_PROBLEM)
-        | (Family::V6, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM) => error(packet, tables, control, vip, datagram),
+        | (Family::V6, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM) => error(packet, tables, datagram),
         (Family::V6, ndp::SOLICITATION) if datagram.transport == datagram.link + 40 => {
             ndp::answer(packet, tables, datagram.link)
         }
@@ -154,21 +153,17 @@ struct Quoted {
 
 /// An ICMP error goes where the packets of the quoted flow go.
 #[inline(always)]
-fn error<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    control: &Control,
-    vip: Vip,
-    datagram: &Datagram,
-) -> Result<Verdict, Verdict> {
+fn error<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Result<Verdict, Verdict> {
+    let vip = datagram.vip;
+    let control = tables.control().ok_or(Verdict::Drop(Reason::TableFault))?;
     let quoted = quote(packet, datagram).map_err(|reason| unserved(vip, reason))?;
     let transport = Transport { ports: quoted.ports, ..Transport::NONE };
     let id = directory::find_service(tables, vip, quoted.protocol, transport.destination())
         .ok_or(unserved(vip, Reason::IcmpUnknownFlow))?;
     let service = tables.service(id).ok_or(Verdict::Drop(Reason::TableFault))?;
-    let query = Query::new(tables, control, id, &quoted.client, quoted.protocol, transport);
+    let query = Query::new(tables, &control, id, &quoted.client, quoted.protocol, transport);
     let as_client = Datagram { source: quoted.client, ..*datagram };
-    let backend = select::quoted(tables, control, &service, &query, &as_client).map_err(Verdict::Drop)?;
+    let backend = select::quoted(tables, &control, &service, &query, &as_client).map_err(Verdict::Drop)?;
     path::hand_over(packet, tables, datagram, id, (backend, Reason::IcmpError), query.hash, false)
 }
 
@@ -211,7 +206,7 @@ fn quote<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Quoted, Reason> {
 }
 
 /// Tells the sender of a packet which size fits, or drops the packet where it must not or cannot be told.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn too_big<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Result<Verdict, Verdict> {
     let silent = Verdict::Drop(Reason::TooBig);
     if !datagram.whole || matches!(datagram.fragment, Fragment::Later(_)) {

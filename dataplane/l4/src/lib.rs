@@ -21,6 +21,6 @@ mod path;
 mod select;
 pub mod verdict;
 
-pub use access::{Packet, Tables};
+pub use access::{FlowPlaces, Packet, Tables};
 pub use flow::IDLE_STAMPS;
 pub use path::forward;

@@ -37,7 +37,7 @@ pub(crate) const fn is_solicited_node(address: &Address) -> bool {
 
 /// Answers a solicitation whose IPv6 header, without extension headers, lies at `link`. What is not one for a VIP, or not
 /// ours to answer, passes to the machine's own stack.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: usize) -> Result<Verdict, Verdict> {
     let other = Verdict::Pass(Reason::NotVip);
     let header = packet.view::<HEADER>(link).ok_or(other)?;

@@ -5,6 +5,7 @@
 
 use crate::access::Packet;
 use crate::checksum;
+use crate::directory::Vip;
 use crate::field::{address, be16, ne32};
 use crate::layout::Address;
 use crate::verdict::Reason;
@@ -65,6 +66,8 @@ pub(crate) enum Fragment {
 /// An IP packet for a VIP.
 #[derive(Clone, Copy)]
 pub(crate) struct Datagram {
+    /// Where it goes.
+    pub(crate) vip: Vip,
     /// Where the IP header begins: the length of the link header.
     pub(crate) link: usize,
     pub(crate) family: Family,
@@ -120,7 +123,7 @@ pub(crate) const fn is_tag(ethertype: u16) -> bool {
 
 /// The whole IPv4 header.
 #[inline(always)]
-pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize) -> Result<Datagram, Reason> {
+pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datagram, Reason> {
     let header = packet.view::<20>(link).ok_or(Reason::Truncated)?;
     let header_length = usize::from(header[0] & 0x0f) * 4;
     let length = usize::from(be16(header, 2));
@@ -145,6 +148,7 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize) -> Result<Datagram, Reaso
         _ => Fragment::Later(id),
     };
     Ok(Datagram {
+        vip,
         link,
         family: Family::V4,
         source: mapped(ne32(header, 12)),
@@ -175,7 +179,7 @@ fn options<P: Packet>(packet: &P, offset: usize, length: usize) -> Result<u64, R
 
 /// The IPv6 header and what extends it.
 #[inline(always)]
-pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize) -> Result<Datagram, Reason> {
+pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datagram, Reason> {
     let header = packet.view::<40>(link).ok_or(Reason::Truncated)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::BadHeader);
@@ -185,6 +189,7 @@ pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize) -> Result<Datagram, Reaso
         return Err(Reason::Truncated);
     }
     let mut datagram = Datagram {
+        vip,
         link,
         family: Family::V6,
         source: address(header, 8),

@@ -34,23 +34,23 @@ fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, V
             let header = packet.view::<20>(link.length).ok_or(Verdict::Pass(Reason::NotIp))?;
             let destination = mapped(ne32(header, 16));
             let vip = directory::find_address(tables, &destination).ok_or(Verdict::Pass(Reason::NotVip))?;
-            let datagram = parse::ipv4(packet, link.length).map_err(Verdict::Drop)?;
-            to_vip(packet, tables, &control, vip, &datagram)
+            let datagram = parse::ipv4(packet, link.length, vip).map_err(Verdict::Drop)?;
+            to_vip(packet, tables, &control, &datagram)
         }
         ETHERTYPE_IPV6 => {
             let header = packet.view::<40>(link.length).ok_or(Verdict::Pass(Reason::NotIp))?;
             let destination = address(header, 24);
             let Some(vip) = directory::find_address(tables, &destination) else {
                 return if ndp::is_solicited_node(&destination) {
-                    ndp::answer(packet, tables, link.length)
+                    packet.apart(|packet| ndp::answer(packet, tables, link.length))
                 } else {
                     Err(Verdict::Pass(Reason::NotVip))
                 };
             };
-            let datagram = parse::ipv6(packet, link.length).map_err(Verdict::Drop)?;
-            to_vip(packet, tables, &control, vip, &datagram)
+            let datagram = parse::ipv6(packet, link.length, vip).map_err(Verdict::Drop)?;
+            to_vip(packet, tables, &control, &datagram)
         }
-        ETHERTYPE_ARP => arp::answer(packet, tables, link.length),
+        ETHERTYPE_ARP => packet.apart(|packet| arp::answer(packet, tables, link.length)),
         _ => Err(Verdict::Pass(Reason::NotIp)),
     }
 }
@@ -61,17 +61,31 @@ fn to_vip<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     control: &Control,
-    vip: Vip,
     datagram: &Datagram,
 ) -> Result<Verdict, Verdict> {
     if let Fragment::Later(id) = datagram.fragment {
-        let (backend, hash) = select::of_fragment(tables, control, datagram, id).map_err(Verdict::Drop)?;
-        return hand_over(packet, tables, datagram, 0, (backend, Reason::Fragment), hash, false);
+        let copy = *datagram;
+        return packet.apart(|packet| later_fragment(packet, tables, &copy, id));
     }
     match (datagram.family, datagram.protocol) {
-        (Family::V4, ICMP) | (Family::V6, ICMPV6) => icmp::message(packet, tables, control, vip, datagram),
-        _ => to_service(packet, tables, control, vip, datagram),
+        (Family::V4, ICMP) | (Family::V6, ICMPV6) => {
+            let copy = *datagram;
+            packet.apart(|packet| icmp::message(packet, tables, &copy))
+        }
+        _ => to_service(packet, tables, control, datagram),
     }
+}
+
+/// A part of a datagram without ports goes where the first one went.
+#[inline(never)]
+fn later_fragment<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    id: u32,
+) -> Result<Verdict, Verdict> {
+    let (backend, hash) = select::of_fragment(tables, datagram, id).map_err(Verdict::Drop)?;
+    hand_over(packet, tables, datagram, 0, (backend, Reason::Fragment), hash, false)
 }
 
 /// What comes to a port of a VIP.
@@ -80,28 +94,30 @@ fn to_service<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     control: &Control,
-    vip: Vip,
     datagram: &Datagram,
 ) -> Result<Verdict, Verdict> {
     let transport = parse::transport(packet, datagram).map_err(Verdict::Drop)?;
-    let Some(id) = directory::find_service(tables, vip, datagram.protocol, transport.destination()) else {
-        return Err(unbound(vip, datagram.protocol));
+    let Some(id) = directory::find_service(tables, datagram.vip, datagram.protocol, transport.destination()) else {
+        return Err(unbound(datagram.vip, datagram.protocol));
     };
     let service = tables.service(id).ok_or(Verdict::Drop(Reason::TableFault))?;
     if datagram.fragment != Fragment::No && service.flags & Service::FLAG_FRAGMENTS == 0 {
         return Err(Verdict::Drop(Reason::FragmentUnwanted));
     }
     let query = Query::new(tables, control, id, &datagram.source, datagram.protocol, transport);
-    let chosen = match select::known(tables, control, &service, &query, datagram, transport) {
+    let chosen = match select::known(tables, control, &service, &query, datagram) {
         Known::Backend(backend) => (backend, Reason::FlowHit),
         known => {
             let moved = matches!(known, Known::Gone);
-            let chosen = select::anew(tables, control, &service, &query, datagram, moved).map_err(Verdict::Drop)?;
+            let query = Query { moved, ..query };
+            let copy = *datagram;
+            let chosen = select::anew(tables, &query, &copy).map_err(Verdict::Drop)?;
             (chosen.backend, chosen.reason)
         }
     };
     if datagram.fragment != Fragment::No {
-        select::keep_fragment(tables, control, query.stamp, datagram, chosen.0);
+        let copy = *datagram;
+        select::keep_fragment(tables, query.stamp, &copy, chosen.0);
     }
     hand_over(packet, tables, datagram, id, chosen, query.hash, true)
 }

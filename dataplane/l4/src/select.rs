@@ -6,7 +6,6 @@ use crate::hash;
 use crate::layout::{Address, Control, Service};
 use crate::parse::{Datagram, Family, Fragment, Transport, UDP};
 use crate::verdict::Reason;
-use core::sync::atomic::Ordering;
 
 /// Keeps hashes of clients and of fragments apart from those of flows, whose lowest port bits never look like this.
 const CLIENT_TAG: u64 = 0x5bd1_e995_0000_0000;
@@ -28,6 +27,10 @@ pub(crate) struct Query {
     pub(crate) stamp: u32,
     /// Opens a connection.
     pub(crate) opens: bool,
+    /// Closes it at once.
+    pub(crate) resets: bool,
+    /// Had a backend, which is dead.
+    pub(crate) moved: bool,
 }
 
 impl Query {
@@ -47,6 +50,8 @@ impl Query {
             hash: hash::flow(tuple, service, control.flow_secret),
             stamp: flow::stamp(tables.now(), control),
             opens: transport.opens,
+            resets: transport.resets,
+            moved: false,
         }
     }
 }
@@ -66,11 +71,11 @@ pub(crate) fn known<T: Tables>(
     service: &Service,
     query: &Query,
     datagram: &Datagram,
-    transport: Transport,
 ) -> Known {
-    let Some((entry, place)) = flow::find(tables, control.flow_mask, query.hash) else {
+    let Some(found) = flow::find(tables, control.flow_mask, query.hash) else {
         return Known::Nothing;
     };
+    let entry = found.entry;
     let is_current = match tables.backend(entry.backend()) {
         Some(backend) => entry.is_of(&backend),
         None => false,
@@ -84,12 +89,13 @@ pub(crate) fn known<T: Tables>(
             return Known::Nothing;
         }
     }
-    let confirmed = !transport.resets && (entry.is_confirmed() || !query.opens);
+    let confirmed = !query.resets && (entry.is_confirmed() || !query.opens);
     let seen = entry.seen(query.stamp, confirmed);
     if seen != entry {
-        place.store(seen.0, Ordering::Relaxed);
+        found.replace(seen);
         if service.persistence_stamps != 0 {
-            keep_client(tables, control, service, query, datagram, seen);
+            let (query, datagram) = (*query, *datagram);
+            refresh_client(tables, &query, &datagram, seen);
         }
     }
     Known::Backend(entry.backend())
@@ -106,15 +112,11 @@ pub(crate) enum Known {
 }
 
 /// Chooses a backend for a flow that has none, and remembers it.
-#[inline(always)]
-pub(crate) fn anew<T: Tables>(
-    tables: &T,
-    control: &Control,
-    service: &Service,
-    query: &Query,
-    datagram: &Datagram,
-    moved: bool,
-) -> Result<Chosen, Reason> {
+#[inline(never)]
+pub(crate) fn anew<T: Tables>(tables: &T, query: &Query, datagram: &Datagram) -> Result<Chosen, Reason> {
+    let control = tables.control().ok_or(Reason::TableFault)?;
+    let service = tables.service(query.service).ok_or(Reason::TableFault)?;
+    let (control, service): (&Control, &Service) = (&control, &service);
     if datagram.protocol == UDP && service.flags & Service::FLAG_ONE_PACKET != 0 {
         let backend = from_ring(tables, service, query, datagram)?;
         return Ok(Chosen { backend, reason: Reason::OnePacket });
@@ -137,7 +139,7 @@ pub(crate) fn anew<T: Tables>(
     if service.persistence_stamps != 0 {
         keep_client(tables, control, service, query, datagram, entry);
     }
-    let reason = match (moved, kept) {
+    let reason = match (query.moved, kept) {
         (true, _) => Reason::FlowMoved,
         (false, false) if found == Reason::FlowNew => Reason::FlowUntracked,
         _ => found,
@@ -154,10 +156,10 @@ pub(crate) fn quoted<T: Tables>(
     query: &Query,
     datagram: &Datagram,
 ) -> Result<u16, Reason> {
-    if let Some((entry, _)) = flow::find(tables, control.flow_mask, query.hash)
-        && is_current(tables, entry)
+    if let Some(found) = flow::find(tables, control.flow_mask, query.hash)
+        && is_current(tables, found.entry)
     {
-        return Ok(entry.backend());
+        return Ok(found.entry.backend());
     }
     if service.persistence_stamps != 0
         && let Some(backend) = of_client(tables, control, service, query, datagram)
@@ -208,9 +210,19 @@ fn of_client<T: Tables>(
     datagram: &Datagram,
 ) -> Option<u16> {
     let hash = client_hash(control, service, query.service, datagram);
-    let (entry, _) = flow::find(tables, control.flow_mask, hash)?;
+    let entry = flow::find(tables, control.flow_mask, hash)?.entry;
     let fresh = entry.age(query.stamp) <= u32::from(service.persistence_stamps);
     if fresh && is_current(tables, entry) { Some(entry.backend()) } else { None }
+}
+
+/// [`keep_client`] for a packet that needed nothing else.
+#[inline(never)]
+fn refresh_client<T: Tables>(tables: &T, query: &Query, datagram: &Datagram, entry: Entry) {
+    if let Some(control) = tables.control()
+        && let Some(service) = tables.service(query.service)
+    {
+        keep_client(tables, &control, &service, query, datagram, entry);
+    }
 }
 
 /// Remembers the backend of a client. Like flows, clients are tentative until a packet confirms that they are there.
@@ -226,7 +238,7 @@ fn keep_client<T: Tables>(
     let hash = client_hash(control, service, query.service, datagram);
     let confirmed = entry.is_confirmed()
         || match flow::find(tables, control.flow_mask, hash) {
-            Some((old, _)) => old.backend() == entry.backend() && old.is_confirmed(),
+            Some(old) => old.entry.backend() == entry.backend() && old.entry.is_confirmed(),
             None => false,
         };
     flow::remember(tables, control.flow_mask, hash, entry.seen(query.stamp, confirmed));
@@ -254,29 +266,26 @@ const fn prefix(bits: u8, from: u8) -> u32 {
 }
 
 /// Remembers which backend the later parts of a datagram follow.
-#[inline(always)]
-pub(crate) fn keep_fragment<T: Tables>(tables: &T, control: &Control, stamp: u32, datagram: &Datagram, backend: u16) {
+#[inline(never)]
+pub(crate) fn keep_fragment<T: Tables>(tables: &T, stamp: u32, datagram: &Datagram, backend: u16) {
     if let Fragment::First(id) = datagram.fragment
         && let Some(row) = tables.backend(backend)
+        && let Some(control) = tables.control()
     {
         let entry = Entry::new(backend, row.generation, stamp, false);
-        flow::remember(tables, control.flow_mask, fragment_hash(control, datagram, id), entry);
+        flow::remember(tables, control.flow_mask, fragment_hash(&control, datagram, id), entry);
     }
 }
 
 /// The backend that the first part of a datagram went to.
 #[inline(always)]
-pub(crate) fn of_fragment<T: Tables>(
-    tables: &T,
-    control: &Control,
-    datagram: &Datagram,
-    id: u32,
-) -> Result<(u16, u64), Reason> {
-    let hash = fragment_hash(control, datagram, id);
-    let stamp = flow::stamp(tables.now(), control);
+pub(crate) fn of_fragment<T: Tables>(tables: &T, datagram: &Datagram, id: u32) -> Result<(u16, u64), Reason> {
+    let control = tables.control().ok_or(Reason::TableFault)?;
+    let hash = fragment_hash(&control, datagram, id);
+    let stamp = flow::stamp(tables.now(), &control);
     match flow::find(tables, control.flow_mask, hash) {
-        Some((entry, _)) if entry.age(stamp) <= FRAGMENT_STAMPS && is_current(tables, entry) => {
-            Ok((entry.backend(), hash))
+        Some(found) if found.entry.age(stamp) <= FRAGMENT_STAMPS && is_current(tables, found.entry) => {
+            Ok((found.entry.backend(), hash))
         }
         _ => Err(Reason::FragmentUnknown),
     }
