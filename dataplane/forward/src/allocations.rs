@@ -1,7 +1,7 @@
 //! Which id stands for what, what is in quarantine, and an image of the tables as they were last planned.
 
 use crate::fleet::{DeliveryKind, FleetReal, FleetService, ServiceKey};
-use crate::head::{Family, address_from_words, kind_number};
+use crate::head::{address_from_words, kind_number};
 use crate::tables::{MapOp, Tables, lines_of};
 use sluicegate_config::{Method, TransportProtocol};
 use sluicegate_l4::directory::{address_buckets, service_buckets};
@@ -34,10 +34,9 @@ impl Default for Geometry {
 
 /// What makes a record of a real server: those that agree in it share one.
 ///
-/// Records are shared by all services, so that services with the same real servers share a ring. With two exceptions.
-/// What is written into a head by the family of the packets has a record for each family. And where probes decide, a
-/// record serves one (protocol, port): when that port of the real server dies, its flows must go, those of its other
-/// ports stay. Several VIPs that disagree about the same port of a real server share its record all the same: while one
+/// Records are shared by all services, so that services with the same real servers share a ring. But where probes decide,
+/// a record serves one (protocol, port): when that port of the real server dies, its flows must go, and those of its
+/// other ports stay. Several VIPs that disagree about the same port of a real server share its record all the same: while one
 /// of them finds it alive it is, and the others give it no new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BackendKey {
@@ -45,7 +44,7 @@ pub struct BackendKey {
     pub address: IpAddr,
     /// `KIND_*`.
     pub kind: u8,
-    /// [`Backend::owner`]: family inside << 24 | protocol << 16 | port.
+    /// [`Backend::owner`]: where probes decide, protocol << 16 | port; else 0.
     pub owner: u32,
 }
 
@@ -62,16 +61,11 @@ impl BackendKey {
                 Method::Gue => DeliveryKind::Gue { source: real.address },
             },
         };
-        let family = match (kind, Family::of(service.key.vip)) {
-            (DeliveryKind::Gue { .. } | DeliveryKind::Local, _) => 0,
-            (_, Family::V4) => 4,
-            (_, Family::V6) => 6,
-        };
-        let scope = match service.probed {
+        let owner = match service.probed {
             true => u32::from(protocol_number(service.key.protocol)) << 16 | u32::from(service.key.port),
             false => 0,
         };
-        Self { address: real.address, kind: kind_number(real.address, kind), owner: family << 24 | scope }
+        Self { address: real.address, kind: kind_number(real.address, kind), owner }
     }
 
     fn of_record(record: &Backend) -> Self {

@@ -404,7 +404,7 @@ pub fn deliver(topology: &Topology, real: IpAddr, method: Method) -> Result<Deli
         Method::Gue => DeliveryKind::Gue { source: source()? },
         Method::Pod => return Err(NoDelivery::Unavailable(method)),
     };
-    if next.tags.len() > 2 {
+    if next.tags.len() > crate::head::MOST_TAGS {
         return Err(NoDelivery::TooManyTags(real));
     }
     // RFC 791: every link takes 68 bytes; what is left must hold that much.

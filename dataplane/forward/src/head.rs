@@ -1,70 +1,39 @@
 //! Heads of backends, built once: what the packet path copies in front of a packet.
 //!
-//! Left to the packet path, because it depends on the packet: lengths, DSCP and ECN, the IPv4 header checksum (from
-//! [`Backend::checksum`]) and the UDP source port. All of them are 0 here.
+//! Left to the packet path, because it depends on the packet: the Ethernet type of L2, lengths, DSCP and ECN, the protocol
+//! number inside of a tunnel (so that IPv4 and IPv6 share a head), the IPv4 header checksum (from [`Backend::checksum`])
+//! and the UDP source port.
 
 use crate::fleet::{Delivery, DeliveryKind};
 use sluicegate_l4::layout::{Address, Backend, GUE_PORT, HEAD_ROOM};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IP version of the packets for a VIP, which is what travels inside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Of an address.
-    #[must_use]
-    pub const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    const fn ether_type(self) -> u16 {
-        match self {
-            Self::V4 => 0x0800,
-            Self::V6 => 0x86dd,
-        }
-    }
-
-    /// Protocol number of IP in IP (RFC 2003) and IPv6 in IP (RFC 2473, RFC 4213).
-    const fn as_payload(self) -> u8 {
-        match self {
-            Self::V4 => 4,
-            Self::V6 => 41,
-        }
-    }
-}
-
+/// VLAN tags that a head has room for.
+pub const MOST_TAGS: usize = 2;
 /// Hop limit of outer headers, as Linux starts with.
 const HOP_LIMIT: u8 = 64;
+/// IPv4 inside (RFC 2003).
+const PROTOCOL_IPV4: u8 = 4;
 const PROTOCOL_UDP: u8 = 17;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
 
 /// The record of a real server in the table, with generation and `owner` 0 and not alive.
-///
-/// `inner` is the family of the packets: it decides about the Ethernet type of L2 and the protocol number of a tunnel.
-/// An L2 head has no VLAN tags, the frame keeps its own; a tunnel's has those of the way.
 #[must_use]
-pub fn record(real: IpAddr, inner: Family, delivery: &Delivery) -> Backend {
+pub fn record(real: IpAddr, delivery: &Delivery) -> Backend {
     let mut head = Head::default();
     match delivery.kind {
         DeliveryKind::Local => {}
-        DeliveryKind::L2 => head.ethernet(delivery, &[], inner.ether_type()),
+        DeliveryKind::L2 => head.ethernet(delivery, real),
         DeliveryKind::Tunnel { source } => {
-            head.ethernet(delivery, &delivery.tags, Family::of(real).ether_type());
-            head.ip(source, real, inner.as_payload());
+            head.ethernet(delivery, real);
+            head.ip(source, real, PROTOCOL_IPV4);
         }
         DeliveryKind::Gue { source } => {
-            head.ethernet(delivery, &delivery.tags, Family::of(real).ether_type());
+            head.ethernet(delivery, real);
             head.ip(source, real, PROTOCOL_UDP);
             head.udp();
         }
@@ -152,14 +121,15 @@ impl Default for Head {
 }
 
 impl Head {
-    fn ethernet(&mut self, delivery: &Delivery, tags: &[crate::topology::VlanTag], ether_type: u16) {
+    /// With the VLAN tags of the way.
+    fn ethernet(&mut self, delivery: &Delivery, real: IpAddr) {
         self.push(&delivery.destination_mac);
         self.push(&delivery.source_mac);
-        for tag in tags {
+        for tag in delivery.tags.iter().take(MOST_TAGS) {
             self.push(&tag.protocol.to_be_bytes());
             self.push(&tag.id.to_be_bytes());
         }
-        self.push(&ether_type.to_be_bytes());
+        self.push(&if real.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }.to_be_bytes());
     }
 
     fn ip(&mut self, source: IpAddr, destination: IpAddr, payload: u8) {
@@ -171,7 +141,7 @@ impl Head {
         }
     }
 
-    /// Id 0: with DF set it means nothing (RFC 6864 section 4.1).
+    /// DF: routers on the way must not fragment what a real server would have to put together. Id 0: with DF set it means nothing (RFC 6864 section 4.1).
     fn ipv4(&mut self, source: Ipv4Addr, destination: Ipv4Addr, protocol: u8) {
         let start = self.used;
         self.push(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, HOP_LIMIT, protocol, 0, 0]);

@@ -10,7 +10,7 @@ mod rings;
 use crate::allocations::{Allocations, BackendKey, RingKey, narrow, protocol_number};
 use crate::failure::{PlanFailure, Waiting};
 use crate::fleet::{Delivery, Fleet, FleetService, FleetVip, ServiceKey, Standing};
-use crate::head::{Family, address_words, record};
+use crate::head::{address_words, record};
 use crate::tables::MapOp;
 use sluicegate_config::{Scheduler, TransportProtocol};
 use sluicegate_l4::layout::{AddressEntry, Backend, RING_SLOTS, Service, service_key, service_word};
@@ -114,7 +114,6 @@ struct Admitted<'a> {
 struct WantedBackend {
     /// A way to it, if any service that uses it has one.
     delivery: Option<Arc<Delivery>>,
-    inner: Family,
     alive: bool,
 }
 
@@ -194,13 +193,10 @@ impl Planner<'_> {
     fn backends(&mut self, admitted: &Admitted<'_>) -> BTreeMap<BackendKey, WantedBackend> {
         let mut wanted: BTreeMap<BackendKey, WantedBackend> = BTreeMap::new();
         for service in admitted.services.values() {
-            let inner = Family::of(service.key.vip);
             for (real, standing) in service.standings() {
-                let backend = wanted.entry(BackendKey::of(service, real)).or_insert(WantedBackend {
-                    delivery: None,
-                    inner,
-                    alive: false,
-                });
+                let backend = wanted
+                    .entry(BackendKey::of(service, real))
+                    .or_insert(WantedBackend { delivery: None, alive: false });
                 backend.alive |= standing != Standing::Dead;
                 if backend.delivery.is_none() {
                     backend.delivery = real.delivery.as_ref().ok().cloned();
@@ -213,12 +209,8 @@ impl Planner<'_> {
             let known = self.allocations.backends.get(key);
             let Some(id) = known.or_else(|| self.allocations.backends.claim(*key)).map(narrow) else { continue };
             let former = self.allocations.tables.backends.get(&id).copied().unwrap_or_default();
-            let value = Backend {
-                alive: 1,
-                generation: former.generation,
-                owner: key.owner,
-                ..record(key.address, backend.inner, delivery)
-            };
+            let value =
+                Backend { alive: 1, generation: former.generation, owner: key.owner, ..record(key.address, delivery) };
             if value != former {
                 write(self.allocations, &mut self.stages.alive, MapOp::Backend { id, value });
             }

@@ -231,12 +231,13 @@ pub struct Backend {
     pub alive: u8,
     /// Largest IP packet that fits unencapsulated the way to it: link MTU minus the outer headers.
     pub mtu: u16,
-    /// Ones' complement sum, not folded, of the precomputed outer IPv4 header with length and TOS 0; 0 for others.
+    /// Ones' complement sum of the precomputed outer IPv4 header with length and TOS 0, as 16-bit words in network order,
+    /// carries folded in, not complemented; 0 for others.
     pub checksum: u16,
     /// Interface to leave by; 0 = the one that the packet came in on.
     pub egress: u32,
-    /// What else tells records of one address apart (family inside, whose probes decide): who fills the table knows its
-    /// records again by it after a restart. The packet path does not look at it.
+    /// What else tells records of one address apart (the port whose probes decide): who fills the table knows its records
+    /// again by it after a restart. The packet path does not look at it.
     pub owner: u32,
     /// The address, for `tap`, counters and second chance.
     pub address: Address,
