@@ -4,6 +4,7 @@
 use crate::bpf::{Attachment, Hook, Program};
 use crate::fault::{self, Direction, Fault};
 use crate::names::LONGEST_INTERFACE;
+use crate::slow_wire::SlowWire;
 use crate::{Capture, Frame, LabError, Namespace, WireOptions, netlink, wire};
 
 const INTERFACE: &str = "br0";
@@ -22,6 +23,7 @@ struct Port {
     index: u32,
     /// Makes frames arrive that the host sends by `XDP_TX`.
     _accepts: Attachment,
+    _slow_wire: Option<SlowWire>,
 }
 
 impl Bridge {
@@ -30,14 +32,21 @@ impl Bridge {
         Ok(Self { namespace, ports: Vec::new() })
     }
 
-    /// Attaches a host by a wire, at an interface of that name on the host's side.
+    /// Attaches a host by a wire, at an interface of that name on the host's side. Of a host that is attached twice, the
+    /// first port is the one that the other functions mean.
     pub fn attach(&mut self, host: &Namespace, interface: &str, options: WireOptions) -> Result<(), LabError> {
         let port = self.free_port_name(host.label());
-        wire::join((&self.namespace, &port), (host, interface), options.mtu)?;
+        let slow_wire = self.join(&port, host, interface, options)?;
         let accepts = self.namespace.attach(&port, Hook::Xdp, &Program::pass())?;
         self.namespace.ask(|| netlink::enslave(&port, INTERFACE))?;
         let index = self.namespace.ifindex(&port)?;
-        self.ports.push(Port { host: host.label().to_owned(), interface: port, index, _accepts: accepts });
+        self.ports.push(Port {
+            host: host.label().to_owned(),
+            interface: port,
+            index,
+            _accepts: accepts,
+            _slow_wire: slow_wire,
+        });
         Ok(())
     }
 
@@ -102,6 +111,23 @@ impl Bridge {
     /// sends them, as careless firewalls do. It ends when the [`Fault`] is dropped.
     pub fn drop_too_big_errors(&self, host: &Namespace) -> Result<Fault, LabError> {
         fault::drop_too_big_errors(&self.namespace, self.port(host)?)
+    }
+
+    fn join(
+        &self,
+        port: &str,
+        host: &Namespace,
+        interface: &str,
+        options: WireOptions,
+    ) -> Result<Option<SlowWire>, LabError> {
+        let (here, there) = ((&self.namespace, port), (host, interface));
+        if options.delay.is_zero() {
+            return wire::join(here, there, options.mtu).map(|()| None);
+        }
+        let number = self.ports.len() + 1;
+        let inner = [format!("wire{number}-near"), format!("wire{number}-far")];
+        let middle = (&self.namespace, [inner[0].as_str(), inner[1].as_str()]);
+        SlowWire::join(here, there, middle, options).map(Some)
     }
 
     fn find(&self, host: &Namespace) -> Result<&Port, LabError> {

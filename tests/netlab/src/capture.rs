@@ -1,4 +1,5 @@
-//! Captures: a thread reads every frame of an interface into bounded memory. It judges none of them.
+//! Captures: a thread reads every frame of an interface into bounded memory. It judges none of them. Beside it, the
+//! other way: frames that are sent as they are.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,6 +14,27 @@ use crate::{Frame, LabError, Namespace};
 const MOST_BYTES: usize = 256 << 20;
 /// How long the thread waits for a frame before it looks whether to stop.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Sends frames from an interface, whatever is in them.
+#[derive(Debug)]
+pub struct FrameSender {
+    socket: PacketSocket,
+    what: String,
+}
+
+impl FrameSender {
+    pub(crate) fn open(namespace: &Namespace, interface: &str) -> Result<Self, LabError> {
+        let index = namespace.ifindex(interface)?;
+        let what = format!("sending a frame at {interface} of {}", namespace.label());
+        let socket = namespace.run(|| PacketSocket::open_to_send(index)).map_err(LabError::system(what.clone()))?;
+        Ok(Self { socket, what })
+    }
+
+    /// Sends a frame, from its destination address on. It must not be longer than MTU and Ethernet header.
+    pub fn send(&self, frame: &[u8]) -> Result<(), LabError> {
+        self.socket.send(frame).map_err(LabError::system(self.what.clone()))
+    }
+}
 
 /// A running capture. What was seen before [`stop`](Self::stop) is in what it returns.
 #[derive(Debug)]

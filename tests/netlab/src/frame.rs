@@ -217,16 +217,18 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// The packet inside of an IPIP tunnel (protocols 4 and 41), or of GUE (version 0, UDP to `gue_port`) when the port
-    /// is given.
+    /// The packet inside of an IPIP tunnel (protocols 4 and 41), or of GUE (UDP to `gue_port`, version 0 or 1) when the
+    /// port is given.
     pub fn inner(&self, gue_port: Option<u16>) -> Option<Packet<'a>> {
         match self.protocol {
             4 | 41 => Packet::parse(self.payload),
             UDP if gue_port.is_some() && self.ports().map(|(_, to)| to) == gue_port => {
                 let gue = self.payload.get(8..)?;
-                // Header length without its first word, in words (draft-ietf-intarea-gue).
-                let length = 4 + usize::from(gue.first()? & 0x1f) * 4;
-                Packet::parse(gue.get(length..)?)
+                // draft-ietf-intarea-gue: version 1 is an IP packet without a header of its own; version 0 has its length
+                // without the first word, in words.
+                let first = *gue.first()?;
+                let header = if first >> 6 == 1 { 0 } else { 4 + usize::from(first & 0x1f) * 4 };
+                Packet::parse(gue.get(header..)?)
             }
             _ => None,
         }
@@ -280,4 +282,129 @@ fn ipv4(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
 
 fn ipv6(bytes: &[u8], at: usize) -> Option<Ipv6Addr> {
     <[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok().map(Ipv6Addr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const CLIENT: [u8; 4] = [198, 51, 100, 2];
+    const VIP: [u8; 4] = [192, 0, 2, 100];
+
+    fn frame(ether_type: &[u8], content: &[u8]) -> Frame {
+        let at = UNIX_EPOCH + Duration::new(1, 2);
+        let bytes = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2], ether_type, content].concat();
+        Frame { at, outgoing: false, bytes }
+    }
+
+    fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let length = (20 + payload.len() as u16).to_be_bytes();
+        let head = [0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, protocol, 0, 0];
+        [&head[..], &CLIENT, &VIP, payload].concat()
+    }
+
+    fn ipv6(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u16).to_be_bytes();
+        let addresses = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<Ipv6Addr>().expect("good").octets());
+        [&[0x60, 0, 0, 0, length[0], length[1], protocol, 63][..], &addresses[0], &addresses[1], payload].concat()
+    }
+
+    fn tcp(flags: u8) -> Vec<u8> {
+        [&[0x9c, 0x40, 0, 80][..], &[0; 9], &[flags], &[0; 6]].concat()
+    }
+
+    fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Frame {
+        let content = [&[0, 1, 8, 0, 6, 4, 0, operation][..], &[2; 6], &sender, &[0; 6], &target, &[0; 18]].concat();
+        frame(&[8, 6], &content)
+    }
+
+    #[test]
+    fn tcp_is_read_under_any_tags() {
+        let packet = ipv4(6, &tcp(0x12));
+        for tags in [&[][..], &[0x81, 0, 0, 7], &[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2]] {
+            let frame = frame(&[tags, &[8, 0]].concat(), &[&packet[..], &[0; 6]].concat());
+            assert_eq!(frame.ether_type(), Some(0x0800));
+            assert_eq!(frame.ip_source(), Some(CLIENT.into()));
+            assert_eq!(frame.ip_destination(), Some(VIP.into()));
+            assert_eq!(frame.ports(), Some((40_000, 80)));
+            let flags = frame.tcp_flags().expect("TCP");
+            assert!(flags.syn() && flags.ack() && !flags.rst() && !flags.fin());
+            assert_eq!(frame.packet().expect("a packet").bytes, packet, "padding is left out");
+        }
+    }
+
+    #[test]
+    fn packets_are_found_in_tunnels() {
+        let inner = ipv6(6, &tcp(2));
+        let gue = |header: &[u8]| {
+            let udp = [&[0x30, 0x39, 0x17, 0xc0, 0, 0, 0, 0][..], header, &inner].concat();
+            ipv4(17, &udp)
+        };
+        for outer in
+            [ipv4(41, &inner), ipv6(41, &inner), gue(&[0, 41, 0, 0]), gue(&[1, 41, 0, 0, 9, 9, 9, 9]), gue(&[])]
+        {
+            let outer = Packet::parse(&outer).expect("a packet");
+            let found = outer.inner(Some(6080)).expect("a packet inside");
+            assert_eq!((found.bytes, found.hops), (&inner[..], 63));
+        }
+        let udp = gue(&[]);
+        let udp = Packet::parse(&udp).expect("a packet");
+        assert_eq!(udp.inner(None), None);
+        assert_eq!(udp.inner(Some(53)), None);
+    }
+
+    #[test]
+    fn arp_says_who_claims_what() {
+        let vip = Ipv4Addr::from(VIP);
+        let cases = [
+            // operation, sender, target → request, reply, gratuitous, claims
+            (1, CLIENT, VIP, [true, false, false, false]),
+            (2, VIP, CLIENT, [false, true, false, true]),
+            (1, VIP, VIP, [true, false, true, true]),
+            (2, VIP, VIP, [false, true, true, true]),
+            (1, [0; 4], VIP, [true, false, false, false]),
+            (2, CLIENT, VIP, [false, false, false, false]),
+        ];
+        for (operation, sender, target, expected) in cases {
+            let frame = arp(operation, sender, target);
+            let found = [
+                frame.is_arp_request_for(vip),
+                frame.is_arp_reply_for(vip),
+                frame.is_gratuitous_arp_for(vip),
+                frame.claims(vip.into()),
+            ];
+            assert_eq!(found, expected, "{operation} {sender:?} {target:?}");
+        }
+    }
+
+    #[test]
+    fn neighbour_messages_say_who_claims_what() {
+        let target: Ipv6Addr = "2001:db8:1::100".parse().expect("good");
+        let message =
+            |kind: u8| frame(&[0x86, 0xdd], &ipv6(58, &[&[kind, 0, 0, 0, 0, 0, 0, 0], &target.octets()[..]].concat()));
+        assert!(message(135).is_neighbor_solicitation_for(target) && !message(135).claims(target.into()));
+        assert!(message(136).is_neighbor_advertisement_for(target) && message(136).claims(target.into()));
+        assert!(!message(128).claims(target.into()));
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_end() {
+        let whole = [
+            frame(&[0x81, 0, 0, 7, 8, 0], &ipv4(6, &tcp(2))),
+            frame(&[0x86, 0xdd], &ipv6(41, &ipv4(17, &tcp(0)))),
+            arp(1, CLIENT, VIP),
+        ];
+        for whole in whole {
+            for length in 0..whole.bytes.len() {
+                let cut = Frame { bytes: whole.bytes[..length].to_vec(), ..whole.clone() };
+                let _ = (cut.ports(), cut.tcp_flags(), cut.claims(Ipv4Addr::from(VIP).into()), cut.source_mac());
+                let inner = cut.packet().and_then(|packet| packet.inner(Some(80)).and_then(|inner| inner.ports()));
+                assert!(inner.is_none() || length > 60);
+            }
+        }
+        let lying = frame(&[8, 0], &[&[0x4f, 0, 0, 4][..], &[0; 16]].concat());
+        assert_eq!(lying.packet(), None, "a header that is longer than its packet");
+    }
 }

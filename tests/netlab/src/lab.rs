@@ -83,7 +83,8 @@ impl Lab {
             return wire::join((one, one_interface), (other, other_interface), options.mtu);
         }
         let middle = self.namespace(&format!("wire{}", self.slow_wires.len() + 1))?;
-        self.slow_wires.push(SlowWire::join((one, one_interface), (other, other_interface), &middle, options)?);
+        let (one, other) = ((one, one_interface), (other, other_interface));
+        self.slow_wires.push(SlowWire::join(one, other, (&middle, ["one", "other"]), options)?);
         Ok(())
     }
 }

@@ -15,6 +15,7 @@
 //!   with a native XDP program of its own or with GRO on. The ports of a [`Bridge`] have a program that passes
 //!   everything; for other wires there is [`Namespace::accept_xdp_frames`]. GRO is not used for this, because captures
 //!   would show merged segments.
+//! - The kernel takes VLAN tags out of a received frame before captures see it.
 //! - Captures see neither what an XDP program took from an interface nor what it sent from there: capture at the peer,
 //!   as [`Bridge::capture`] does.
 //! - Delay needs a queue that holds packets back, and neither `netem` nor `fq` can be relied on: a wire with a
@@ -41,7 +42,7 @@ mod wire;
 
 pub use bpf::{Attachment, Hook, Instruction, Program};
 pub use bridge::Bridge;
-pub use capture::Capture;
+pub use capture::{Capture, FrameSender};
 pub use error::LabError;
 pub use fault::{Direction, Fault};
 pub use frame::{Frame, Packet, TcpFlags, write_pcap};

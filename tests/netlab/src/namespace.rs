@@ -17,7 +17,7 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::bpf::{Attachment, Hook, Program};
-use crate::{Capture, Frame, LabError, Process, netlink};
+use crate::{Capture, Frame, FrameSender, LabError, Process, netlink};
 
 /// Where `ip netns` and `nsenter` look for named namespaces.
 pub(crate) const DIRECTORY: &str = "/run/netns";
@@ -214,6 +214,11 @@ impl Namespace {
         wanted: impl Fn(&Frame) -> bool + Send + 'static,
     ) -> Result<Capture, LabError> {
         Capture::start(self, interface, wanted)
+    }
+
+    /// For frames that no socket would send: malformed, borrowed, many.
+    pub fn frame_sender(&self, interface: &str) -> Result<FrameSender, LabError> {
+        FrameSender::open(self, interface)
     }
 
     /// Loads a packet program and attaches it to an interface, until the [`Attachment`] is dropped.

@@ -47,11 +47,18 @@ impl PacketSocket {
         // Protocol 0 receives nothing: what other interfaces see before `bind` must not get in.
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)?;
-        socket.bind(&link_address(index))?;
+        socket.bind(&link_address(index, EVERY_PROTOCOL))?;
         let opened = Self { socket };
         // The first question switches time stamps on; there is no frame yet to answer it with.
         let _ = opened.kernel_time();
         Ok(opened)
+    }
+
+    /// Opens a socket that only sends.
+    pub(crate) fn open_to_send(index: u32) -> io::Result<Self> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+        socket.bind(&link_address(index, 0))?;
+        Ok(Self { socket })
     }
 
     /// How long a read waits for a frame; then it fails with `WouldBlock`.
@@ -86,14 +93,14 @@ impl PacketSocket {
     }
 }
 
-fn link_address(index: u32) -> SockAddr {
+fn link_address(index: u32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     #[allow(unsafe_code, reason = "socket2 has no constructor for link addresses")]
     // SAFETY: `LinkAddress` is `sockaddr_ll`, all zeros is one, and the family and length that are set are its own.
     unsafe {
         let address = storage.view_as::<LinkAddress>();
         address.family = i32::from(Domain::PACKET) as u16;
-        address.protocol = EVERY_PROTOCOL.to_be();
+        address.protocol = protocol.to_be();
         address.index = index.cast_signed();
         SockAddr::new(storage, size_of::<LinkAddress>() as socklen_t)
     }

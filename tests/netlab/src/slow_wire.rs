@@ -1,4 +1,4 @@
-//! A wire with delay: two veth pairs that end in a namespace of their own, and a thread each way that holds every frame
+//! A wire with delay: two veth pairs whose inner ends are in one namespace, and a thread each way that holds every frame
 //! back. It neither loses nor reorders, as long as the thread keeps up.
 
 use std::collections::VecDeque;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::bpf::{Attachment, Hook, Program};
 use crate::capture::initialised;
 use crate::packet_socket::{LONGEST_FRAME, PacketSocket};
 use crate::{LabError, Namespace, WireOptions, wire};
@@ -23,29 +24,34 @@ const PATIENCE: Duration = Duration::from_millis(50);
 pub(crate) struct SlowWire {
     cut: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    /// Make frames arrive that the hosts send by XDP.
+    _accept: Vec<Attachment>,
 }
 
 impl SlowWire {
+    /// Joins the two ends; the inner ends get the two names in the namespace in the middle.
     pub(crate) fn join(
         one: (&Namespace, &str),
         other: (&Namespace, &str),
-        middle: &Namespace,
+        middle: (&Namespace, [&str; 2]),
         options: WireOptions,
     ) -> Result<Self, LabError> {
-        wire::join((middle, "one"), one, options.mtu)?;
-        wire::join((middle, "other"), other, options.mtu)?;
-        for side in ["one", "other"] {
+        let (middle, [near, far]) = middle;
+        let mut accept = Vec::new();
+        for (inner, outer) in [(near, one), (far, other)] {
+            wire::join((middle, inner), outer, options.mtu)?;
             // The middle is a wire: it has nothing to say for itself.
-            middle.set_sysctl(&format!("net/ipv6/conf/{side}/disable_ipv6"), "1")?;
+            middle.set_sysctl(&format!("net/ipv6/conf/{inner}/disable_ipv6"), "1")?;
+            accept.push(middle.attach(inner, Hook::Xdp, &Program::pass())?);
         }
         let cut = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
-        for (from, to) in [("one", "other"), ("other", "one")] {
+        let mut wire = Self { cut, threads: Vec::new(), _accept: accept };
+        for (from, to) in [(near, far), (far, near)] {
             let (from, to) = (open(middle, from)?, open(middle, to)?);
-            let cut = Arc::clone(&cut);
-            threads.push(thread::spawn(move || carry(&from, &to, options.delay, &cut)));
+            let cut = Arc::clone(&wire.cut);
+            wire.threads.push(thread::spawn(move || carry(&from, &to, options.delay, &cut)));
         }
-        Ok(Self { cut, threads })
+        Ok(wire)
     }
 }
 

@@ -255,6 +255,51 @@ fn a_wire_can_be_slow() {
 
 #[test]
 #[ignore = "needs root: network namespaces"]
+fn a_host_of_a_switch_can_be_far_away() {
+    let mut lab = Lab::new("sg-netlab").expect("a lab");
+    let mut lan = lab.bridge("lan").expect("a switch");
+    let (near, far) = (lab.namespace("near").expect("a host"), lab.namespace("far").expect("a host"));
+    lan.attach(&near, "eth0", WireOptions::default()).expect("a wire");
+    let slow = WireOptions { delay: Duration::from_millis(60), ..WireOptions::default() };
+    lan.attach(&far, "eth0", slow).expect("a wire");
+    near.add_address("eth0", "192.0.2.1/24").expect("an address");
+    far.add_address("eth0", "192.0.2.2/24").expect("an address");
+    let took = ping(&near, "192.0.2.2".parse().expect("good"), 1472, SURELY).expect("an answer");
+    assert!(took >= Duration::from_millis(120), "{took:?}");
+    let reflects = far.attach("eth0", Hook::Xdp, &reflector()).expect("attached");
+    let capture = lan.capture(&far).expect("a capture");
+    assert!(ping(&near, "192.0.2.2".parse().expect("good"), 56, MEANWHILE).is_err());
+    let own = IpAddr::from([192, 0, 2, 1]);
+    assert!(capture.wait_for(|frame| !frame.outgoing && frame.ip_source() == Some(own), SURELY).is_some());
+    drop(reflects);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn frames_are_sent_as_they_are() {
+    let mut lab = Lab::new("sg-netlab").expect("a lab");
+    let mut lan = lab.bridge("lan").expect("a switch");
+    let (one, other) = (lab.namespace("one").expect("a host"), lab.namespace("other").expect("a host"));
+    lan.attach(&one, "eth0", WireOptions::default()).expect("a wire");
+    lan.attach(&other, "eth0", WireOptions::default()).expect("a wire");
+    let capture = other.capture_if("eth0", |frame| frame.ether_type() == Some(0x88b5)).expect("a capture");
+    let sender = one.frame_sender("eth0").expect("a sender");
+    let mut sent = Vec::new();
+    for number in 0..100_u8 {
+        // For everyone, from nobody, of the type for experiments (RFC 9542).
+        let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, number], &[0x88, 0xb5], &[number; 46]].concat();
+        sender.send(&frame).expect("sent");
+        sent.push(frame);
+    }
+    let last = sent.last().expect("one").clone();
+    assert!(capture.wait_for(|frame| frame.bytes == last, SURELY).is_some());
+    let received: Vec<_> = capture.stop().into_iter().map(|frame| frame.bytes).collect();
+    assert_eq!(received, sent);
+    assert!(sender.send(&[0; 2000]).is_err(), "longer than the MTU");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
 fn a_snooping_switch_delivers_a_group_to_who_joined_it() {
     use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
     let lab = Lab::dsr("sg-netlab", DsrTopology { backends: 3, ..DsrTopology::default() }).expect("a lab");
@@ -357,25 +402,13 @@ fn processes_can_be_held_and_killed() {
     assert!(!sleeper.kill().expect("killed").success());
 }
 
-/// The child of the next test: it builds a lab with a process in it and waits to be killed.
-#[test]
-#[ignore = "needs root: network namespaces"]
-fn build_a_lab_and_wait_to_be_killed() {
-    let Ok(prefix) = std::env::var(CRASHING) else {
-        return;
-    };
-    let lab = Lab::dsr(&prefix, DsrTopology::default()).expect("a lab");
-    let sleeper = lab.backends[0].namespace.spawn_process(sleep()).expect("a process");
-    println!("\nsleeper={}", sleeper.id());
-    loop {
-        std::thread::park();
-    }
-}
-
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn what_a_killed_process_left_is_swept() {
     use std::io::{BufRead, BufReader};
+    if let Ok(prefix) = std::env::var(CRASHING) {
+        return build_a_lab_and_wait_to_be_killed(&prefix);
+    }
     let prefix = "sg-netlab-crash";
     let places = || {
         let entries = std::fs::read_dir("/run/netns").expect("a folder");
@@ -383,7 +416,7 @@ fn what_a_killed_process_left_is_swept() {
         names.filter(|name| name.starts_with(prefix)).count()
     };
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--ignored", "--exact", "--nocapture", "build_a_lab_and_wait_to_be_killed"])
+        .args(["--ignored", "--exact", "--nocapture", "what_a_killed_process_left_is_swept"])
         .env(CRASHING, prefix)
         .stdout(Stdio::piped())
         .spawn()
@@ -408,8 +441,17 @@ fn what_a_killed_process_left_is_swept() {
     assert_eq!(places(), 0);
 }
 
-/// Tells a test that it is the child of another one, and the prefix of its lab.
+/// Tells a test that it is its own child, and the prefix of the lab that it is to build.
 const CRASHING: &str = "SLUICEGATE_NETLAB_CRASHING";
+
+fn build_a_lab_and_wait_to_be_killed(prefix: &str) {
+    let lab = Lab::dsr(prefix, DsrTopology::default()).expect("a lab");
+    let sleeper = lab.backends[0].namespace.spawn_process(sleep()).expect("a process");
+    println!("\nsleeper={}", sleeper.id());
+    loop {
+        std::thread::park();
+    }
+}
 
 fn sleep() -> Command {
     let mut command = Command::new("sleep");

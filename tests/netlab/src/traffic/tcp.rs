@@ -40,7 +40,7 @@ impl TcpEcho {
             })
             .map_err(LabError::system::<std::io::Error>(what()))?;
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(LabError::system(what()))?;
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LabError::system(what()))?;
         let accepted = Arc::new(AtomicU64::new(0));
         let (end, ended) = oneshot::channel();
         let greeting: Arc<[u8]> = format!("{name}\n").into_bytes().into();
@@ -116,7 +116,7 @@ impl TcpClient {
                 Ok(TcpStream::from(socket))
             })
             .map_err(LabError::system::<std::io::Error>(what()))?;
-        let mut stream = BufReader::new(stream);
+        let mut stream = BufReader::with_capacity(512, stream);
         let mut greeting = String::new();
         stream.read_line(&mut greeting).map_err(LabError::system(what()))?;
         match greeting.strip_suffix('\n') {
@@ -157,7 +157,7 @@ async fn serve(listener: std::net::TcpListener, greeting: Arc<[u8]>, accepted: &
     loop {
         // Too many open files, or a client that left before it was accepted: others may still come.
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
         accepted.fetch_add(1, Ordering::Relaxed);
