@@ -48,6 +48,8 @@ pub struct World {
     wire: Vec<Parcel>,
     on_isolation: OnIsolation,
     pub allow_two_owners: bool,
+    /// Processes are stopped anywhere.
+    is_hostile: bool,
     /// Some packets are lost, and sent again.
     pub loses: bool,
     history: Vec<String>,
@@ -96,6 +98,7 @@ impl World {
             wire: Vec::new(),
             on_isolation,
             allow_two_owners: false,
+            is_hostile: false,
             loses: true,
             history: Vec::new(),
         };
@@ -142,6 +145,7 @@ impl World {
     }
 
     pub fn be_unlucky_with(&mut self, faults: &[Fault], millis: Millis) {
+        self.is_hostile = true;
         for _ in 0..millis {
             if self.below(400) == 0 {
                 let fault = faults[self.pick(faults.len())];
@@ -149,6 +153,7 @@ impl World {
             }
             self.step();
         }
+        self.is_hostile = false;
     }
 
     fn strike(&mut self, fault: Fault) {
@@ -238,6 +243,7 @@ impl World {
             undone: Vec::new(),
             inbox: Vec::new(),
             is_released: false,
+            next_poll: now,
         };
         self.directors[victim].process = Some(process);
         self.tell_vips(victim);
@@ -376,7 +382,7 @@ impl World {
         }
         process.next_poll = process.ownership.next_poll();
         // Sometimes there is no CPU between deciding and doing.
-        if self.below(50) == 0 {
+        if self.is_hostile && self.below(50) == 0 {
             let until = self.now + 1 + self.below(4_000) * self.below(2);
             if let Some(process) = &mut self.directors[number].process {
                 process.undone = actions;
