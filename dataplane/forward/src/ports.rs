@@ -6,7 +6,7 @@
 //! machines have neither, so no frame has gone through one in a test.
 
 use crate::topology::{Link, LinkKind, Topology};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A port to attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,12 +46,15 @@ pub struct Ports {
     pub failures: Vec<NoPort>,
 }
 
-/// The ports of the named interfaces; without a name those of the interfaces that default routes leave by.
+/// The ports of the named interfaces; without a name those of the interfaces that default routes leave by and of `also`
+/// (where VIPs and real servers are).
 #[must_use]
-pub fn resolve(topology: &Topology, names: &[String]) -> Ports {
+pub fn resolve(topology: &Topology, names: &[String], also: &BTreeSet<u32>) -> Ports {
     let mut found = Ports::default();
     if names.is_empty() {
-        for index in topology.default_interfaces() {
+        let mut wanted = also.clone();
+        wanted.extend(topology.default_interfaces());
+        for index in wanted {
             if let Some(link) = topology.link(index)
                 && !matches!(link.kind, LinkKind::Loopback | LinkKind::Other)
             {

@@ -1,0 +1,412 @@
+//! The loop of the forwarder's thread: what happens when.
+
+use super::neighbours::Neighbours;
+use super::{ForwarderSettings, Shared};
+use crate::allocations::{Allocations, Geometry};
+use crate::engine::{Attachment, Counters, Engine, EngineError, Mode};
+use crate::failure::PlanFailure;
+use crate::fleet::{Fleet, FleetReal, FleetService, Observed, Standing, Status};
+use crate::netlink::NetworkWatch;
+use crate::pins::Pins;
+use crate::plan::plan;
+use crate::ports::{self, Port, Ports};
+use crate::stats::{self, Rates, Swept};
+use crate::status::{FlowTableStatus, ForwarderStatus, PortStatus, RealStatus, ServiceStatus, VipStatus};
+use crate::tables::Tables;
+use crate::topology::{Topology, Way};
+use sluicegate_config::VipBinding;
+use sluicegate_l4::verdict::Reason;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
+
+/// Changes within this time become one plan.
+const FOLD: Duration = Duration::from_millis(1);
+
+/// From one renewal of the dead man's deadline to the next; counters are read as often.
+const RENEW: Duration = Duration::from_secs(1);
+
+/// After a failed write or a lost socket.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// From one look at neighbours that must be asked to the next.
+const ASK: Duration = Duration::from_millis(200);
+
+/// Everything that the thread owns.
+pub(super) struct Control {
+    settings: ForwarderSettings,
+    engine: Box<dyn Engine>,
+    network: NetworkWatch,
+    shared: Arc<Shared>,
+    publish: watch::Sender<Arc<ForwarderStatus>>,
+    allocations: Allocations,
+    neighbours: Neighbours,
+    fleet: Fleet,
+    failures: Vec<PlanFailure>,
+    ports: Ports,
+    attachments: BTreeMap<u32, Attachment>,
+    trouble: Option<String>,
+    counters: Counters,
+    counted: Instant,
+    rates: Rates,
+    swept: Swept,
+    sweeps: u64,
+    applied: u64,
+    sampling: u32,
+    table_writes: u64,
+    /// When to plan anew; `None` = nothing changed.
+    due: Option<Instant>,
+    started: Instant,
+    retired: bool,
+}
+
+impl Control {
+    pub(super) fn new(
+        settings: ForwarderSettings,
+        engine: Box<dyn Engine>,
+        network: NetworkWatch,
+        tables: Tables,
+        shared: Arc<Shared>,
+        publish: watch::Sender<Arc<ForwarderStatus>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            settings,
+            engine,
+            network,
+            shared,
+            publish,
+            allocations: Allocations::adopt(tables, Geometry::default()),
+            neighbours: Neighbours::default(),
+            fleet: Fleet::default(),
+            failures: Vec::new(),
+            ports: Ports::default(),
+            attachments: BTreeMap::new(),
+            trouble: None,
+            counters: Counters::default(),
+            counted: now,
+            rates: Rates::default(),
+            swept: Swept::default(),
+            sweeps: 0,
+            applied: 0,
+            sampling: 0,
+            table_writes: 0,
+            due: None,
+            started: now,
+            retired: false,
+        }
+    }
+
+    /// Runs until told to stop. Renewal comes before everything else: whatever takes long, the tables stay live.
+    pub(super) async fn run(mut self) {
+        let mut renewal = ticker(RENEW);
+        let mut sweep = ticker(self.settings.sweep_interval.max(RENEW));
+        let mut ask = ticker(ASK);
+        let shared = self.shared.clone();
+        loop {
+            let due = self.due;
+            tokio::select! {
+                biased;
+                _ = renewal.tick() => self.renew(),
+                () = shared.changed.notified() => {
+                    if shared.wish().stop {
+                        return;
+                    }
+                    self.plan_within(FOLD);
+                }
+                changed = self.network.changed() => match changed {
+                    Ok(()) => self.plan_within(FOLD),
+                    Err(error) => self.follow_anew(&error.to_string()).await,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => self.replan(),
+                _ = ask.tick() => {
+                    for (interface, address) in self.neighbours.due(Instant::now()) {
+                        self.network.ask_for(interface, address).await;
+                    }
+                }
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    fn plan_within(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Brings tables and ports to what is wished.
+    fn replan(&mut self) {
+        self.due = None;
+        let wish = self.shared.wish().clone();
+        if wish.sample_every != self.sampling && self.report(|engine| engine.sample(wish.sample_every)) {
+            self.sampling = wish.sample_every;
+        }
+        let Some(bindings) = wish.bindings else {
+            self.applied = wish.generation;
+            self.publish();
+            return;
+        };
+        let now = Instant::now();
+        self.neighbours.need(self.network.topology(), &real_servers(&bindings), now);
+        let (patched, grace_ends) = self.neighbours.patched(self.network.topology(), now);
+        let topology = patched.as_ref().unwrap_or_else(|| self.network.topology());
+        let fleet = Fleet::survey(&bindings, topology, &wish.observed);
+        let ports = ports::resolve(topology, &self.settings.interfaces, &interfaces_of(&bindings, topology));
+        self.bring_tables_to(fleet, &wish.observed);
+        self.bring_ports_to(ports);
+        self.applied = wish.generation;
+        if let Some(end) = grace_ends {
+            self.plan_within(end.saturating_duration_since(now));
+        }
+        self.publish();
+    }
+
+    fn bring_tables_to(&mut self, fleet: Fleet, _observed: &Observed) {
+        let made = plan(&fleet, &mut self.allocations, &self.settings.plan);
+        self.fleet = fleet;
+        self.failures = made.failures;
+        if made.ops.is_empty() {
+            return;
+        }
+        self.table_writes += made.ops.len() as u64;
+        if self.report(|engine| engine.apply(&made.ops)) {
+            return;
+        }
+        // What is in the tables is not what was planned: begin with what they hold.
+        match self.engine.read() {
+            Ok(tables) => self.allocations = Allocations::adopt(tables, Geometry::default()),
+            Err(error) => tracing::error!(%error, "the tables cannot be read back"),
+        }
+        self.plan_within(RETRY);
+    }
+
+    fn bring_ports_to(&mut self, ports: Ports) {
+        let settled = self.attachments.values().all(|attachment| attachment.mode.is_some());
+        if ports == self.ports && settled && self.attachments.len() == ports.ports.len() {
+            return;
+        }
+        for failure in ports.failures.iter().filter(|failure| !self.ports.failures.contains(failure)) {
+            tracing::warn!(%failure, "an interface is left out");
+        }
+        let before = std::mem::replace(&mut self.attachments, self.engine.set_ports(&ports.ports, MODES));
+        self.ports = ports;
+        for (index, attachment) in &self.attachments {
+            if before.get(index).map(|before| before.mode) != Some(attachment.mode)
+                && let Some(port) = self.ports.ports.get(index)
+            {
+                log_attachment(port, attachment);
+            }
+        }
+        if self.attachments.values().any(|attachment| attachment.mode.is_none()) {
+            self.plan_within(RETRY);
+        }
+    }
+
+    fn renew(&mut self) {
+        let ahead = self.settings.dead_man.max(3 * RENEW);
+        self.report(|engine| engine.renew(ahead));
+        self.count();
+        self.retire();
+        self.publish();
+    }
+
+    fn count(&mut self) {
+        let services: Vec<u16> = self.allocations.services().map(|(_, id)| id).collect();
+        let backends: Vec<u16> = self.allocations.backends().map(|(_, id)| id).collect();
+        match self.engine.counters(&services, &backends) {
+            Ok(counters) => {
+                let now = Instant::now();
+                self.rates = stats::rates(&self.counters, &counters, now.saturating_duration_since(self.counted));
+                (self.counters, self.counted) = (counters, now);
+            }
+            Err(error) => tracing::warn!(%error, "counters cannot be read"),
+        }
+    }
+
+    /// Removes tables of other versions when there is no way back to them any more.
+    fn retire(&mut self) {
+        if self.retired || self.started.elapsed() < self.settings.retire_after {
+            return;
+        }
+        self.retired = true;
+        for other in Pins::new(self.settings.pin_root.clone(), self.settings.version).other_versions() {
+            match other.remove_tables() {
+                Ok(()) => tracing::info!(version = other.version(), "removed the tables of another version"),
+                Err(error) => tracing::warn!(%error, "tables of another version stay"),
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let sweep = self.allocations.begin_sweep();
+        let backends = &self.allocations.tables().backends;
+        let generation_of =
+            |id: u16| backends.get(&id).filter(|record| record.alive != 0).map(|record| record.generation);
+        let Some(flows) = self.engine.flows() else { return };
+        self.swept = stats::sweep(&flows, generation_of);
+        self.sweeps += 1;
+        self.allocations.swept(sweep);
+        // What had no room may have some.
+        if !self.failures.is_empty() {
+            self.plan_within(FOLD);
+        }
+    }
+
+    /// The socket for changes is gone: a new one, and everything read anew.
+    async fn follow_anew(&mut self, error: &str) {
+        tracing::error!(%error, "the network cannot be followed, trying again");
+        tokio::time::sleep(RETRY / 4).await;
+        match NetworkWatch::start().await {
+            Ok(network) => {
+                self.network = network;
+                self.plan_within(FOLD);
+            }
+            Err(error) => tracing::error!(%error, "the network cannot be followed"),
+        }
+    }
+
+    /// Has the engine do something; says once what went wrong.
+    fn report(&mut self, act: impl FnOnce(&mut dyn Engine) -> Result<(), EngineError>) -> bool {
+        match act(self.engine.as_mut()) {
+            Ok(()) => {
+                self.trouble = None;
+                true
+            }
+            Err(error) => {
+                let trouble = error.to_string();
+                if self.trouble.as_ref() != Some(&trouble) {
+                    tracing::error!(error = %trouble, "the packet path was not brought up to date");
+                }
+                self.trouble = Some(trouble);
+                false
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let mut problems: Vec<String> = self.trouble.iter().cloned().collect();
+        problems.extend(self.ports.failures.iter().map(ToString::to_string));
+        let status = ForwarderStatus {
+            applied: self.applied,
+            engine: self.publish.borrow().engine.clone(),
+            ports: self.ports.ports.values().map(|port| self.port_status(port)).collect(),
+            problems,
+            vips: self.fleet.vips.iter().map(|(address, vip)| self.vip_status(*address, &vip.services)).collect(),
+            failures: self.failures.iter().map(ToString::to_string).collect(),
+            reasons: Reason::ALL
+                .iter()
+                .zip(&self.counters.reasons)
+                .filter(|(_, count)| **count > 0)
+                .map(|(reason, count)| (*reason, *count))
+                .collect(),
+            flows: FlowTableStatus {
+                capacity: self.swept.capacity,
+                established: self.swept.established.values().sum(),
+                tentative: self.swept.tentative.values().sum(),
+                sweeps: self.sweeps,
+            },
+            table_writes: self.table_writes,
+        };
+        self.publish.send_replace(Arc::new(status));
+    }
+
+    fn port_status(&self, port: &Port) -> PortStatus {
+        let attachment = self.attachments.get(&port.index);
+        PortStatus {
+            index: port.index,
+            name: port.name.clone(),
+            asked_as: port.asked_as.clone(),
+            mode: attachment.and_then(|attachment| attachment.mode),
+            refused: attachment.map(|attachment| attachment.refused.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn vip_status(&self, address: IpAddr, services: &[FleetService]) -> VipStatus {
+        VipStatus {
+            address,
+            id: self.allocations.address_id(&address),
+            services: services.iter().map(|service| self.service_status(service)).collect(),
+        }
+    }
+
+    fn service_status(&self, service: &FleetService) -> ServiceStatus {
+        let id = self.allocations.service_id(&service.key);
+        ServiceStatus {
+            key: service.key,
+            id,
+            namespace: service.namespace.clone(),
+            service: service.service.clone(),
+            scheduler: service.options.scheduler,
+            method: service.method,
+            method_reason: service.method_reason.clone(),
+            fails_open: service.fails_open(),
+            traffic: id.and_then(|id| self.counters.services.get(&id).copied()).unwrap_or_default(),
+            rate: id.and_then(|id| self.rates.services.get(&id).copied()).unwrap_or_default(),
+            reals: service.standings().map(|(real, standing)| self.real_status(service, real, standing)).collect(),
+        }
+    }
+
+    fn real_status(&self, service: &FleetService, real: &FleetReal, standing: Standing) -> RealStatus {
+        let id = self.allocations.backend_id(service, real);
+        let of = |flows: &BTreeMap<u16, u64>| id.and_then(|id| flows.get(&id).copied()).unwrap_or_default();
+        let reason = match (&real.delivery, &real.status) {
+            (Err(why), _) => Some(why.to_string()),
+            (Ok(_), Status::Unhealthy(why)) => Some(why.to_string()),
+            (Ok(_), Status::Draining) => Some("draining".to_owned()),
+            (Ok(_), Status::Healthy) => (real.weight == 0).then(|| "weight 0".to_owned()),
+        };
+        RealStatus {
+            address: real.address,
+            id,
+            weight: real.weight,
+            standing,
+            reason,
+            traffic: id.and_then(|id| self.counters.backends.get(&id).copied()).unwrap_or_default(),
+            rate: id.and_then(|id| self.rates.backends.get(&id).copied()).unwrap_or_default(),
+            established: of(&self.swept.established),
+            tentative: of(&self.swept.tentative),
+        }
+    }
+}
+
+/// The ladder.
+const MODES: &[Mode] = &[Mode::Native, Mode::Generic];
+
+fn ticker(period: Duration) -> Interval {
+    let mut ticker = interval(period);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+fn real_servers(bindings: &BTreeMap<IpAddr, Arc<VipBinding>>) -> BTreeSet<IpAddr> {
+    let services = bindings.values().flat_map(|binding| &binding.services);
+    services.flat_map(|service| &service.ports).flat_map(|port| &port.reals).map(|real| real.address).collect()
+}
+
+/// Where VIPs and real servers are: interfaces that packets for them come in or leave by.
+fn interfaces_of(bindings: &BTreeMap<IpAddr, Arc<VipBinding>>, topology: &Topology) -> BTreeSet<u32> {
+    let mut interfaces: BTreeSet<u32> = bindings.keys().filter_map(|vip| topology.on_link(*vip)).collect();
+    for real in real_servers(bindings) {
+        if let Ok(Way::Out(next)) = topology.delivery(real) {
+            interfaces.insert(next.logical);
+        }
+    }
+    interfaces
+}
+
+fn log_attachment(port: &Port, attachment: &Attachment) {
+    for (mode, reason) in &attachment.refused {
+        tracing::warn!(interface = %port.name, %mode, %reason, "XDP was refused");
+    }
+    match attachment.mode {
+        Some(mode) => {
+            tracing::info!(interface = %port.name, %mode, adopted = attachment.adopted, "packets are taken");
+        }
+        None => {
+            tracing::error!(interface = %port.name, "packets are not taken: clients of this interface are not served")
+        }
+    }
+}
