@@ -5,9 +5,12 @@ use crate::cli::{CheckArguments, OutputFormat};
 use crate::options::TranslateOptions;
 use crate::output::{Table, print, printable};
 use serde_json::json;
-use sluicegate_config::{Action, Kind, ObjectRef, Redirect, Rejection, Route, TlsTreatment, Verdict, VirtualHost};
+use sluicegate_config::{
+    Action, Kind, ObjectRef, Redirect, Rejection, Route, TlsTreatment, Verdict, VipPort, VipService, VirtualHost,
+};
 use sluicegate_translate::{Controller, Object, ObjectChange};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -152,12 +155,24 @@ impl Reading {
             let services = vip.services.iter().map(|service| format!("{}/{}", service.namespace, service.service));
             let services = services.collect::<Vec<_>>().join(", ");
             let services = if services.is_empty() { "announced alone".to_owned() } else { services };
-            say(&vip.origin, format!("VIP {}: {services} (not forwarded yet)", vip.address));
+            say(&vip.origin, format!("VIP {}: {services}", vip.address));
+            for service in &vip.services {
+                let object = ObjectRef::new(Kind::Service, service.namespace.clone(), service.service.clone());
+                service.ports.iter().for_each(|port| say(&object, vip_line(vip.address, service, port)));
+            }
         }
         for listener in desired.listeners.values() {
             say(&listener.origin, format!("TCP port {} to {}", listener.port, listener.backend));
         }
     }
+}
+
+fn vip_line(vip: IpAddr, service: &VipService, port: &VipPort) -> String {
+    let method = service.method.map_or_else(|| "the method that fits".to_owned(), |method| method.to_string());
+    let scheduler = service.options.scheduler;
+    let count = port.reals.len();
+    let plural = if count == 1 { "" } else { "s" };
+    format!("VIP {vip} {}/{}: {count} real server{plural} by {scheduler} and {method}", port.protocol, port.port)
 }
 
 fn route_line(host: &VirtualHost, route: &Route) -> String {

@@ -4,7 +4,7 @@ use crate::Failure;
 use anyhow::Context as _;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use ipnet::IpNet;
-use sluicegate_config::{NamespacedName, Settings};
+use sluicegate_config::{NamespacedName, Settings, VipPool};
 use sluicegate_proxy::StreamEngine;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -66,6 +66,12 @@ options! {
         /// ConfigMap that binds virtual IPs to Services [default: sluicegate-system/vips]
         #[arg(long, env = "SLUICEGATE_VIP_CONFIGMAP", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
         pub vip_configmap: Option<NamespacedName>,
+        /// Addresses that Services of type LoadBalancer may ask for, as CIDR or FIRST-LAST; repeatable [default: none]
+        #[arg(long, env = "SLUICEGATE_VIP_POOL", value_name = "CIDR|A-B", value_delimiter = ',', help_heading = "Manifests")]
+        pub vip_pool: Vec<VipPool>,
+        /// Also take Services of type LoadBalancer that name no class
+        #[arg(long, env = "SLUICEGATE_DEFAULT_LOAD_BALANCER", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
+        pub default_load_balancer: Option<bool>,
         /// ConfigMap of TCP services, in the format of ingress-nginx
         #[arg(long, env = "SLUICEGATE_TCP_SERVICES_CONFIGMAP", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
         pub tcp_services_configmap: Option<NamespacedName>,
@@ -178,8 +184,6 @@ options! {
         pub forward: Option<String>,
         #[arg(long, hide = true)]
         pub interface: Vec<String>,
-        #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-        pub default_load_balancer: Option<bool>,
     }
 }
 
@@ -257,7 +261,6 @@ impl RunOptions {
             (serve.role.as_deref().is_some_and(|role| role != "gateway"), "--role: the director"),
             (serve.forward.as_deref().is_some_and(|forward| forward != "off"), "--forward: the packet forwarder"),
             (!serve.interface.is_empty(), "--interface: the packet forwarder"),
-            (serve.default_load_balancer.is_some(), "--default-load-balancer: virtual IPs from Services"),
         ];
         match missing.into_iter().find(|(given, _)| *given) {
             Some((_, what)) => Err(Failure::Usage(format!("{what} is not available yet; leave the flag out"))),
@@ -282,6 +285,8 @@ impl TranslateOptions {
         if let Some(name) = &self.vip_configmap {
             settings.vip_configmap = name.clone();
         }
+        settings.default_load_balancer = self.default_load_balancer.unwrap_or(false);
+        settings.vip_pools.clone_from(&self.vip_pool);
         settings.tcp_services_configmap.clone_from(&self.tcp_services_configmap);
         let reserved = reserved.into_iter().collect::<std::collections::BTreeSet<_>>();
         if !reserved.is_empty() {

@@ -149,6 +149,20 @@ pub enum ProbeKind {
     Icmp,
 }
 
+impl fmt::Display for ProbeKind {
+    /// As the annotation `sluicegate.io/health-check` writes it; a `Host` of its own is not part of that.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Http { path, tls, .. } => write!(f, "{}:{path}", if *tls { "https" } else { "http" }),
+            Self::Grpc { service } if service.is_empty() => f.write_str("grpc"),
+            Self::Grpc { service } => write!(f, "grpc:{service}"),
+            Self::Udp => f.write_str("udp"),
+            Self::Icmp => f.write_str("icmp"),
+        }
+    }
+}
+
 /// How a real server is probed, from the director, along the way of the packets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct HealthCheck {

@@ -6,13 +6,15 @@
 use crate::view::Readiness;
 use serde::{Deserialize, Serialize};
 use sluicegate_config::{
-    Action, Backend, BackendId, CertificateId, Desired, Endpoint, PathMatch, Redirect, Rejection, Route, TlsTreatment,
-    VipBinding, VirtualHost,
+    self as config, Action, Backend, BackendId, CertificateId, Desired, Endpoint, HealthCheck, PathMatch, ProbeKind,
+    Redirect, Rejection, Route, TlsTreatment, TransportProtocol, VipBinding, VipPort, VipService, VirtualHost,
+    WhenAllFail,
 };
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A part of the state that can be asked for alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +104,17 @@ pub trait Live {
     fn vip_is_served(&self, _address: IpAddr) -> bool {
         false
     }
+
+    /// What the forwarder and the health checks know of a real server behind a port of a VIP.
+    fn real_server(
+        &self,
+        _vip: IpAddr,
+        _protocol: TransportProtocol,
+        _port: u16,
+        _address: IpAddr,
+    ) -> Option<LiveRealServer> {
+        None
+    }
 }
 
 impl Live for () {}
@@ -124,6 +137,21 @@ pub struct Traffic {
     pub requests: u64,
     /// Those that failed by its fault.
     pub errors: u64,
+}
+
+/// A real server as the director sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveRealServer {
+    /// The method in use: `L2`, `TUNNEL`, `GUE` or `POD`.
+    pub method: String,
+    /// What the health check says; null where there is none, or it has not said anything yet.
+    pub healthy: Option<bool>,
+    /// Why packets cannot be sent to it, or why it counts as unhealthy.
+    pub reason: Option<String>,
+    /// Frames that were sent to it since it appeared.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The document. Sections that were not asked for are absent.
@@ -182,6 +210,77 @@ pub struct VipServiceState {
     pub method: Option<String>,
     /// `TCP/80`; none while the Service does not exist.
     pub ports: Vec<String>,
+    /// IPVS's name of how packets are spread: `mh`, `rr`, `wrr`, `sh`, `dh`, `lc`, `wlc`.
+    #[serde(default)]
+    pub scheduler: String,
+    /// How long and by what a client stays with its real server; null where it does not.
+    #[serde(default)]
+    pub persistence: Option<PersistenceState>,
+    /// Each UDP packet is scheduled by itself.
+    #[serde(default)]
+    pub one_packet: bool,
+    /// Fragments follow their first one.
+    #[serde(default)]
+    pub fragments: bool,
+    /// Real servers hand packets of unknown flows to the slot's former owner.
+    #[serde(default)]
+    pub second_chance: bool,
+    /// `fail-open` or `refuse`.
+    #[serde(default)]
+    pub when_all_fail: String,
+    /// How real servers are probed; null where readiness alone counts.
+    #[serde(default)]
+    pub health_check: Option<HealthCheckState>,
+    /// By port, in the order of `ports`, then by address.
+    #[serde(default)]
+    pub real_servers: Vec<RealServerState>,
+}
+
+/// A client stays with its real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersistenceState {
+    /// After the last packet.
+    pub seconds: u64,
+    /// Bits of an IPv4 address that make one client.
+    pub prefix4: u8,
+    /// Bits of an IPv6 address that make one client.
+    pub prefix6: u8,
+}
+
+/// How real servers are probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheckState {
+    /// As the annotation writes it: `tcp`, `http:/path`, `https:/path`, `grpc:service`, `udp`, `icmp`.
+    pub kind: String,
+    /// `Host` of an HTTP probe; null = the VIP.
+    pub host: Option<String>,
+    /// Where; null = the service's port.
+    pub port: Option<u16>,
+    /// From one probe to the next, in milliseconds.
+    pub interval_ms: u64,
+    /// For one answer, in milliseconds.
+    pub timeout_ms: u64,
+    /// Good answers in a row that make it healthy.
+    pub rise: u8,
+    /// Bad answers in a row that make it unhealthy.
+    pub fall: u8,
+}
+
+/// A real server behind one port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealServerState {
+    /// `TCP/80`.
+    pub port: String,
+    /// Where packets go.
+    pub address: IpAddr,
+    /// The node that it runs on, where that is known.
+    pub node: Option<String>,
+    /// 0 = no new flows.
+    pub weight: u32,
+    /// `ready`, or `draining`: it keeps its flows and gets no new ones.
+    pub readiness: String,
+    /// What the director knows of it; null where it forwards nothing to it.
+    pub live: Option<LiveRealServer>,
 }
 
 /// One route.
@@ -369,20 +468,71 @@ impl State {
 }
 
 fn vip_state(vip: &VipBinding, live: &impl Live) -> VipState {
-    let services = vip.services.iter().map(|service| VipServiceState {
-        service: format!("{}/{}", service.namespace, service.service),
-        method: service.method.map(|method| method.to_string()),
-        ports: service
-            .ports
-            .iter()
-            .map(|bound| format!("{}/{}", format!("{:?}", bound.protocol).to_ascii_uppercase(), bound.port))
-            .collect(),
-    });
     VipState {
         address: vip.address,
         served: live.vip_is_served(vip.address),
-        services: services.collect(),
+        services: vip.services.iter().map(|service| vip_service_state(vip.address, service, live)).collect(),
         origin: vip.origin.to_string(),
+    }
+}
+
+fn vip_service_state(vip: IpAddr, service: &VipService, live: &impl Live) -> VipServiceState {
+    let options = &service.options;
+    let real_servers = service.ports.iter().flat_map(|bound| {
+        bound.reals.iter().map(|real| RealServerState {
+            port: port_name(bound),
+            address: real.address,
+            node: real.node.as_deref().map(str::to_owned),
+            weight: real.weight,
+            readiness: match real.readiness {
+                config::Readiness::Ready => "ready",
+                config::Readiness::Draining => "draining",
+            }
+            .to_owned(),
+            live: live.real_server(vip, bound.protocol, bound.port, real.address),
+        })
+    });
+    VipServiceState {
+        service: format!("{}/{}", service.namespace, service.service),
+        method: service.method.map(|method| method.to_string()),
+        ports: service.ports.iter().map(port_name).collect(),
+        scheduler: options.scheduler.to_string(),
+        persistence: options.persistence.map(|persistence| PersistenceState {
+            seconds: persistence.timeout.as_secs(),
+            prefix4: persistence.prefix4,
+            prefix6: persistence.prefix6,
+        }),
+        one_packet: options.one_packet,
+        fragments: options.fragments,
+        second_chance: options.second_chance,
+        when_all_fail: match options.when_all_fail {
+            WhenAllFail::FailOpen => "fail-open",
+            WhenAllFail::Refuse => "refuse",
+        }
+        .to_owned(),
+        health_check: options.health.as_ref().map(health_check_state),
+        real_servers: real_servers.collect(),
+    }
+}
+
+fn port_name(bound: &VipPort) -> String {
+    format!("{}/{}", bound.protocol, bound.port)
+}
+
+fn health_check_state(check: &HealthCheck) -> HealthCheckState {
+    let host = match &check.kind {
+        ProbeKind::Http { host, .. } => host.as_deref(),
+        ProbeKind::Tcp | ProbeKind::Grpc { .. } | ProbeKind::Udp | ProbeKind::Icmp => None,
+    };
+    let milliseconds = |period: Duration| u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+    HealthCheckState {
+        kind: check.kind.to_string(),
+        host: host.map(str::to_owned),
+        port: check.port,
+        interval_ms: milliseconds(check.interval),
+        timeout_ms: milliseconds(check.timeout),
+        rise: check.rise,
+        fall: check.fall,
     }
 }
 

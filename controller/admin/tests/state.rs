@@ -123,9 +123,37 @@ fn desired() -> Desired {
             namespace: "shop".into(),
             service: "web".into(),
             method: Some(Method::Tunnel),
-            options: VipOptions::default(),
+            options: VipOptions {
+                scheduler: Scheduler::Wrr,
+                persistence: Some(Persistence { timeout: Duration::from_secs(300), prefix4: 24, prefix6: 64 }),
+                fragments: true,
+                health: Some(HealthCheck {
+                    kind: ProbeKind::Http { path: "/ready".into(), host: Some("web.example".into()), tls: true },
+                    port: Some(8443),
+                    interval: Duration::from_millis(500),
+                    ..HealthCheck::default()
+                }),
+                ..VipOptions::default()
+            },
             ports: [(TransportProtocol::Tcp, 80), (TransportProtocol::Udp, 53)]
-                .map(|(protocol, port)| VipPort { protocol, port, reals: Vec::new() })
+                .map(|(protocol, port)| VipPort {
+                    protocol,
+                    port,
+                    reals: vec![
+                        RealServer {
+                            address: "2001:db8:1::1".parse().expect("address"),
+                            weight: 3,
+                            readiness: sluicegate_config::Readiness::Ready,
+                            node: Some("node-a".into()),
+                        },
+                        RealServer {
+                            address: "2001:db8:1::2".parse().expect("address"),
+                            weight: 1,
+                            readiness: sluicegate_config::Readiness::Draining,
+                            node: None,
+                        },
+                    ],
+                })
                 .into(),
         }],
         origin: ObjectRef::new(Kind::ConfigMap, "system", "vips"),
@@ -158,6 +186,23 @@ impl Live for Running {
             BTreeMap::new()
         }
     }
+    fn real_server(
+        &self,
+        vip: IpAddr,
+        protocol: TransportProtocol,
+        port: u16,
+        address: IpAddr,
+    ) -> Option<LiveRealServer> {
+        let known = vip.to_string() == "2001:db8::10" && (protocol, port) == (TransportProtocol::Tcp, 80);
+        (known && address.to_string() == "2001:db8:1::1").then(|| LiveRealServer {
+            method: "TUNNEL".to_owned(),
+            healthy: Some(true),
+            reason: None,
+            packets: 7,
+            bytes: 448,
+        })
+    }
+
     fn vip_is_served(&self, _address: IpAddr) -> bool {
         true
     }
@@ -256,6 +301,42 @@ fn certificates_server_names_listeners_and_vips_are_listed() {
     assert!(vips[0].served);
     assert_eq!(vips[0].services[0].ports, ["TCP/80", "UDP/53"]);
     assert_eq!(vips[0].services[0].method.as_deref(), Some("TUNNEL"));
+}
+
+#[test]
+fn real_servers_are_listed_by_port_with_what_the_director_knows() {
+    let service = whole(&Running).vips.expect("asked for").remove(0).services.remove(0);
+    let text = serde_json::to_value(&service).expect("a document");
+    assert_eq!(text["scheduler"], "wrr");
+    assert_eq!(text["persistence"], serde_json::json!({"seconds": 300, "prefix4": 24, "prefix6": 64}));
+    assert_eq!(text["when_all_fail"], "fail-open");
+    assert_eq!((&text["one_packet"], &text["fragments"]), (&false.into(), &true.into()));
+    assert_eq!(
+        text["health_check"],
+        serde_json::json!({
+            "kind": "https:/ready", "host": "web.example", "port": 8443,
+            "interval_ms": 500, "timeout_ms": 3000, "rise": 2, "fall": 3,
+        })
+    );
+    let rows: Vec<_> = service
+        .real_servers
+        .iter()
+        .map(|real| {
+            let packets = real.live.as_ref().map(|live| live.packets);
+            (real.port.as_str(), real.address.to_string(), real.weight, real.readiness.as_str(), packets)
+        })
+        .collect();
+    let (first, second) = ("2001:db8:1::1".to_owned(), "2001:db8:1::2".to_owned());
+    assert_eq!(
+        rows,
+        [
+            ("TCP/80", first.clone(), 3, "ready", Some(7)),
+            ("TCP/80", second.clone(), 1, "draining", None),
+            ("UDP/53", first, 3, "ready", None),
+            ("UDP/53", second, 1, "draining", None),
+        ]
+    );
+    assert_eq!(service.real_servers[0].node.as_deref(), Some("node-a"));
 }
 
 #[test]
