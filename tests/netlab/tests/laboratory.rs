@@ -409,15 +409,17 @@ fn what_a_killed_process_left_is_swept() {
     if let Ok(prefix) = std::env::var(CRASHING) {
         return build_a_lab_and_wait_to_be_killed(&prefix);
     }
-    let prefix = "sg-netlab-crash";
+    // This test looks at all namespaces of its prefix, which another run of it must not share.
+    let prefix = &format!("sg-netlab-crash-{}", std::process::id());
     let places = || {
         let entries = std::fs::read_dir("/run/netns").expect("a folder");
         let names = entries.filter_map(|entry| entry.expect("an entry").file_name().into_string().ok());
-        names.filter(|name| name.starts_with(prefix)).count()
+        names.filter(|name| name.starts_with(prefix.as_str())).count()
     };
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--ignored", "--exact", "--nocapture", "what_a_killed_process_left_is_swept"])
         .env(CRASHING, prefix)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("a child");
@@ -448,9 +450,8 @@ fn build_a_lab_and_wait_to_be_killed(prefix: &str) {
     let lab = Lab::dsr(prefix, DsrTopology::default()).expect("a lab");
     let sleeper = lab.backends[0].namespace.spawn_process(sleep()).expect("a process");
     println!("\nsleeper={}", sleeper.id());
-    loop {
-        std::thread::park();
-    }
+    // Should the parent fail before it kills this, the pipe ends and the lab is taken away.
+    let _ = std::io::stdin().read_line(&mut String::new());
 }
 
 fn sleep() -> Command {
