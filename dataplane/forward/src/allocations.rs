@@ -261,9 +261,12 @@ impl Allocations {
             }
         }
         self.stray(strays);
-        self.tables.services.retain(|_, value| *value != Service::default());
         let led_to: BTreeSet<u16> = self.services().map(|(_, id)| id).collect();
-        self.stray_services = self.tables.services.keys().filter(|id| !led_to.contains(id)).copied().collect();
+        let stray = |(id, service): (&u16, &Service)| (service.ring_slots > 0 && !led_to.contains(id)).then_some(*id);
+        self.stray_services = self.tables.services.iter().filter_map(stray).collect();
+        for id in led_to {
+            self.tables.services.entry(id).or_default();
+        }
         for id in &self.stray_services {
             self.services.block(u32::from(*id));
         }

@@ -121,9 +121,8 @@ impl Planner<'_> {
     fn put_strays_right(&mut self) {
         self.stages.strays.append(&mut self.allocations.strays);
         for id in std::mem::take(&mut self.allocations.stray_services) {
-            self.allocations.tables.services.remove(&id);
+            self.clear_service(id);
             self.allocations.services.unblock(u32::from(id), self.allocations.epoch);
-            self.stages.services_removed.push(MapOp::Service { id, value: Service::default() });
         }
     }
 
@@ -237,10 +236,15 @@ impl Planner<'_> {
             let word = service_word(service_key(address, protocol_number(key.protocol), key.port), id);
             let ops = directory::remove_word(&mut self.allocations.tables, word);
             self.stages.words_removed.extend(ops);
-            if self.allocations.tables.services.remove(&id).is_some() {
-                self.stages.services_removed.push(MapOp::Service { id, value: Service::default() });
-            }
+            self.clear_service(id);
             self.allocations.services.retire(&key, self.allocations.epoch);
+        }
+    }
+
+    fn clear_service(&mut self, id: u16) {
+        let value = Service::default();
+        if self.allocations.tables.services.get(&id).is_some_and(|former| *former != value) {
+            write(self.allocations, &mut self.stages.services_removed, MapOp::Service { id, value });
         }
     }
 
