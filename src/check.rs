@@ -155,7 +155,9 @@ impl Reading {
             let services = vip.services.iter().map(|service| format!("{}/{}", service.namespace, service.service));
             let services = services.collect::<Vec<_>>().join(", ");
             let services = if services.is_empty() { "announced alone".to_owned() } else { services };
-            say(&vip.origin, format!("VIP {}: {services}", vip.address));
+            if vip.origin.kind == Kind::ConfigMap {
+                say(&vip.origin, format!("VIP {}: {services}", vip.address));
+            }
             for service in &vip.services {
                 let object = ObjectRef::new(Kind::Service, service.namespace.clone(), service.service.clone());
                 service.ports.iter().for_each(|port| say(&object, vip_line(vip.address, service, port)));

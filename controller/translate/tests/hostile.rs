@@ -58,6 +58,21 @@ const KEYS: [&str; 14] = [
     "auth-url",
 ];
 
+const SERVICE_KEYS: [&str; 12] = [
+    "vip",
+    "method",
+    "scheduler",
+    "weights",
+    "persistence",
+    "health-check",
+    "health-interval",
+    "health-timeout",
+    "health-rise",
+    "health-port",
+    "health-host",
+    "when-all-fail",
+];
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -65,6 +80,7 @@ proptest! {
     fn any_text_is_survived(
         texts in prop::collection::vec(text(), 16),
         key in prop::sample::select(&KEYS),
+        service_key in prop::sample::select(&SERVICE_KEYS),
         path_type in prop::sample::select(vec!["Exact", "Prefix", "ImplementationSpecific", ""]),
         number in any::<i32>(),
     ) {
@@ -89,6 +105,17 @@ proptest! {
                 "metadata": {"name": "odd", "namespace": "default"},
                 "spec": {"type": t(11), "externalName": t(12), "ports": [{"name": t(10), "port": number, "targetPort": t(13), "protocol": t(14)}]},
             }))),
+            Object::Service(read(json!({
+                "metadata": {"name": "asks", "namespace": "default", "annotations": {
+                    format!("sluicegate.io/{service_key}"): t(0), format!("sluicegate.io/{}", t(1)): t(2),
+                    "sluicegate.io/persistence": t(3),
+                }},
+                "spec": {
+                    "type": "LoadBalancer", "loadBalancerClass": "sluicegate.io/vip", "loadBalancerIP": t(4),
+                    "ports": [{"port": 80}], "sessionAffinity": "ClientIP",
+                    "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": number}},
+                },
+            }))),
             Object::Service(read(json!({"metadata": {"name": t(9), "namespace": "default"}, "spec": {"type": "ExternalName", "externalName": t(12)}}))),
             Object::EndpointSlice(read(json!({
                 "metadata": {"name": "odd", "namespace": "default", "labels": {"kubernetes.io/service-name": "odd"}},
@@ -98,7 +125,11 @@ proptest! {
             Object::ConfigMap(read(json!({"metadata": {"name": "vips", "namespace": "sluicegate-system"}, "data": {t(2): t(3), "192.0.2.10": t(4)}}))),
             Object::ConfigMap(read(json!({"metadata": {"name": "tcp", "namespace": "gateway"}, "data": {t(2): t(3), "5432": t(5)}}))),
         ];
-        let settings = Settings { tcp_services_configmap: Some("gateway/tcp".parse().expect("a name")), ..Settings::default() };
+        let settings = Settings {
+            tcp_services_configmap: Some("gateway/tcp".parse().expect("a name")),
+            vip_pools: vec!["0.0.0.0/0".parse().expect("a pool"), "::/0".parse().expect("a pool")],
+            ..Settings::default()
+        };
         let mut controller = Controller::new(settings);
         controller.apply(good().into_iter().chain(hostile).map(ObjectChange::Set), NOW);
 

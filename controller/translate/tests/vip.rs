@@ -194,3 +194,36 @@ fn one_configmap_binds_a_bounded_number_of_vips() {
     assert_eq!(controller.desired().vips.len(), sluicegate_config::vip::MAX_VIPS);
     assert_eq!(controller.rejections().count(), 2100 - sluicegate_config::vip::MAX_VIPS);
 }
+
+/// What `docs/vips.md` says about annotations is true: each value that it writes is taken without a word.
+#[test]
+fn documented_values_of_annotations_are_taken() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/vips.md");
+    let text = std::fs::read_to_string(path).expect("docs/vips.md");
+    let table = text.split("## Options").nth(1).expect("the section of options");
+    let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let mut values_tried = 0;
+    for row in table.lines().filter(|line| line.starts_with("| `sluicegate.io/")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let key = quoted(cells[0]).remove(0);
+        for value in quoted(cells[1]) {
+            // A long timeout needs a longer interval.
+            let interval = if key == "sluicegate.io/health-timeout" { "1h" } else { "5s" };
+            let base = ("sluicegate.io/health-interval", interval);
+            let base = if value == "off" { ("other.example/key", "") } else { base };
+            let annotations: BTreeMap<&str, &str> = [base, (key.as_str(), value.as_str())].into();
+            let mut controller = Controller::new(settings());
+            controller.apply(
+                [ObjectChange::Set(Object::Service(read(json!({
+                    "metadata": {"name": "web", "namespace": "default", "annotations": annotations},
+                    "spec": {"ports": [{"name": "tcp", "port": 80}, {"name": "udp", "port": 80, "protocol": "UDP"}]},
+                }))))],
+                NOW,
+            );
+            let said: Vec<String> = controller.rejections().map(ToString::to_string).collect();
+            assert!(said.is_empty(), "{key}: {value}: {said:?}");
+            values_tried += 1;
+        }
+    }
+    assert!(values_tried > 30, "{values_tried} values were found in the table");
+}

@@ -1,8 +1,12 @@
 //! Annotations of a Service: how it is served on virtual IPs. A bad value leaves the default in force.
 
+use crate::facts::service::ServicePort;
 use crate::facts::virtual_service::{AskedMethod, Problem, VirtualService};
 use sluicegate_config::vip::MAX_WEIGHT;
-use sluicegate_config::{HealthCheck, HostName, Method, Persistence, ProbeKind, Scheduler, Verdict, WhenAllFail};
+use sluicegate_config::{
+    HealthCheck, HostName, Method, Persistence, ProbeKind, Scheduler, TransportProtocol, Verdict, WhenAllFail,
+};
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -19,10 +23,15 @@ pub(crate) fn field(key: &str) -> String {
     format!("metadata.annotations[\"{key}\"]")
 }
 
+/// Bad entries of one list that are named; of the others only the number is said.
+pub(crate) const NAMED_ENTRIES: usize = 8;
+
 /// Reads annotations in the order of their keys, and then what they say together.
 pub(crate) struct Reader<'a> {
     /// The Service has ports of TCP, so that it is probed by default.
     tcp: bool,
+    /// It has ports of UDP.
+    udp: bool,
     into: &'a mut VirtualService,
     probe: Probe,
 }
@@ -42,8 +51,10 @@ struct Probe {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(tcp: bool, into: &'a mut VirtualService) -> Self {
-        Self { tcp, into, probe: Probe::default() }
+    pub(crate) fn new(ports: &[ServicePort], into: &'a mut VirtualService) -> Self {
+        let has = |protocol| ports.iter().any(|port| port.protocol == protocol);
+        let (tcp, udp) = (has(TransportProtocol::Tcp), has(TransportProtocol::Udp));
+        Self { tcp, udp, into, probe: Probe::default() }
     }
 
     /// One annotation; the key with its prefix.
@@ -58,7 +69,13 @@ impl<'a> Reader<'a> {
                 Ok(persistence) => self.into.options.persistence = persistence,
                 Err(remedy) => self.refuse(key, value, remedy),
             },
-            "one-packet" => self.into.options.one_packet = self.boolean(key, value),
+            "one-packet" => {
+                self.into.options.one_packet = self.boolean(key, value);
+                if self.into.options.one_packet && !self.udp {
+                    let reason = format!("annotation {key} has no effect on a Service without a port of UDP");
+                    self.say(key, Verdict::Ignored, reason, "remove the annotation");
+                }
+            }
             "fragments" => self.into.options.fragments = self.boolean(key, value),
             "second-chance" => self.into.options.second_chance = self.boolean(key, value),
             "when-all-fail" => match value {
@@ -105,6 +122,21 @@ impl<'a> Reader<'a> {
                 ),
             }
         }
+        let serves = match kind {
+            ProbeKind::Icmp => true,
+            ProbeKind::Udp => self.udp,
+            ProbeKind::Tcp | ProbeKind::Http { .. } | ProbeKind::Grpc { .. } => self.tcp,
+        };
+        if !serves && probe.port.is_none() {
+            self.say(
+                "sluicegate.io/health-check",
+                Verdict::Rejected,
+                format!("annotation sluicegate.io/health-check: the Service has no port that {kind} could probe"),
+                "name one in sluicegate.io/health-port, or use another kind of check",
+            );
+            self.into.options.health = None;
+            return;
+        }
         let default = HealthCheck::default();
         let interval = probe.interval.unwrap_or(default.interval);
         let mut timeout = probe.timeout.unwrap_or(default.timeout.min(interval));
@@ -141,32 +173,32 @@ impl<'a> Reader<'a> {
     }
 
     fn weights(&mut self, key: &str, value: &str) {
+        let remedy = "write weights from 0 to 65535, as in 192.0.2.1=3,192.0.2.2=1";
+        let mut bad = 0;
         for entry in value.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             let parsed = entry.split_once('=').and_then(|(address, weight)| {
                 let address = address.trim().parse::<IpAddr>().ok()?;
                 let weight = number(weight.trim()).filter(|weight| *weight <= MAX_WEIGHT)?;
                 Some((address, weight))
             });
-            let problem = match parsed {
-                None => Some(format!("annotation {key} has the entry {entry:?}, which is not ADDRESS=WEIGHT")),
-                Some((address, weight)) => match self.into.weights.entry(address) {
-                    std::collections::btree_map::Entry::Vacant(free) => {
-                        free.insert(weight);
-                        None
-                    }
-                    std::collections::btree_map::Entry::Occupied(_) => {
-                        Some(format!("annotation {key} has a second weight for {address}, which is not used"))
-                    }
-                },
+            let reason = match parsed.map(|(address, weight)| (self.into.weights.entry(address), weight)) {
+                Some((Entry::Vacant(free), weight)) => {
+                    free.insert(weight);
+                    continue;
+                }
+                Some((Entry::Occupied(first), _)) => {
+                    format!("annotation {key} has a second weight for {}, which is not used", first.key())
+                }
+                None => format!("annotation {key} has the entry {:?}, which is not ADDRESS=WEIGHT", brief(entry)),
             };
-            if let Some(reason) = problem {
-                self.say(
-                    key,
-                    Verdict::Rejected,
-                    reason,
-                    "write weights from 0 to 65535, as in 192.0.2.1=3,192.0.2.2=1",
-                );
+            bad += 1;
+            if bad <= NAMED_ENTRIES {
+                self.say(key, Verdict::Rejected, reason, remedy);
             }
+        }
+        if bad > NAMED_ENTRIES {
+            let reason = format!("annotation {key} has {} more entries that are not used", bad - NAMED_ENTRIES);
+            self.say(key, Verdict::Rejected, reason, remedy);
         }
     }
 
@@ -240,7 +272,8 @@ impl<'a> Reader<'a> {
 
     fn refuse(&mut self, key: &str, value: &str, remedy: &str) {
         let reason = format!(
-            "annotation {key} has the value {value:?}, which is not one of its values; the default is in force"
+            "annotation {key} has the value {:?}, which is not one of its values; the default is in force",
+            brief(value)
         );
         self.say(key, Verdict::Rejected, reason, remedy);
     }
@@ -270,7 +303,7 @@ pub(crate) fn method(text: &str) -> Result<Option<Method>, Wrong> {
         method @ ("NAT" | "PROXY") => {
             not_there(method, "use DR, TUNNEL or GUE, and let the real servers hold the VIP and answer by themselves")
         }
-        _ => Err(Wrong { reason: format!("{text:?} is not a method"), remedy: "use DR, TUNNEL or GUE" }),
+        _ => Err(Wrong { reason: format!("{:?} is not a method", brief(text)), remedy: "use DR, TUNNEL or GUE" }),
     }
 }
 
@@ -340,6 +373,11 @@ fn duration(text: &str) -> Option<Duration> {
         "h" => Some(Duration::from_secs(amount * 3600)),
         _ => None,
     }
+}
+
+/// The beginning of a text, for a sentence: whoever writes objects decides how long it is.
+pub(crate) fn brief(text: &str) -> &str {
+    text.char_indices().nth(64).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Digits alone: `+5` is a number to Rust and a slip to everybody else.

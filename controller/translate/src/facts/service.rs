@@ -61,8 +61,7 @@ impl Service {
                 Err(why) => bad_ports.push((index, why.into())),
             }
         }
-        let tcp = ports.iter().any(|port: &ServicePort| port.protocol == TransportProtocol::Tcp);
-        let virtual_service = VirtualService::read(object, tcp);
+        let virtual_service = VirtualService::read(object, &ports);
         Self { external, ports: ports.into(), virtual_service, bad_ports: bad_ports.into() }
     }
 

@@ -1,17 +1,21 @@
 //! What a Service says about being bound to virtual IPs: its annotations, session affinity and type.
 
 use super::note;
+use super::service::ServicePort;
 use crate::annotations::OWN_PREFIX;
 use crate::annotations::service::{self, Reader};
 use k8s_openapi::api::core::v1 as api;
 use sluicegate_config::settings::LOAD_BALANCER_CLASS;
-use sluicegate_config::{Method, ObjectRef, Persistence, Rejection, Settings, Verdict, VipOptions};
+use sluicegate_config::{Method, ObjectRef, Persistence, Rejection, Settings, TransportProtocol, Verdict, VipOptions};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// The annotation that asks for addresses.
 const VIP_ANNOTATION: &str = "sluicegate.io/vip";
+
+/// Addresses that one Service may ask for.
+const MAX_ADDRESSES: usize = 16;
 
 /// What differs from a Service that says nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -68,7 +72,8 @@ impl Problem {
 
 impl VirtualService {
     /// `None` where nothing is said, as most Services do.
-    pub(crate) fn read(object: &api::Service, tcp: bool) -> Option<Box<Self>> {
+    pub(crate) fn read(object: &api::Service, ports: &[ServicePort]) -> Option<Box<Self>> {
+        let tcp = ports.iter().any(|port| port.protocol == TransportProtocol::Tcp);
         let spec = object.spec.as_ref();
         let annotations = object.metadata.annotations.iter().flatten();
         let own: Vec<(&str, &str)> = annotations
@@ -77,7 +82,7 @@ impl VirtualService {
             .collect();
         let mut read = Self { options: default_options(tcp), ..Self::default() };
         read.options.persistence = spec.and_then(session_affinity);
-        let mut reader = Reader::new(tcp, &mut read);
+        let mut reader = Reader::new(ports, &mut read);
         for (key, value) in own.iter().filter(|(key, _)| *key != VIP_ANNOTATION) {
             reader.annotation(key, value);
         }
@@ -130,16 +135,22 @@ impl VirtualService {
         });
     }
 
-    /// The good ones of a list, each once and in its order.
+    /// The good ones of a list, each once and in its order; as many as one Service may ask for.
     fn addresses(&mut self, field: &str, list: &str) -> Vec<IpAddr> {
         let mut addresses = Vec::new();
-        for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let texts = list.split(',').map(str::trim).filter(|text| !text.is_empty());
+        for (index, text) in texts.enumerate() {
+            if index == MAX_ADDRESSES {
+                let reason = format!("those after the first {MAX_ADDRESSES} addresses are not taken");
+                self.problems.push(Problem::rejected(field, reason, "bind the Service in the VIP ConfigMap"));
+                break;
+            }
             match text.parse::<IpAddr>() {
                 Ok(address) if addresses.contains(&address) => {}
                 Ok(address) => addresses.push(address),
                 Err(_) => self.problems.push(Problem::rejected(
                     field,
-                    format!("{text:?} is not an IP address"),
+                    format!("{:?} is not an IP address", service::brief(text)),
                     "write addresses separated by commas, as in 192.0.2.10,2001:db8::10",
                 )),
             }
