@@ -361,7 +361,9 @@ impl Objects {
         if self.settings.vip_configmap == key {
             let new = object.map(|object| Vips::read(object, reference)).unwrap_or_default();
             if new != self.vips {
-                dirty.vips.extend(self.vips.bindings.keys().chain(new.bindings.keys()));
+                let (old, new_ones) = (&self.vips.bindings, &new.bindings);
+                let moved = |address: &&IpAddr| old.get(address) != new_ones.get(address);
+                dirty.vips.extend(old.keys().chain(new_ones.keys()).filter(moved));
                 self.vips = new;
                 let bound = self.vips.bindings.iter();
                 self.vips_of = bound

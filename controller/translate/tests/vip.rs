@@ -125,6 +125,24 @@ fn a_slice_makes_exactly_the_vips_of_its_service_dirty() {
 }
 
 #[test]
+fn a_line_of_the_configmap_moves_its_vip_alone() {
+    let mut objects = Objects::new(&settings());
+    let dirty = |objects: &mut Objects, lines: &[(&str, &str)]| -> Vec<String> {
+        objects.apply(vips(lines)).vips.iter().map(ToString::to_string).collect()
+    };
+    let first =
+        [("192.0.2.1", "default/a"), ("192.0.2.2", "default/b"), ("192.0.2.3", ""), ("2001-db8--1", "default/a")];
+    assert_eq!(dirty(&mut objects, &first).len(), 4);
+    assert!(dirty(&mut objects, &first).is_empty());
+    let second =
+        [("192.0.2.1", "default/a:DR"), ("192.0.2.2", "default/b"), ("192.0.2.4", ""), ("2001-db8--1", "default/a")];
+    assert_eq!(dirty(&mut objects, &second), ["192.0.2.1", "192.0.2.3", "192.0.2.4"]);
+    assert_eq!(dirty(&mut objects, &second[..3]), ["2001:db8::1"]);
+    let slice_of_a = objects.apply(slice("a", 1, json!({})));
+    assert!(slice_of_a.vips.iter().eq(&[ip("192.0.2.1")]), "{:?}", slice_of_a.vips);
+}
+
+#[test]
 fn a_service_that_asks_elsewhere_frees_what_it_had() {
     let mut objects = Objects::new(&settings());
     objects.apply(balancer("asks", "2026-01-01T00:00:00Z", "192.0.2.9"));
