@@ -98,19 +98,19 @@ impl Bridge {
     /// Lets nothing pass between the host and the switch, while the host keeps its carrier: it is cut off and does not
     /// notice. It ends when the [`Fault`] is dropped.
     pub fn cut_off(&self, host: &Namespace) -> Result<Fault, LabError> {
-        fault::drop_share(&self.namespace, self.port(host)?, Direction::Both, 1.0)
+        self.lose(host, Direction::Both, 1.0)
     }
 
     /// Loses that share (0 to 1) of the frames between the host and the switch, at random. It ends when the [`Fault`]
     /// is dropped.
     pub fn lose(&self, host: &Namespace, direction: Direction, share: f64) -> Result<Fault, LabError> {
-        fault::drop_share(&self.namespace, self.port(host)?, direction, share)
+        self.namespace.lose(self.port(host)?, direction.as_the_switch_sees_it(), share)
     }
 
     /// Keeps ICMP "fragmentation needed" and ICMPv6 "packet too big" away from the host, and from all others if it
     /// sends them, as careless firewalls do. It ends when the [`Fault`] is dropped.
     pub fn drop_too_big_errors(&self, host: &Namespace) -> Result<Fault, LabError> {
-        fault::drop_too_big_errors(&self.namespace, self.port(host)?)
+        self.namespace.drop_too_big_errors(self.port(host)?)
     }
 
     fn join(

@@ -83,6 +83,11 @@ impl Capture {
         self.shared.lock().frames.clone()
     }
 
+    /// How many of the frames that were seen so far are wanted.
+    pub fn count(&self, wanted: impl Fn(&Frame) -> bool) -> usize {
+        self.shared.lock().frames.iter().filter(|frame| wanted(frame)).count()
+    }
+
     /// How many frames were not kept because the capture was full.
     pub fn left_out(&self) -> u64 {
         self.shared.lock().left_out

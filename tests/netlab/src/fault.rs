@@ -11,7 +11,7 @@ pub struct Fault {
     _attachments: Vec<Attachment>,
 }
 
-/// Which frames are meant, seen from the host at a port of a bridge.
+/// Which frames are meant, seen from the host, also where a switch loses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Those that the host sends.
@@ -28,24 +28,38 @@ impl Fault {
     }
 }
 
-/// Drops that share (0 to 1) of the frames that pass a port. At the switch's side, because a host's own tc programs see
-/// neither what its XDP program takes nor what it sends.
-pub(crate) fn drop_share(switch: &Namespace, port: &str, direction: Direction, share: f64) -> Result<Fault, LabError> {
-    let program = drop_at_random(share);
-    let hooks: &[Hook] = match direction {
-        Direction::FromHost => &[Hook::Ingress],
-        Direction::ToHost => &[Hook::Egress],
-        Direction::Both => &[Hook::Ingress, Hook::Egress],
-    };
-    let attached: Result<Vec<_>, _> = hooks.iter().map(|hook| switch.attach(port, *hook, &program)).collect();
-    Ok(Fault::new(attached?))
+impl Namespace {
+    /// Loses that share (0 to 1) of the frames at an interface, at random, until the [`Fault`] is dropped. What an XDP
+    /// program of the host takes or sends is not lost: for such hosts there is [`Bridge::lose`](crate::Bridge::lose).
+    pub fn lose(&self, interface: &str, direction: Direction, share: f64) -> Result<Fault, LabError> {
+        let hooks: &[Hook] = match direction {
+            Direction::FromHost => &[Hook::Egress],
+            Direction::ToHost => &[Hook::Ingress],
+            Direction::Both => &[Hook::Ingress, Hook::Egress],
+        };
+        attach(self, interface, hooks, &drop_at_random(share))
+    }
+
+    /// Keeps ICMP "fragmentation needed" and ICMPv6 "packet too big" from passing an interface either way, as careless
+    /// firewalls do, until the [`Fault`] is dropped.
+    pub fn drop_too_big_errors(&self, interface: &str) -> Result<Fault, LabError> {
+        attach(self, interface, &[Hook::Ingress, Hook::Egress], &too_big_filter())
+    }
 }
 
-/// Drops ICMP "fragmentation needed" and ICMPv6 "packet too big", both ways.
-pub(crate) fn drop_too_big_errors(switch: &Namespace, port: &str) -> Result<Fault, LabError> {
-    let program = too_big_filter();
-    let hooks = [Hook::Ingress, Hook::Egress];
-    let attached: Result<Vec<_>, _> = hooks.iter().map(|hook| switch.attach(port, *hook, &program)).collect();
+impl Direction {
+    /// The same, seen from the other end of the wire.
+    pub(crate) fn as_the_switch_sees_it(self) -> Self {
+        match self {
+            Self::FromHost => Self::ToHost,
+            Self::ToHost => Self::FromHost,
+            Self::Both => Self::Both,
+        }
+    }
+}
+
+fn attach(namespace: &Namespace, interface: &str, hooks: &[Hook], program: &Program) -> Result<Fault, LabError> {
+    let attached: Result<Vec<_>, _> = hooks.iter().map(|hook| namespace.attach(interface, *hook, program)).collect();
     Ok(Fault::new(attached?))
 }
 

@@ -1,12 +1,10 @@
 //! The laboratory: it makes namespaces, joins them, and takes all of it away again. It decides nothing about what runs
 //! in them.
 
-use std::path::PathBuf;
-
 use crate::names::{Owner, check_label, namespace_name, owner_of};
 use crate::slow_wire::SlowWire;
 use crate::wire::{self, WireOptions};
-use crate::{Bridge, LabError, Namespace, namespace};
+use crate::{Bridge, LabError, Namespace, mounts, namespace};
 
 /// A network of namespaces that lives as long as this value.
 ///
@@ -20,7 +18,7 @@ pub struct Lab {
     serial: u32,
     labels: Vec<String>,
     slow_wires: Vec<SlowWire>,
-    places: Vec<PathBuf>,
+    names: Vec<String>,
 }
 
 impl Lab {
@@ -40,16 +38,16 @@ impl Lab {
             serial,
             labels: Vec::new(),
             slow_wires: Vec::new(),
-            places: Vec::new(),
+            names: Vec::new(),
         })
     }
 
     /// Removes the namespaces of labs of that prefix whose process is dead, and kills what still runs in them. Says
     /// how many there were.
     pub fn sweep(prefix: &str) -> usize {
-        let stale = namespace::existing();
+        let stale = mounts::existing();
         let stale = stale.iter().filter(|name| owner_of(prefix, name).is_some_and(|owner| !owner.lives()));
-        stale.map(|name| namespace::remove(&namespace::path_of(name))).count()
+        stale.map(|name| namespace::remove(name)).count()
     }
 
     /// Makes a host: a namespace with `lo` up and nothing else. The label is unique in the lab.
@@ -61,7 +59,7 @@ impl Lab {
         }
         let made = Namespace::create(label, namespace_name(&self.prefix, self.owner, self.serial, label))?;
         self.labels.push(label.to_owned());
-        self.places.push(made.path());
+        self.names.push(made.name().to_owned());
         Ok(made)
     }
 
@@ -92,8 +90,8 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.slow_wires.clear();
-        for place in &self.places {
-            namespace::remove(place);
+        for name in &self.names {
+            namespace::remove(name);
         }
     }
 }

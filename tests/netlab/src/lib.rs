@@ -29,6 +29,7 @@ mod error;
 mod fault;
 mod frame;
 mod lab;
+mod mounts;
 mod names;
 mod namespace;
 mod netlink;

@@ -13,14 +13,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::bpf::{Attachment, Hook, Program};
-use crate::{Capture, Frame, FrameSender, LabError, Process, netlink};
-
-/// Where `ip netns` and `nsenter` look for named namespaces.
-pub(crate) const DIRECTORY: &str = "/run/netns";
+use crate::{Capture, Frame, FrameSender, LabError, Process, mounts, netlink};
 
 /// A namespace of a [`Lab`](crate::Lab). Clones are the same namespace. It goes when the lab is dropped; a handle that
 /// is kept longer can still be entered, but its links are gone.
@@ -40,16 +36,16 @@ impl Namespace {
     /// Makes a namespace under `/run/netns/<name>`, with `lo` up, and without the noise and delays of IPv6 address
     /// detection.
     pub(crate) fn create(label: &str, name: String) -> Result<Self, LabError> {
-        let path = path_of(&name);
-        fs::create_dir_all(DIRECTORY).map_err(LabError::system(format!("making {DIRECTORY}")))?;
+        let path = mounts::name_path(&name);
+        fs::create_dir_all(mounts::NAMES).map_err(LabError::system(format!("making {}", mounts::NAMES)))?;
         let made = OpenOptions::new().write(true).create_new(true).open(&path);
         made.map_err(LabError::system(format!("making {}", path.display())))?;
-        let opened = mount_fresh(&path).and_then(|()| File::open(&path));
-        let file = opened.map_err(LabError::system(format!("making the namespace {name}"))).inspect_err(|_| {
-            remove(&path);
-        })?;
+        let opened = mount_fresh(&name).and_then(|()| File::open(&path));
+        let file = opened
+            .map_err(LabError::system(format!("making the namespace {name} (is this root, with CAP_SYS_ADMIN?)")))
+            .inspect_err(|_| mounts::remove(&name))?;
         let namespace = Self { shared: Arc::new(Shared { label: label.to_owned(), name, file: file.into() }) };
-        namespace.prepare().inspect_err(|_| remove(&path))?;
+        namespace.prepare().inspect_err(|_| mounts::remove(namespace.name()))?;
         Ok(namespace)
     }
 
@@ -65,7 +61,13 @@ impl Namespace {
 
     /// The file under `/run/netns`.
     pub fn path(&self) -> PathBuf {
-        path_of(&self.shared.name)
+        mounts::name_path(&self.shared.name)
+    }
+
+    /// A BPF file system of its own, which programs that are started in the namespace see as `/sys/fs/bpf`: the pins of
+    /// two directors do not meet, and those of a killed one are there for its successor. It goes with the lab.
+    pub fn bpf_directory(&self) -> PathBuf {
+        mounts::bpf_path(&self.shared.name)
     }
 
     /// Runs the closure on a thread inside of the namespace and waits for it. A panic goes on in the caller.
@@ -97,11 +99,13 @@ impl Namespace {
         })
     }
 
-    /// Starts a program inside of the namespace. It is killed when the [`Process`] is dropped, and, should this process
+    /// Starts a program inside of the namespace, with a `/sys` that shows the namespace's interfaces and its
+    /// [`bpf_directory`](Self::bpf_directory) as `/sys/fs/bpf`. It is killed when the [`Process`] is dropped, and, should this process
     /// die before, by the next [`Lab::sweep`](crate::Lab::sweep).
     pub fn spawn_process(&self, mut command: Command) -> Result<Process, LabError> {
         let what = format!("starting {:?} in {}", command.get_program(), self.label());
-        let child = self.run(|| command.spawn()).map_err(LabError::system(what))?;
+        let spawn = || mounts::see_own_sys(self.name()).and_then(|()| command.spawn());
+        let child = self.run(spawn).map_err(LabError::system(what))?;
         Ok(Process::new(child))
     }
 
@@ -277,32 +281,16 @@ impl Namespace {
     }
 }
 
-/// The namespaces that are there by name.
-pub(crate) fn existing() -> Vec<String> {
-    let Ok(entries) = fs::read_dir(DIRECTORY) else {
-        return Vec::new();
-    };
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    names.sort();
-    names
-}
-
-pub(crate) fn path_of(name: &str) -> PathBuf {
-    Path::new(DIRECTORY).join(name)
-}
-
-/// Kills what still runs in the namespace, other than this process, and removes its name. The kernel then removes its
-/// links.
-pub(crate) fn remove(path: &Path) {
-    if let Ok(namespace) = fs::metadata(path) {
+/// Kills what still runs in the namespace, other than this process, and removes its name and mounts. The kernel then
+/// removes its links.
+pub(crate) fn remove(name: &str) {
+    if let Ok(namespace) = fs::metadata(mounts::name_path(name)) {
         for pid in processes_in(&namespace) {
             // One that ends by itself in between is as good.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
-    // A file that was never mounted upon, or is gone already, needs no more than what follows.
-    let _ = unmount(path, UnmountFlags::DETACH);
-    let _ = fs::remove_file(path);
+    mounts::remove(name);
 }
 
 /// Processes whose first thread is in the namespace, without this one.
@@ -319,18 +307,12 @@ fn processes_in(namespace: &fs::Metadata) -> Vec<rustix::process::Pid> {
     inside.filter_map(rustix::process::Pid::from_raw).collect()
 }
 
-/// Makes a namespace and mounts it on the file.
-fn mount_fresh(path: &Path) -> io::Result<()> {
-    let inside = || {
-        #[allow(unsafe_code, reason = "the one way to make a namespace")]
-        // SAFETY: only the network namespace of a thread that ends here is unshared; file descriptors stay shared.
-        unsafe {
-            unshare_unsafe(UnshareFlags::NEWNET)?;
-        }
-        mount_bind("/proc/thread-self/ns/net", path)
-    };
-    let made = thread::scope(|scope| scope.spawn(inside).join());
-    Ok(made.unwrap_or(Err(rustix::io::Errno::IO))?)
+/// Makes what lies behind a name, on a thread that ends here.
+fn mount_fresh(name: &str) -> io::Result<()> {
+    mounts::make_bpf(name)?;
+    let path = mounts::name_path(name);
+    let made = thread::scope(|scope| scope.spawn(|| mounts::make_namespace(&path)).join());
+    made.unwrap_or_else(|_| Err(rustix::io::Errno::IO.into()))
 }
 
 fn sysctl_path(key: &str) -> PathBuf {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sluicegate_netlab::topology::{DsrLab, DsrTopology, Host};
 use sluicegate_netlab::traffic::{TcpClient, TcpEcho, UdpEcho, ping, udp_ask};
-use sluicegate_netlab::{Direction, Hook, Instruction, Lab, LabError, Program, WireOptions};
+use sluicegate_netlab::{Direction, Frame, Hook, Instruction, Lab, LabError, Namespace, Program, WireOptions};
 
 /// For what must happen, on a machine of any load.
 const SURELY: Duration = Duration::from_secs(20);
@@ -276,6 +276,93 @@ fn a_host_of_a_switch_can_be_far_away() {
 
 #[test]
 #[ignore = "needs root: network namespaces"]
+fn backends_hold_a_vip_without_telling() {
+    let lab = Lab::dsr("sg-netlab", DsrTopology::default()).expect("a lab");
+    let client = &lab.clients[0].namespace;
+    for vip in [IpAddr::from(DsrLab::vip4(1)), DsrLab::vip6(1).into()] {
+        for backend in &lab.backends {
+            backend.namespace.hold_vip(vip).expect("held");
+        }
+        let capture = lab.lan.capture(&lab.router).expect("a capture");
+        assert!(ping(client, vip, 56, MEANWHILE).is_err());
+        let asks = |frame: &Frame| match vip {
+            IpAddr::V4(vip) => frame.is_arp_request_for(vip),
+            IpAddr::V6(vip) => frame.is_neighbor_solicitation_for(vip),
+        };
+        assert!(capture.wait_for(asks, SURELY).is_some(), "the router asks who has {vip}");
+        assert_eq!(capture.count(|frame| frame.claims(vip)), 0, "nobody says so");
+
+        // What a director does by L2 delivery: the packet comes to one backend.
+        let chosen = &lab.backends[1].namespace;
+        lab.router.set_neighbour("lan", vip, chosen.mac("eth0").expect("one")).expect("set");
+        let _echo = TcpEcho::start(chosen, "chosen", (vip, 80).into()).expect("a server");
+        let mut connection = TcpClient::connect(client, (vip, 80).into(), SURELY).expect("a connection");
+        connection.echo(&[7; 10_000]).expect("the same bytes");
+        assert_eq!(connection.server(), "chosen");
+        let reply = |frame: &Frame| frame.ip_source() == Some(vip) && frame.tcp_flags().is_some();
+        assert!(capture.wait_for(reply, SURELY).is_some(), "replies go straight to the router");
+        assert_eq!(capture.count(|frame| frame.claims(vip)), 0);
+        lab.backends[1].namespace.drop_vip(vip).expect("dropped");
+        assert!(ping(client, vip, 56, MEANWHILE).is_err());
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn programs_see_their_namespace_and_pins_of_their_own() {
+    let mut lab = Lab::new("sg-netlab").expect("a lab");
+    let (one, other) = (lab.namespace("one").expect("a host"), lab.namespace("other").expect("a host"));
+    lab.connect(&one, "eth7", &other, "eth8", WireOptions::default()).expect("a wire");
+    let shell = |host: &Namespace, script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        host.spawn_process(command).expect("a process").wait(SURELY).expect("its end").success()
+    };
+    assert!(shell(&one, "test -e /sys/class/net/eth7 && ! test -e /sys/class/net/eth8"));
+    assert!(shell(&one, "mkdir /sys/fs/bpf/pins"));
+    assert!(shell(&one, "test -d /sys/fs/bpf/pins"), "they outlive the program");
+    assert!(one.bpf_directory().join("pins").is_dir());
+    assert!(!shell(&other, "test -d /sys/fs/bpf/pins"));
+    assert!(!std::path::Path::new("/sys/fs/bpf/pins").exists(), "the host's are its own");
+    let place = one.bpf_directory();
+    drop(lab);
+    assert!(!place.exists());
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn hosts_check_what_they_receive() {
+    let mut lab = Lab::new("sg-netlab").expect("a lab");
+    let mut lan = lab.bridge("lan").expect("a switch");
+    let (one, other) = (lab.namespace("one").expect("a host"), lab.namespace("other").expect("a host"));
+    lan.attach(&one, "eth0", WireOptions::default()).expect("a wire");
+    lan.attach(&other, "eth0", WireOptions::default()).expect("a wire");
+    other.add_address("eth0", "192.0.2.2/24").expect("an address");
+    other.set_neighbour("eth0", "192.0.2.1".parse().expect("good"), one.mac("eth0").expect("one")).expect("set");
+    let echo = UdpEcho::start(&other, "other", ([192, 0, 2, 2], 7).into()).expect("a server");
+    let sender = one.frame_sender("eth0").expect("a sender");
+    let replies = one.capture_if("eth0", |frame| frame.ports().is_some_and(|(from, _)| from == 7)).expect("a capture");
+    let datagram = |checksum: u16, source_port: u16| {
+        let mut ip = vec![0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+        let sum = internet_checksum(&ip).to_be_bytes();
+        ip[10..12].copy_from_slice(&sum);
+        let udp = [&source_port.to_be_bytes()[..], &[0, 7, 0, 9], &checksum.to_be_bytes(), b"x"].concat();
+        let macs = [other.mac("eth0").expect("one"), one.mac("eth0").expect("one")].concat();
+        [macs, vec![8, 0], ip, udp].concat()
+    };
+    let right = |source_port: u16| {
+        let pseudo =
+            [&[192, 0, 2, 1, 192, 0, 2, 2, 0, 17, 0, 9][..], &source_port.to_be_bytes(), &[0, 7, 0, 9, 0, 0, b'x', 0]];
+        internet_checksum(&pseudo.concat())
+    };
+    sender.send(&datagram(right(1001) ^ 1, 1001)).expect("sent");
+    sender.send(&datagram(right(1002), 1002)).expect("sent");
+    assert!(replies.wait_for(|frame| frame.ports() == Some((7, 1002)), SURELY).is_some());
+    assert_eq!(echo.answered(), 1, "the one with the wrong checksum was dropped");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
 fn frames_are_sent_as_they_are() {
     let mut lab = Lab::new("sg-netlab").expect("a lab");
     let mut lan = lab.bridge("lan").expect("a switch");
@@ -491,10 +578,15 @@ fn has_good_tcp_checksum(frame: &[u8]) -> bool {
     bytes.extend([0, 6]);
     bytes.extend((length as u16).to_be_bytes());
     bytes.extend(segment);
-    let sum: u64 = bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum();
-    let mut folded = sum;
-    while folded > 0xffff {
-        folded = (folded & 0xffff) + (folded >> 16);
+    internet_checksum(&bytes) == 0
+}
+
+/// RFC 1071.
+fn internet_checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u64 =
+        bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
     }
-    folded == 0xffff
+    !(sum as u16)
 }
