@@ -15,6 +15,9 @@ const OPTION_NONE: u8 = 1;
 const OPTION_MSS: u8 = 2;
 /// A TCP header has room for so many bytes of options.
 const OPTIONS_ROOM: usize = 40;
+/// Options that are looked at, paddings included: stacks put the MSS first, and the kernel's verifier follows every way
+/// through them.
+const MOST_OPTIONS: usize = 10;
 
 /// A frame on its way out, whose checksums the network card may still have to complete.
 pub trait Outgoing: Packet {
@@ -78,7 +81,7 @@ fn clamped<P: Outgoing, T: HostTables>(packet: &mut P, tables: &T) -> Option<Rea
 #[inline(always)]
 fn mss_option<P: Packet>(packet: &P, start: usize, length: usize) -> Option<(usize, u16)> {
     let mut at = 0;
-    for _ in 0..OPTIONS_ROOM {
+    for _ in 0..MOST_OPTIONS {
         if at + 4 > length || at >= OPTIONS_ROOM {
             return None;
         }

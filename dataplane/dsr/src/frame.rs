@@ -48,29 +48,3 @@ pub(crate) fn address6(header: &[u8; 40], at: usize) -> Address {
         |i: usize| u32::from_ne_bytes([header[at + i], header[at + i + 1], header[at + i + 2], header[at + i + 3]]);
     [word(0), word(4), word(8), word(12)]
 }
-
-/// Ones' complement sum of a header of 20 bytes, folded: 0xffff if its checksum is right.
-#[inline(always)]
-pub(crate) fn sum20(header: &[u8; 20]) -> u16 {
-    let mut sum = 0u32;
-    let mut at = 0;
-    while at < 20 {
-        sum += u32::from(u16::from_be_bytes([header[at], header[at + 1]]));
-        at += 2;
-    }
-    fold(sum)
-}
-
-/// Ones' complement sum in 16 bits.
-#[inline(always)]
-pub(crate) const fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
-}
-
-/// The checksum after one 16-bit word that it covers became another (RFC 1624, equation 3).
-#[must_use]
-#[inline(always)]
-pub const fn replaced_checksum(checksum: u16, from: u16, to: u16) -> u16 {
-    !fold(!checksum as u32 + !from as u32 + to as u32)
-}

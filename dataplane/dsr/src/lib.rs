@@ -16,7 +16,6 @@ mod unwrap;
 mod verdict;
 
 pub use clamp::{Outgoing, clamp};
-pub use frame::replaced_checksum;
 pub use probe::{ProbeVerdict, probe};
 pub use unwrap::{HostTables, unwrap};
 pub use verdict::{Reason, Verdict};

@@ -7,12 +7,11 @@
 use crate::ecn;
 use crate::frame::{
     ETHERTYPE_IP4, ETHERTYPE_IP6, PROTOCOL_IP4, PROTOCOL_IP6, PROTOCOL_UDP, address4, address6, network,
-    replaced_checksum, sum20,
 };
 use crate::layout::{Bound, HostControl};
 use crate::verdict::{Reason, Verdict};
-use sluicegate_l4::Packet;
 use sluicegate_l4::layout::{Address, GUE_PORT};
+use sluicegate_l4::{Packet, checksum};
 
 /// What a real server knows of itself and its directors.
 pub trait HostTables {
@@ -119,7 +118,7 @@ fn outer4<P: Packet>(packet: &P, at: usize) -> Option<Outer> {
         ecn: header[1] & 3,
         fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
         // Directors send no options; with some, the inner checksums are what protects the packet.
-        intact: length != 20 || sum20(header) == 0xffff,
+        intact: length != 20 || checksum::fold(checksum::sum(header)) == 0xffff,
         payload: at + length,
         end: at + total,
     })
@@ -194,8 +193,8 @@ fn settle4<P: Packet, T: HostTables>(packet: &mut P, tables: &T, outer: &Outer, 
     let from = u16::from_be_bytes([header[0], header[1]]);
     let to = (from & !3) | u16::from(ecn);
     if from != to {
-        let checksum = replaced_checksum(u16::from_be_bytes([header[10], header[11]]), from, to).to_be_bytes();
-        (header[1], header[10], header[11]) = (to as u8, checksum[0], checksum[1]);
+        let sum = checksum::update(u16::from_be_bytes([header[10], header[11]]), from, to).to_be_bytes();
+        (header[1], header[10], header[11]) = (to as u8, sum[0], sum[1]);
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ reasons! {
     NoRoom = 12, "no_room";
     /// Left as it was: no SYN-ACK of a VIP.
     NotSynAck = 13, "not_syn_ack";
-    /// Left as it was: a SYN-ACK whose MSS fits, or that has none.
+    /// Left as it was: a SYN-ACK whose MSS fits, or that has none among its first options.
     MssFits = 14, "mss_fits";
     /// MSS lowered.
     Clamped = 15, "clamped";
@@ -81,11 +81,11 @@ reasons! {
     Probed = 16, "probed";
     /// Pass: a probe of the real server that is this machine.
     ProbedLocal = 17, "probed_local";
-    /// Dropped: a probe to a real server that the tables do not hold.
+    /// Dropped: a probe to a real server that the tables do not hold, or that nobody can be led to.
     ProbeUnknown = 18, "probe_unknown";
     /// Dropped: a probe that does not fit into the tunnel.
     ProbeTooBig = 19, "probe_too_big";
-    /// Dropped: a probe that is not IP, or is cut off.
+    /// Dropped: a probe that is not IP, is cut off, or has no hops left.
     ProbeMalformed = 20, "probe_malformed";
 }
 

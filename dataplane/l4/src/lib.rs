@@ -16,6 +16,7 @@ mod icmp;
 pub mod layout;
 pub mod maglev;
 mod ndp;
+mod own;
 mod parse;
 mod path;
 mod select;
@@ -23,4 +24,5 @@ pub mod verdict;
 
 pub use access::{FlowPlaces, Packet, Tables};
 pub use flow::IDLE_STAMPS;
+pub use own::deliver_own;
 pub use path::forward;

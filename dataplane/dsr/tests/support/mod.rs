@@ -2,8 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use sluicegate_dsr::layout::{Bound, HostControl};
-use sluicegate_dsr::{HostTables, Outgoing, Reason, Verdict, replaced_checksum};
+use sluicegate_dsr::{HostTables, Outgoing, Reason, Verdict};
 use sluicegate_l4::Packet;
+use sluicegate_l4::checksum::update;
 use sluicegate_l4::layout::{Address, Backend, GUE_PORT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -59,7 +60,7 @@ impl Packet for Frame {
 impl Outgoing for Frame {
     fn replace(&mut self, at: usize, bytes: [u8; 2], checksum: usize, from: u16, to: u16) -> bool {
         let Some(field) = self.view_mut::<2>(checksum) else { return false };
-        *field = replaced_checksum(u16::from_be_bytes(*field), from, to).to_be_bytes();
+        *field = update(u16::from_be_bytes(*field), from, to).to_be_bytes();
         self.view_mut::<2>(at).map(|value| *value = bytes).is_some()
     }
 }
@@ -371,7 +372,7 @@ pub fn clamp_cases() -> Vec<ClampCase> {
     let mss = |value: u16| [&[2, 4][..], &value.to_be_bytes()].concat();
     let usual = |value: u16| [&mss(value)[..], &[4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7]].concat();
     let odd = |value: u16| [&[1][..], &mss(value), &[1, 1, 1]].concat();
-    let last = |value: u16| [&[1; 36][..], &mss(value)].concat();
+    let late = |padding: usize, value: u16| [&vec![1; padding][..], &mss(value), &vec![1; 36 - padding]].concat();
     let case = |name, before, reason, mss| ClampCase { name, before, reason, mss };
     let (c, fits) = (Reason::Clamped, Reason::MssFits);
     vec![
@@ -381,7 +382,8 @@ pub fn clamp_cases() -> Vec<ClampCase> {
         case("with ECE", syn_ack(VIP4, CLIENT4, 0x52, &usual(1460)), c, Some((22, MTU - 40))),
         case("at an odd offset", syn_ack(VIP4, CLIENT4, 0x12, &odd(1460)), c, Some((23, MTU - 40))),
         case("at an odd offset, v6", syn_ack(VIP6, CLIENT6, 0x12, &odd(1440)), c, Some((23, MTU - 60))),
-        case("as the last option", syn_ack(VIP4, CLIENT4, 0x12, &last(1460)), c, Some((58, MTU - 40))),
+        case("as the tenth option", syn_ack(VIP4, CLIENT4, 0x12, &late(9, 1460)), c, Some((31, MTU - 40))),
+        case("behind ten options", syn_ack(VIP4, CLIENT4, 0x12, &late(10, 1460)), fits, Some((32, 1460))),
         case("fits exactly", syn_ack(VIP4, CLIENT4, 0x12, &usual(MTU - 40)), fits, Some((22, MTU - 40))),
         case("is small", syn_ack(VIP4, CLIENT4, 0x12, &usual(536)), fits, Some((22, 536))),
         case("no options", syn_ack(VIP4, CLIENT4, 0x12, &[]), fits, None),
@@ -413,9 +415,15 @@ pub fn backend(kind: u8) -> Backend {
         kind,
         head_len: u8::try_from(head.len()).expect("short"),
         mtu: 1500 - u16::try_from(head.len().saturating_sub(14)).expect("short"),
-        egress: 1,
+        egress: 9,
         ..Backend::default()
     };
+    if head.len() >= 34 && head[14] >> 4 == 4 {
+        let mut outer = head[14..34].to_vec();
+        outer[2..4].fill(0);
+        outer[10..12].fill(0);
+        backend.checksum = !checksum(&[&outer]);
+    }
     backend.head[..head.len()].copy_from_slice(&head);
     backend
 }

@@ -28,13 +28,17 @@ mod bpf {
     #[map]
     static HOST: Array<HostControl> = Array::with_max_entries(1, 0);
     #[map]
-    static DIRECTORS: HashMap<Address, u32> = HashMap::with_max_entries(MAX_DIRECTORS, 0);
+    static DIRECTORS: HashMap<Key, u32> = HashMap::with_max_entries(MAX_DIRECTORS, 0);
     #[map]
-    static ENDPOINTS: HashMap<Address, u32> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
+    static ENDPOINTS: HashMap<Key, u32> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
     #[map]
-    static BOUND: HashMap<Address, Bound> = HashMap::with_max_entries(MAX_BOUND, 0);
+    static BOUND: HashMap<Key, Bound> = HashMap::with_max_entries(MAX_BOUND, 0);
     #[map]
     static HOST_REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+
+    /// Aligned, because the compiler writes it by eight bytes and the verifier wants those aligned on the stack.
+    #[repr(C, align(8))]
+    struct Key(Address);
 
     struct Maps;
 
@@ -46,18 +50,18 @@ mod bpf {
 
         #[inline(always)]
         fn is_endpoint(&self, address: &Address) -> bool {
-            ENDPOINTS.get_ptr(address).is_some()
+            ENDPOINTS.get_ptr(Key(*address)).is_some()
         }
 
         #[inline(always)]
         fn is_director(&self, address: &Address) -> bool {
-            DIRECTORS.get_ptr(address).is_some()
+            DIRECTORS.get_ptr(Key(*address)).is_some()
         }
 
         #[inline(always)]
         fn bound(&self, address: &Address) -> Option<Bound> {
             // SAFETY: four bytes, which are read whole; a VIP that is removed meanwhile gives the value before or after.
-            BOUND.get_ptr(address).map(|bound| unsafe { *bound })
+            BOUND.get_ptr(Key(*address)).map(|bound| unsafe { *bound })
         }
     }
 
