@@ -43,7 +43,7 @@ impl Lab {
     }
 
     /// Removes the namespaces of labs of that prefix whose process is dead, and kills what still runs in them. Says
-    /// how many there were.
+    /// how many there were. A process of another container counts as dead, should it share `/run/netns`.
     pub fn sweep(prefix: &str) -> usize {
         let stale = mounts::existing();
         let stale = stale.iter().filter(|name| owner_of(prefix, name).is_some_and(|owner| !owner.lives()));

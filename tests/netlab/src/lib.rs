@@ -6,6 +6,27 @@
 //! (`CAP_SYS_ADMIN`, `CAP_NET_ADMIN`, `CAP_NET_RAW`, `CAP_BPF`). While a [`Lab`] lives, its namespaces can be visited:
 //! `nsenter --net=/run/netns/<name>`.
 //!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use sluicegate_netlab::Lab;
+//! use sluicegate_netlab::topology::DsrTopology;
+//! use sluicegate_netlab::traffic::{TcpClient, TcpEcho};
+//!
+//! # fn main() -> Result<(), sluicegate_netlab::LabError> {
+//! let lab = Lab::dsr("sg-example", DsrTopology::default())?;
+//! let (client, backend) = (&lab.clients[0], &lab.backends[0]);
+//! let capture = lab.lan.capture(&backend.namespace)?;
+//! let server = (backend.ipv4, 8080).into();
+//! let _echo = TcpEcho::start(&backend.namespace, "backend1", server)?;
+//! let mut connection = TcpClient::connect(&client.namespace, server, Duration::from_secs(5))?;
+//! connection.echo(b"hello")?;
+//! assert_eq!(connection.server(), "backend1");
+//! assert!(capture.stop().iter().any(|frame| frame.is_arp_reply_for(backend.ipv4)));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What the kernel asks for
 //!
 //! - A veth hands over packets whose checksum is not computed yet, and TCP segments larger than the MTU. A packet that
@@ -15,6 +36,7 @@
 //!   with a native XDP program of its own or with GRO on. The ports of a [`Bridge`] have a program that passes
 //!   everything; for other wires there is [`Namespace::accept_xdp_frames`]. GRO is not used for this, because captures
 //!   would show merged segments.
+//! - On wires with an MTU beyond some 3,500 bytes a native XDP program must be loaded with `xdp.frags`.
 //! - The kernel takes VLAN tags out of a received frame before captures see it.
 //! - Captures see neither what an XDP program took from an interface nor what it sent from there: capture at the peer,
 //!   as [`Bridge::capture`] does.
