@@ -53,7 +53,7 @@ pub struct Observed {
     pub drained: BTreeSet<IpAddr>,
     /// Weights for `lc` and `wlc` that follow the flow counts ([`crate::weights`]); without one the configured weight
     /// counts.
-    pub weights: BTreeMap<(ServiceKey, IpAddr), u32>,
+    pub weights: BTreeMap<(ServiceKey, IpAddr), u16>,
 }
 
 /// Everything that is to be served.
@@ -125,6 +125,9 @@ pub struct FleetReal {
     pub address: IpAddr,
     /// Its share among the others, 0..=65535; 0 = no new flows.
     pub weight: u16,
+    /// The share that was configured (1 where the scheduler does not look at weights), which `weight` departs from where
+    /// it follows flow counts.
+    pub configured: u16,
     /// Whether it answers.
     pub status: Status,
     /// How packets reach it, or why they do not.
@@ -356,20 +359,17 @@ impl Survey<'_> {
         } else {
             Status::Healthy
         };
-        let configured = real.weight.min(u32::from(u16::MAX));
-        let weight = match options.scheduler {
-            _ if configured == 0 => 0,
-            Scheduler::Rr => 1,
-            Scheduler::Lc | Scheduler::Wlc => match self.observed.weights.get(&observed) {
-                Some(measured) => *measured,
-                None if options.scheduler == Scheduler::Lc => 1,
-                None => configured,
-            },
-            Scheduler::Mh | Scheduler::Wrr | Scheduler::Sh | Scheduler::Dh => configured,
+        let configured = match options.scheduler {
+            Scheduler::Rr | Scheduler::Lc => u16::from(real.weight > 0),
+            Scheduler::Mh | Scheduler::Wrr | Scheduler::Sh | Scheduler::Dh | Scheduler::Wlc => {
+                u16::try_from(real.weight).unwrap_or(u16::MAX)
+            }
         };
+        let measured = self.observed.weights.get(&observed).filter(|_| configured > 0);
         FleetReal {
             address: real.address,
-            weight: u16::try_from(weight).unwrap_or(u16::MAX),
+            weight: measured.copied().filter(|_| follows_flows(options.scheduler)).unwrap_or(configured),
+            configured,
             status,
             delivery: self.delivery(real.address, method),
         }
@@ -379,6 +379,11 @@ impl Survey<'_> {
         let topology = self.topology;
         self.deliveries.entry((real, method)).or_insert_with(|| deliver(topology, real, method).map(Arc::new)).clone()
     }
+}
+
+/// True where weights follow flow counts.
+pub(crate) const fn follows_flows(scheduler: Scheduler) -> bool {
+    matches!(scheduler, Scheduler::Lc | Scheduler::Wlc)
 }
 
 /// How `real` is reached by `method`.

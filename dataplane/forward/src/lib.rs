@@ -16,3 +16,4 @@ pub mod status;
 pub mod tables;
 pub mod tap;
 pub mod topology;
+pub mod weights;

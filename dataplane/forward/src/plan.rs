@@ -114,7 +114,10 @@ struct Admitted<'a> {
 struct WantedBackend {
     /// A way to it, if any service that uses it has one.
     delivery: Option<Arc<Delivery>>,
+    /// Its flows stay.
     alive: bool,
+    /// It gets new flows. Who never did has no flows to keep, and so needs no record.
+    in_ring: bool,
 }
 
 impl Planner<'_> {
@@ -193,10 +196,13 @@ impl Planner<'_> {
         let mut wanted: BTreeMap<BackendKey, WantedBackend> = BTreeMap::new();
         for service in admitted.services.values() {
             for (real, standing) in service.standings() {
-                let backend = wanted
-                    .entry(BackendKey::of(service, real))
-                    .or_insert(WantedBackend { delivery: None, alive: false });
+                let backend = wanted.entry(BackendKey::of(service, real)).or_insert(WantedBackend {
+                    delivery: None,
+                    alive: false,
+                    in_ring: false,
+                });
                 backend.alive |= standing != Standing::Dead;
+                backend.in_ring |= standing == Standing::InRing;
                 if backend.delivery.is_none() {
                     backend.delivery = real.delivery.as_ref().ok().cloned();
                 }
@@ -205,8 +211,11 @@ impl Planner<'_> {
         for (key, backend) in &wanted {
             let Some(delivery) = backend.delivery.as_ref().filter(|_| backend.alive) else { continue };
             // Who finds no id is reported where rings miss it.
-            let known = self.allocations.backends.get(key);
-            let Some(id) = known.or_else(|| self.allocations.backends.claim(*key)).map(narrow) else { continue };
+            let id = match self.allocations.backends.get(key) {
+                None if backend.in_ring => self.allocations.backends.claim(*key),
+                known => known,
+            };
+            let Some(id) = id.map(narrow) else { continue };
             let former = self.allocations.tables.backends.get(&id).copied().unwrap_or_default();
             let value =
                 Backend { alive: 1, generation: former.generation, owner: key.owner, ..record(key.address, delivery) };

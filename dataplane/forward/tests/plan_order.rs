@@ -145,6 +145,7 @@ impl Sketch {
         FleetReal {
             address,
             weight,
+            configured: weight,
             status: match status {
                 0 => Status::Healthy,
                 1 => Status::Unhealthy("connection refused".into()),

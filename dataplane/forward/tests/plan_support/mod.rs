@@ -38,7 +38,13 @@ pub fn key(vip: &str, port: u16) -> ServiceKey {
 /// A real server that is on the link, healthy, of weight 1.
 pub fn real(address: &str) -> FleetReal {
     let address = ip(address);
-    FleetReal { address, weight: 1, status: Status::Healthy, delivery: Ok(Arc::new(way(address, Method::L2, 1))) }
+    FleetReal {
+        address,
+        weight: 1,
+        configured: 1,
+        status: Status::Healthy,
+        delivery: Ok(Arc::new(way(address, Method::L2, 1))),
+    }
 }
 
 /// A way to a real server whose next hop has a MAC address that ends so.
