@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -83,17 +83,16 @@ impl Failure {
 
     /// What the network or the real server did to a socket at `step`.
     pub(crate) fn remote(error: &io::Error, step: Step) -> Self {
-        match Errno::from_io_error(error) {
-            Some(Errno::CONNREFUSED) => Self::Refused,
-            Some(Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE) => Self::Reset(step),
-            Some(Errno::HOSTUNREACH) => Self::Unreachable("no route to host".into()),
-            Some(Errno::NETUNREACH | Errno::NETDOWN) => Self::Unreachable("no route to network".into()),
-            Some(Errno::ACCESS) => Self::Unreachable("administratively prohibited".into()),
-            Some(Errno::NOPROTOOPT) => Self::Unreachable("protocol not supported".into()),
-            Some(Errno::TIMEDOUT) => Self::Unreachable("no answer from the network".into()),
-            Some(errno) => Self::Other(errno.to_string().into(), step),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed(step),
-            None => Self::Other(error.to_string().into(), step),
+        // By kind, not by number: the HTTP/2 library keeps only that of the errors it passes on.
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => Self::Reset(step),
+            ErrorKind::UnexpectedEof => Self::Closed(step),
+            ErrorKind::HostUnreachable => Self::Unreachable("no route to host".into()),
+            ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => Self::Unreachable("no route to network".into()),
+            ErrorKind::PermissionDenied => Self::Unreachable("administratively prohibited".into()),
+            ErrorKind::TimedOut => Self::Unreachable("no answer from the network".into()),
+            _ => Self::Other(error.to_string().into(), step),
         }
     }
 

@@ -6,7 +6,6 @@
 
 use crate::failure::{Failure, Step};
 use crate::probe::Attempt;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -77,8 +76,6 @@ async fn exchange(
         match (&mut stream).take(room).read_buf(&mut answer).await {
             Ok(0) => return Err(attempt.closed()),
             Ok(_) => {}
-            // A TLS server that closes without close_notify.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(attempt.closed()),
             Err(error) => return Err(attempt.tls_failed(&error)),
         }
     };

@@ -1,4 +1,4 @@
-//! The thread: changes are told, thousands of targets fit, stopping is quick. Servers are on loopback.
+//! The thread: changes are told, the way is asked, stopping is quick. Servers are on loopback.
 
 use sluicegate_config::{HealthCheck, ProbeKind, TransportProtocol};
 use sluicegate_health::{Change, Failure, Health, HealthSettings, Target, Way};
@@ -89,43 +89,6 @@ fn targets_that_left_are_forgotten_and_what_is_no_target_is_healthy() {
 }
 
 #[test]
-fn two_thousand_targets_on_one_thread() {
-    // Half of them are served, by addresses of loopback that all reach one listener; half are refused.
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
-    let open = listener.local_addr().expect("an address").port();
-    let closed = TcpListener::bind((LOOPBACK, 0)).and_then(|taken| taken.local_addr()).expect("an address").port();
-    thread::spawn(move || listener.incoming().for_each(drop));
-    let real = |number: u16| IpAddr::V4(Ipv4Addr::from(0x7f01_0000 + u32::from(number)));
-    let concurrency = 64;
-    let settings = HealthSettings { concurrency, ..HealthSettings::default() };
-    let (sender, changes) = mpsc::channel();
-    let tell = move |change| {
-        let _ = sender.send(change);
-    };
-    let threads = threads();
-    let health = Health::start(settings, direct, tell).expect("it starts");
-    let one = check(Duration::from_millis(500), 2);
-    let of = |number: u16| Target { real: real(number), ..target(if number < 1000 { open } else { closed }) };
-    health.set_targets((0..2000).map(|number| (of(number), Arc::clone(&one))).collect());
-    let mut failed = 0;
-    let mut most_open = 0;
-    until("verdicts on all", || {
-        failed += changes.try_iter().inspect(|change| assert!(!change.verdict.healthy, "{change:?}")).count();
-        most_open = most_open.max(sockets());
-        failed == 1000 && health.snapshot().values().all(|status| status.last.is_some())
-    });
-    assert!(threads_below(threads + 8), "one thread for all targets");
-    // Others of this file run beside it and have a few of their own.
-    assert!(most_open < 2 * concurrency + 64, "{most_open} sockets for {concurrency} probes at a time");
-    for (target, status) in health.snapshot() {
-        assert_eq!(status.verdict.healthy, target.port == open, "{target}: {status:?}");
-    }
-    let began = Instant::now();
-    drop(health);
-    assert!(began.elapsed() < LONG / 6, "stopping waits for no probe");
-}
-
-#[test]
 fn stopping_cuts_off_what_hangs() {
     // The backlog accepts connections, nobody answers.
     let listener = TcpListener::bind((LOOPBACK, 0)).expect("a port");
@@ -139,20 +102,4 @@ fn stopping_cuts_off_what_hangs() {
     drop(health);
     assert!(began.elapsed() < LONG / 6);
     assert_eq!(changes.recv_timeout(LONG).ok(), None, "its end is no verdict");
-}
-
-/// Threads of this process.
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").expect("procfs").count()
-}
-
-fn threads_below(limit: usize) -> bool {
-    threads() < limit
-}
-
-/// Open sockets of this process.
-fn sockets() -> usize {
-    let open = std::fs::read_dir("/proc/self/fd").expect("procfs").flatten();
-    let links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
 }

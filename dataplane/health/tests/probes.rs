@@ -201,14 +201,14 @@ async fn refusing_and_resetting() {
         assert_eq!(ask(free_port().await, kind.clone(), PATIENT).await, Err(Failure::Refused), "{kind:?}");
         let resets = scripted([Scripted::AwaitBytes(1), Scripted::Reset]).await;
         let failure = ask(resets.address(), kind.clone(), PATIENT).await.expect_err("no answer");
-        assert!(matches!(failure, Failure::Reset(_)), "{kind:?}: {failure}");
+        assert!(matches!(failure, Failure::Reset(_)), "{kind:?}: {failure:?}");
         let closes = scripted([Scripted::AwaitBytes(1), Scripted::Close]).await;
         let failure = ask(closes.address(), kind.clone(), PATIENT).await.expect_err("no answer");
         // Closing with bytes unread is a reset on the wire.
-        assert!(matches!(failure, Failure::Reset(_) | Failure::Closed(_)), "{kind:?}: {failure}");
+        assert!(matches!(failure, Failure::Reset(_) | Failure::Closed(_)), "{kind:?}: {failure:?}");
         let finishes = scripted([]).await;
         let failure = ask(finishes.address(), kind.clone(), PATIENT).await.expect_err("no answer");
-        assert!(matches!(failure, Failure::Closed(_) | Failure::Reset(_) | Failure::Http2(_)), "{kind:?}: {failure}");
+        assert!(matches!(failure, Failure::Closed(_) | Failure::Reset(_) | Failure::Http2(_)), "{kind:?}: {failure:?}");
     }
 }
 
