@@ -9,6 +9,7 @@
 
 use crate::access::{FlowPlaces, Tables};
 use crate::layout::{Backend, Control, FLOW_WAYS, flow_word};
+use crate::parse::Transport;
 
 /// A confirmed flow that has been silent for so many stamps (of 8 seconds: a quarter of an hour) may lose its place.
 pub const IDLE_STAMPS: u32 = 113;
@@ -16,6 +17,7 @@ pub const IDLE_STAMPS: u32 = 113;
 const STAMP_MASK: u64 = (1 << flow_word::STAMP_BITS) - 1;
 const BACKEND_MASK: u64 = (1 << flow_word::BACKEND_BITS) - 1;
 const GENERATION_MASK: u64 = (1 << flow_word::GENERATION_BITS) - 1;
+const CONFIRMED_SHIFT: u32 = flow_word::CONFIRMED.trailing_zeros();
 const LOWER: u64 = (1 << flow_word::SIGNATURE_SHIFT) - 1;
 
 /// The word of one flow.
@@ -57,12 +59,25 @@ impl Entry {
         (stamp.wrapping_sub((self.0 >> flow_word::STAMP_SHIFT) as u32)) & STAMP_MASK as u32
     }
 
-    /// The same entry, seen at `stamp`.
+    /// How ready it is to be replaced, if its backend is still there: tentative ones before all confirmed ones, each by age.
     #[inline(always)]
-    pub(crate) const fn seen(self, stamp: u32, confirmed: bool) -> Self {
+    const fn readiness(self, stamp: u32) -> u32 {
+        let tentative = !(self.0 >> CONFIRMED_SHIFT) as u32 & 1;
+        tentative << flow_word::STAMP_BITS | self.age(stamp)
+    }
+
+    /// The same entry after a packet at `stamp`: confirmed, unless that opens the connection or ends it at once.
+    #[inline(always)]
+    pub(crate) const fn seen(self, stamp: u32, transport: Transport) -> Self {
+        let confirmed = self.0 >> CONFIRMED_SHIFT | !transport.opens();
+        self.marked(stamp, confirmed & !transport.resets() & 1)
+    }
+
+    /// The same entry, with this stamp, and confirmed by 1 or tentative by 0.
+    #[inline(always)]
+    pub(crate) const fn marked(self, stamp: u32, confirmed: u64) -> Self {
         let kept = self.0 & !(STAMP_MASK << flow_word::STAMP_SHIFT) & !flow_word::CONFIRMED;
-        let confirmed = if confirmed { flow_word::CONFIRMED } else { 0 };
-        Self(kept | (stamp as u64 & STAMP_MASK) << flow_word::STAMP_SHIFT | confirmed)
+        Self(kept | (stamp as u64 & STAMP_MASK) << flow_word::STAMP_SHIFT | confirmed << CONFIRMED_SHIFT)
     }
 
     #[inline(always)]
@@ -96,7 +111,8 @@ impl<S: FlowPlaces> Found<S> {
 #[inline(always)]
 pub(crate) fn find<T: Tables>(tables: &T, mask: u32, hash: u64) -> Option<Found<impl FlowPlaces>> {
     let set = tables.flow_set(hash as u32 & mask)?;
-    for way in 0..FLOW_WAYS {
+    for step in 0..FLOW_WAYS {
+        let way = way(hash, step);
         let word = set.load(way);
         if (word ^ hash) >> flow_word::SIGNATURE_SHIFT == 0 {
             let entry = Entry(word);
@@ -114,45 +130,46 @@ pub(crate) fn remember<T: Tables>(tables: &T, mask: u32, hash: u64, entry: Entry
     };
     let stamp = (entry.0 >> flow_word::STAMP_SHIFT & STAMP_MASK) as u32;
     let word = entry.signed(hash);
-    // Where all are equal the place is a matter of chance, so that no way is worn out before the others.
-    let start = (hash >> 40) as usize;
-    for way in 0..FLOW_WAYS {
+    for step in 0..FLOW_WAYS {
+        let way = way(hash, step);
         let old = set.load(way);
         if old == 0 || (old ^ hash) >> flow_word::SIGNATURE_SHIFT == 0 {
             set.store(way, word);
             return true;
         }
     }
-    let mut best = 0;
-    let mut best_way = 0;
     for step in 0..FLOW_WAYS {
-        let way = start.wrapping_add(step) % FLOW_WAYS;
-        let worth = readiness(tables, Entry(set.load(way)), stamp);
-        if worth > best {
-            best = worth;
-            best_way = way;
+        let way = way(hash, step);
+        if is_gone(tables, Entry(set.load(way))) {
+            set.store(way, word);
+            return true;
         }
     }
-    if best > 0 {
-        set.store(best_way % FLOW_WAYS, word);
+    // The place is part of what is compared: one number has the answer. The first of equals wins, by the order of ways.
+    let mut best = 0;
+    for step in 0..FLOW_WAYS {
+        let worth = Entry(set.load(way(hash, step))).readiness(stamp) << 3 | (FLOW_WAYS - 1 - step) as u32;
+        if worth > best {
+            best = worth;
+        }
     }
-    best > 0
+    if best >> 3 <= IDLE_STAMPS {
+        return false;
+    }
+    set.store(way(hash, FLOW_WAYS - 1 - (best as usize & (FLOW_WAYS - 1))), word);
+    true
 }
 
-/// How ready an entry is to be replaced; 0 = not at all.
+/// The order in which a flow looks at the places of its set begins with chance: most are found in the first.
 #[inline(always)]
-fn readiness<T: Tables>(tables: &T, entry: Entry, stamp: u32) -> u32 {
-    const GONE: u32 = 1 << 17;
-    const TENTATIVE: u32 = 1 << 16;
-    let is_current = match tables.backend(entry.backend()) {
-        Some(backend) => entry.is_of(&backend),
-        None => false,
-    };
-    let age = entry.age(stamp);
-    match (is_current, entry.is_confirmed()) {
-        (false, _) => GONE,
-        (true, false) => TENTATIVE + age,
-        (true, true) if age > IDLE_STAMPS => age,
-        (true, true) => 0,
+const fn way(hash: u64, step: usize) -> usize {
+    ((hash >> (flow_word::SIGNATURE_SHIFT - 3)) as usize).wrapping_add(step) & (FLOW_WAYS - 1)
+}
+
+#[inline(always)]
+fn is_gone<T: Tables>(tables: &T, entry: Entry) -> bool {
+    match tables.backend(entry.backend()) {
+        Some(backend) => !entry.is_of(&backend),
+        None => true,
     }
 }

@@ -157,7 +157,7 @@ fn error<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) 
     let vip = datagram.vip;
     let control = tables.control().ok_or(Verdict::Drop(Reason::TableFault))?;
     let quoted = quote(packet, datagram).map_err(|reason| unserved(vip, reason))?;
-    let transport = Transport { ports: quoted.ports, ..Transport::NONE };
+    let transport = Transport::of_ports(quoted.ports);
     let id = directory::find_service(tables, vip, quoted.protocol, transport.destination())
         .ok_or(unserved(vip, Reason::IcmpUnknownFlow))?;
     let service = tables.service(id).ok_or(Verdict::Drop(Reason::TableFault))?;

@@ -1,5 +1,8 @@
 //! From bytes to a datagram: Ethernet with up to two VLAN tags, IPv4 with options, IPv6 with extension headers.
 //!
+//! Small types that travel inside of others are aligned to a word: a compiler that moves them as one must not do so across
+//! a boundary, which the kernel's verifier forbids on the stack.
+//!
 //! Nothing here drops what is not for a VIP: the destination is read first, and the rest is judged only after it was
 //! found in the directory.
 
@@ -31,10 +34,13 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// Bytes of an Ethernet header without tags.
 pub(crate) const ETHERNET: usize = 14;
 
+/// Mask that covers the length of a link header.
+const LONGEST_LINK: usize = 31;
+
 /// Extension headers that are followed.
 const MAX_EXTENSIONS: usize = 6;
-/// Bytes of extension headers that are followed.
-const MAX_EXTENSION_BYTES: usize = 512;
+/// Bytes of extension headers that are followed: a mask that covers them.
+const MAX_EXTENSION_BYTES: usize = 511;
 
 /// The link header.
 #[derive(Clone, Copy)]
@@ -54,6 +60,7 @@ pub(crate) enum Family {
 
 /// Part of a larger datagram?
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(align(8))]
 pub(crate) enum Fragment {
     /// The whole of it.
     No,
@@ -112,6 +119,7 @@ pub(crate) fn link<P: Packet>(packet: &P) -> Option<Link> {
         if is_tag(link.ethertype) {
             link = Link { length: ETHERNET + 8, ethertype: be16(packet.view::<2>(ETHERNET + 6)?, 0) };
         }
+        link.length = packet.opaque(link.length) & LONGEST_LINK;
     }
     Some(link)
 }
@@ -205,7 +213,7 @@ pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datag
     if is_extension(datagram.protocol) {
         let upper = extensions(packet, datagram.protocol, datagram.transport, datagram.end())?;
         datagram.protocol = upper.protocol;
-        datagram.transport = upper.offset;
+        datagram.transport = link + 40 + (packet.opaque(upper.offset - link - 40) & MAX_EXTENSION_BYTES);
         datagram.fragment = upper.fragment;
     }
     Ok(datagram)
@@ -264,25 +272,47 @@ pub(crate) fn extensions<P: Packet>(packet: &P, protocol: u8, offset: usize, end
     if is_extension(upper.protocol) { Err(Reason::TooManyHeaders) } else { Ok(upper) }
 }
 
-/// What the ports and flags of a transport header say of the flow.
+/// What the ports and flags of a transport header say of the flow, in one word: the ports in the lower half, the flags of
+/// TCP above. Flags are asked as numbers, not by branches: so the verifier has one state to follow, not one for each.
 #[derive(Clone, Copy)]
-pub(crate) struct Transport {
-    /// Source and destination port as they lie, as one little-endian number (the source port is in the low half).
-    pub(crate) ports: u32,
-    /// TCP SYN without ACK, or SCTP INIT.
-    pub(crate) opens: bool,
-    /// TCP RST.
-    pub(crate) resets: bool,
-}
+pub(crate) struct Transport(u64);
 
 impl Transport {
     /// Of protocols without ports.
-    pub(crate) const NONE: Self = Self { ports: 0, opens: false, resets: false };
+    pub(crate) const NONE: Self = Self(0);
+
+    const FLAGS: u32 = 32;
+    const SYN: u64 = 1 << Self::FLAGS << 1;
+
+    /// Ports as of [`Transport::ports`], no flags.
+    #[inline(always)]
+    pub(crate) const fn of_ports(ports: u32) -> Self {
+        Self(ports as u64)
+    }
+
+    /// Source and destination port as they lie, as one little-endian number (the source port is in the low half).
+    #[inline(always)]
+    pub(crate) const fn ports(self) -> u32 {
+        self.0 as u32
+    }
 
     /// Destination port as a number.
     #[inline(always)]
     pub(crate) const fn destination(self) -> u16 {
-        ((self.ports >> 16) as u16).swap_bytes()
+        ((self.0 >> 16) as u16).swap_bytes()
+    }
+
+    /// 1 for TCP SYN without ACK, or SCTP INIT.
+    #[inline(always)]
+    pub(crate) const fn opens(self) -> u64 {
+        let flags = self.0 >> Self::FLAGS;
+        flags >> 1 & !(flags >> 4) & 1
+    }
+
+    /// 1 for TCP RST.
+    #[inline(always)]
+    pub(crate) const fn resets(self) -> u64 {
+        self.0 >> Self::FLAGS >> 2 & 1
     }
 }
 
@@ -297,15 +327,14 @@ pub(crate) fn transport<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Tr
                 return Err(Reason::Truncated);
             }
             let header = packet.view::<14>(at).ok_or(Reason::Truncated)?;
-            let flags = header[13];
-            Ok(Transport { ports: ports(header), opens: flags & 0x12 == 0x02, resets: flags & 0x04 != 0 })
+            Ok(Transport(u64::from(ports(header)) | u64::from(header[13]) << Transport::FLAGS))
         }
         UDP => {
             if at + 8 > room {
                 return Err(Reason::Truncated);
             }
             let header = packet.view::<4>(at).ok_or(Reason::Truncated)?;
-            Ok(Transport { ports: ports(header), opens: false, resets: false })
+            Ok(Transport::of_ports(ports(header)))
         }
         SCTP => {
             if at + 12 > room {
@@ -313,7 +342,8 @@ pub(crate) fn transport<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Tr
             }
             let header = packet.view::<12>(at).ok_or(Reason::Truncated)?;
             // INIT is the only chunk under verification tag 0 (RFC 9260, section 8.5.1).
-            Ok(Transport { ports: ports(header), opens: ne32(header, 4) == 0, resets: false })
+            let opens = if ne32(header, 4) == 0 { Transport::SYN } else { 0 };
+            Ok(Transport(u64::from(ports(header)) | opens))
         }
         _ => Ok(Transport::NONE),
     }

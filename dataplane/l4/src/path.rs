@@ -72,8 +72,19 @@ fn to_vip<P: Packet, T: Tables>(
             let copy = *datagram;
             packet.apart(|packet| icmp::message(packet, tables, &copy))
         }
+        _ if datagram.fragment != Fragment::No => {
+            let copy = *datagram;
+            packet.apart(|packet| first_fragment(packet, tables, &copy))
+        }
         _ => to_service(packet, tables, control, datagram),
     }
+}
+
+/// The part of a datagram with the ports: the later ones follow it.
+#[inline(never)]
+fn first_fragment<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Result<Verdict, Verdict> {
+    let control = tables.control().ok_or(Verdict::Drop(Reason::TableFault))?;
+    to_service(packet, tables, &control, datagram)
 }
 
 /// A part of a datagram without ports goes where the first one went.
@@ -111,8 +122,10 @@ fn to_service<P: Packet, T: Tables>(
             let moved = matches!(known, Known::Gone);
             let query = Query { moved, ..query };
             let copy = *datagram;
-            let chosen = select::anew(tables, &query, &copy).map_err(Verdict::Drop)?;
-            (chosen.backend, chosen.reason)
+            match select::anew(tables, &query, &copy).parts() {
+                (0, reason) => return Err(Verdict::Drop(reason)),
+                chosen => chosen,
+            }
         }
     };
     if datagram.fragment != Fragment::No {

@@ -25,10 +25,8 @@ pub(crate) struct Query {
     pub(crate) hash: u64,
     /// The present stamp.
     pub(crate) stamp: u32,
-    /// Opens a connection.
-    pub(crate) opens: bool,
-    /// Closes it at once.
-    pub(crate) resets: bool,
+    /// Ports and flags.
+    pub(crate) transport: Transport,
     /// Had a backend, which is dead.
     pub(crate) moved: bool,
 }
@@ -43,24 +41,36 @@ impl Query {
         protocol: u8,
         transport: Transport,
     ) -> Self {
-        let tuple = hash::tuple(source, transport.ports, protocol);
+        let tuple = hash::tuple(source, transport.ports(), protocol);
         Self {
             service,
             tuple,
             hash: hash::flow(tuple, service, control.flow_secret),
             stamp: flow::stamp(tables.now(), control),
-            opens: transport.opens,
-            resets: transport.resets,
+            transport,
             moved: false,
         }
     }
 }
 
 /// A backend that was chosen, and why.
+///
+/// One word, so that a function can return it in a register: the backend (0 = none) and the index of the reason.
 #[derive(Clone, Copy)]
-pub(crate) struct Chosen {
-    pub(crate) backend: u16,
-    pub(crate) reason: Reason,
+pub(crate) struct Chosen(u64);
+
+impl Chosen {
+    #[inline(always)]
+    const fn new(backend: u16, reason: Reason) -> Self {
+        Self(backend as u64 | (reason as u64) << 16)
+    }
+
+    /// The backend, and why it or none.
+    #[inline(always)]
+    pub(crate) fn parts(self) -> (u16, Reason) {
+        let reason = Reason::ALL.get((self.0 >> 16) as usize);
+        (self.0 as u16, reason.copied().unwrap_or(Reason::TableFault))
+    }
 }
 
 /// The backend that the flow table has for a packet, if that one is still good.
@@ -89,8 +99,7 @@ pub(crate) fn known<T: Tables>(
             return Known::Nothing;
         }
     }
-    let confirmed = !query.resets && (entry.is_confirmed() || !query.opens);
-    let seen = entry.seen(query.stamp, confirmed);
+    let seen = entry.seen(query.stamp, query.transport);
     if seen != entry {
         found.replace(seen);
         if service.persistence_stamps != 0 {
@@ -113,13 +122,21 @@ pub(crate) enum Known {
 
 /// Chooses a backend for a flow that has none, and remembers it.
 #[inline(never)]
-pub(crate) fn anew<T: Tables>(tables: &T, query: &Query, datagram: &Datagram) -> Result<Chosen, Reason> {
+pub(crate) fn anew<T: Tables>(tables: &T, query: &Query, datagram: &Datagram) -> Chosen {
+    match choose(tables, query, datagram) {
+        Ok(chosen) => chosen,
+        Err(reason) => Chosen::new(0, reason),
+    }
+}
+
+#[inline(always)]
+fn choose<T: Tables>(tables: &T, query: &Query, datagram: &Datagram) -> Result<Chosen, Reason> {
     let control = tables.control().ok_or(Reason::TableFault)?;
     let service = tables.service(query.service).ok_or(Reason::TableFault)?;
     let (control, service): (&Control, &Service) = (&control, &service);
     if datagram.protocol == UDP && service.flags & Service::FLAG_ONE_PACKET != 0 {
         let backend = from_ring(tables, service, query, datagram)?;
-        return Ok(Chosen { backend, reason: Reason::OnePacket });
+        return Ok(Chosen::new(backend, Reason::OnePacket));
     }
     let client = match service.persistence_stamps {
         0 => None,
@@ -144,7 +161,7 @@ pub(crate) fn anew<T: Tables>(tables: &T, query: &Query, datagram: &Datagram) ->
         (false, false) if found == Reason::FlowNew => Reason::FlowUntracked,
         _ => found,
     };
-    Ok(Chosen { backend, reason })
+    Ok(Chosen::new(backend, reason))
 }
 
 /// The backend of a flow that an ICMP error quotes: as a packet of the flow would get it, but nothing is remembered.
@@ -241,7 +258,7 @@ fn keep_client<T: Tables>(
             Some(old) => old.entry.backend() == entry.backend() && old.entry.is_confirmed(),
             None => false,
         };
-    flow::remember(tables, control.flow_mask, hash, entry.seen(query.stamp, confirmed));
+    flow::remember(tables, control.flow_mask, hash, entry.marked(query.stamp, u64::from(confirmed)));
 }
 
 #[inline(always)]

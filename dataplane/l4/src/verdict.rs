@@ -1,7 +1,11 @@
 //! What becomes of a packet, and why: every pass, answer and drop has a name that is counted.
 
 /// What to do with the frame. The reason is counted in [`crate::layout::map::REASONS`].
+///
+/// Aligned so that compilers that move it as one word do not do so across a boundary, which the kernel's verifier forbids
+/// on the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(8))]
 pub enum Verdict {
     /// The frame is as it came; the machine's own stack goes on with it.
     Pass(Reason),

@@ -1,24 +1,31 @@
 //! The frame of an XDP program.
 
+use core::ptr::{self, NonNull};
+
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use sluicegate_l4::Packet;
 
 /// Offsets of headers are far below this; the verifier wants to see a bound below 64 KiB.
 const LARGEST_OFFSET: usize = 0x3fff;
 
+#[map]
+static OPAQUE: PerCpuArray<usize> = PerCpuArray::with_max_entries(1, 0);
+
 /// The first part of a frame, and, with `FRAGS`, the length of all its parts.
 pub struct Frame<const FRAGS: bool> {
     context: *mut xdp_md,
-    data: usize,
-    end: usize,
+    data: *mut u8,
+    end: *mut u8,
 }
 
 impl<const FRAGS: bool> Frame<FRAGS> {
     /// The frame of the running program.
     #[inline(always)]
     pub fn new(context: *mut xdp_md) -> Self {
-        let mut frame = Self { context, data: 0, end: 0 };
+        let mut frame = Self { context, data: ptr::null_mut(), end: ptr::null_mut() };
         frame.reload();
         frame
     }
@@ -34,20 +41,21 @@ impl<const FRAGS: bool> Frame<FRAGS> {
     fn reload(&mut self) {
         // SAFETY: the kernel gives a valid context for as long as the program runs.
         let context = unsafe { &*self.context };
-        self.data = context.data as usize;
-        self.end = context.data_end as usize;
+        self.data = context.data as usize as *mut u8;
+        self.end = context.data_end as usize as *mut u8;
     }
 
     #[inline(always)]
-    fn place<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+    fn place<const N: usize>(&self, offset: usize) -> Option<NonNull<[u8; N]>> {
         if offset > LARGEST_OFFSET {
             return None;
         }
-        let place = self.data + offset;
-        if place + N > self.end {
+        let place = self.data.wrapping_add(offset);
+        if place.wrapping_add(N) > self.end {
             return None;
         }
-        Some(place as *mut [u8; N])
+        // SAFETY: a place within the frame is not null, which the compiler does not know of wrapped pointers.
+        Some(unsafe { NonNull::new_unchecked(place.cast()) })
     }
 }
 
@@ -58,7 +66,7 @@ impl<const FRAGS: bool> Packet for Frame<FRAGS> {
             // SAFETY: the context is valid.
             (unsafe { bpf_xdp_get_buff_len(self.context) }) as usize
         } else {
-            self.end - self.data
+            self.end as usize - self.data as usize
         }
     }
 
@@ -71,6 +79,18 @@ impl<const FRAGS: bool> Packet for Frame<FRAGS> {
     }
 
     #[inline(always)]
+    fn opaque(&self, value: usize) -> usize {
+        let Some(place) = OPAQUE.get_ptr_mut(0) else {
+            return 0;
+        };
+        // SAFETY: this CPU's own row. The verifier does not follow what lies in maps.
+        unsafe {
+            place.write_volatile(value);
+            place.read_volatile()
+        }
+    }
+
+    #[inline(always)]
     fn ingress(&self) -> u32 {
         // SAFETY: the context is valid.
         unsafe { (*self.context).ingress_ifindex }
@@ -79,13 +99,13 @@ impl<const FRAGS: bool> Packet for Frame<FRAGS> {
     #[inline(always)]
     fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         // SAFETY: `place` checked that all of it lies within the frame, which nobody else writes meanwhile.
-        self.place(offset).map(|place| unsafe { &*place.cast_const() })
+        self.place(offset).map(|place| unsafe { place.as_ref() })
     }
 
     #[inline(always)]
     fn view_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
         // SAFETY: as in `view`; the borrow of the frame is unique.
-        self.place(offset).map(|place| unsafe { &mut *place })
+        self.place(offset).map(|mut place| unsafe { place.as_mut() })
     }
 
     #[inline(always)]

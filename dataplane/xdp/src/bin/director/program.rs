@@ -28,11 +28,9 @@ pub fn clock(_: XdpContext) -> u32 {
 fn run<const FRAGS: bool>(context: XdpContext) -> u32 {
     let mut frame = Frame::<FRAGS>::new(context.ctx);
     let maps = Maps::new();
-    let pending = sample::begin(&frame);
+    sample::begin(&frame);
     let verdict = sluicegate_l4::forward(&mut frame, &maps);
-    if let Some(pending) = pending {
-        pending.finish(verdict, &maps);
-    }
+    sample::finish(verdict, &maps);
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
