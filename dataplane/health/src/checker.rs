@@ -18,11 +18,15 @@ use crate::target::{Change, LastProbe, Status, Target, Verdict};
 use sluicegate_config::HealthCheck;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest that a new target waits for its first probe, however long its interval.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
+/// Intervals outside of these are taken as the nearer one: below, a probe that fails at once would keep the thread busy;
+/// above, instants could overflow.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 
 /// The state of all targets, and the queue of what is due.
 #[derive(Debug)]
@@ -198,7 +202,7 @@ fn first_delay(interval: Duration, seed: u64, target: &Target) -> Duration {
 
 /// The interval, 10 % more or less: probes that once fell together do not stay together.
 fn jittered(interval: Duration, seed: u64, target: &Target, round: u64) -> Duration {
-    interval.mul_f64(0.9 + 0.2 * fraction(seed, target, round))
+    interval.clamp(*INTERVALS.start(), *INTERVALS.end()).mul_f64(0.9 + 0.2 * fraction(seed, target, round))
 }
 
 /// A number in 0..1 that depends on nothing but the arguments.

@@ -83,6 +83,10 @@ impl Failure {
 
     /// What the network or the real server did to a socket at `step`.
     pub(crate) fn remote(error: &io::Error, step: Step) -> Self {
+        // The network never says these: a firewall of this machine, or its memory.
+        if let Some(Errno::PERM | Errno::NOBUFS | Errno::NOMEM) = Errno::from_io_error(error) {
+            return Self::local("cannot send", error);
+        }
         // By kind, not by number: the HTTP/2 library keeps only that of the errors it passes on.
         match error.kind() {
             ErrorKind::ConnectionRefused => Self::Refused,

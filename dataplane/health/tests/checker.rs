@@ -206,6 +206,22 @@ fn a_probe_that_takes_longer_than_the_interval_is_followed_at_once() {
 }
 
 #[test]
+fn intervals_beyond_reason_are_bounded() {
+    for (interval, at_least, at_most) in [
+        (Duration::ZERO, Duration::from_millis(9), Duration::from_millis(11)),
+        (Duration::MAX, 21 * 3600 * SECOND, 27 * 3600 * SECOND),
+    ] {
+        let mut now = Instant::now();
+        let mut checker = Checker::new(0);
+        checker.set_targets(targets([1], &check(interval, 1, 1)), now);
+        let due = next(&mut checker, &mut now);
+        checker.handle(due.ticket, Ok(()), now);
+        let pause = checker.next_due().expect("it waits") - now;
+        assert!((at_least..=at_most).contains(&pause), "{interval:?}: {pause:?}");
+    }
+}
+
+#[test]
 fn probes_are_spread_and_do_not_fall_into_step() {
     let began = Instant::now();
     let mut checker = Checker::new(3);

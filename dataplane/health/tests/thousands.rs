@@ -48,8 +48,8 @@ fn two_thousand_targets_on_one_thread() {
         assert_eq!(threads(), threads_before + 1, "one thread for all targets");
         thread::sleep(Duration::from_millis(5));
     }
-    // One for the runtime to wake itself, one that the listener has just accepted.
-    assert!(most_sockets <= sockets_before + CONCURRENCY + 2, "{most_sockets} sockets");
+    // And one that the listener has just accepted, and a few of the runtime itself.
+    assert!(most_sockets <= sockets_before + CONCURRENCY + 8, "{most_sockets} sockets");
     for (target, status) in health.snapshot() {
         assert_eq!(status.verdict.healthy, target.port == open, "{target}: {status:?}");
     }
