@@ -1,2 +1,21 @@
 //! Makes a host able to take DSR traffic, and checks it. It forwards nothing and knows nothing of Kubernetes: which VIPs and
 //! directors there are, it is told.
+//!
+//! - [`Backend`]: the VIPs on `lo`, without ARP and without being a source; the director's tunnels unwrapped in XDP; the MSS
+//!   of SYN-ACKs sized to the tunnel. Programs and tables are pinned, so that traffic goes on without the process.
+//! - [`ProbeEgress`]: on a director, marked packets of its own go to one real server on the way of forwarded ones.
+//! - [`doctor`]: what of a host stands in the way of DSR, why, and the command that changes it.
+
+mod addresses;
+mod backend;
+
+mod probe_egress;
+mod programs;
+mod sysctl;
+
+pub use addresses::{AddressError, Addresses};
+pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes, Directors, detach};
+
+pub use probe_egress::{ProbeEgress, ProbeEgressError, ProbeEgressSettings};
+pub use programs::{AttachMode, Attachment, ProgramError, default_pins};
+pub use sysctl::SysctlError;

@@ -1,0 +1,253 @@
+//! A real server: its VIPs, its programs, its settings.
+
+use crate::addresses::{AddressError, Addresses};
+use crate::programs::{self, AttachMode, Attachment, ProgramError};
+use crate::sysctl::{self, SysctlError};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData};
+use sluicegate_dsr::Reason;
+use sluicegate_dsr::layout::{HostControl, map};
+use sluicegate_l4::layout::Address;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// What does not change while it runs.
+#[derive(Clone, Debug)]
+pub struct BackendSettings {
+    /// Where the director's packets come in and answers leave.
+    pub interfaces: Vec<String>,
+    /// How the XDP program is attached.
+    pub mode: AttachMode,
+    /// A folder of its own in a BPF file system: [`crate::default_pins`].
+    pub pins: PathBuf,
+}
+
+/// Whose tunnels are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directors {
+    /// Those with these outer source addresses.
+    Known(BTreeSet<IpAddr>),
+    /// Everybody's. Whoever can reach the host can then send packets with any source address to its VIPs.
+    Any,
+}
+
+/// What a real server is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendState {
+    /// VIPs, with the largest IP packet in bytes that fits into the director's tunnel (the MTU of its way less the outer
+    /// headers: 20 IPIP, 28 GUE over IPv4; 40 and 48 over IPv6); `None` = no tunnel (L2).
+    pub vips: BTreeMap<IpAddr, Option<u16>>,
+    /// Whose tunnels are believed.
+    pub directors: Directors,
+    /// Addresses at which tunnels end; empty = all that the host has when this is applied.
+    pub endpoints: BTreeSet<IpAddr>,
+}
+
+/// What one [`Backend::apply`] changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// VIPs that were put on `lo`.
+    pub added: Vec<IpAddr>,
+    /// VIPs that were taken off.
+    pub removed: Vec<IpAddr>,
+    /// VIPs that stay on `lo` though they are not wanted, because somebody else put them there.
+    pub foreign: Vec<IpAddr>,
+    /// Rows of tables that were written or removed.
+    pub rows: usize,
+}
+
+/// Why a host could not be made a real server.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Programs or tables.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// Addresses.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Settings of the kernel.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+}
+
+/// A host that takes DSR traffic. Dropping it leaves everything as it is: [`detach`] takes it away.
+pub struct Backend {
+    object: Ebpf,
+    attachments: Vec<Attachment>,
+    addresses: Addresses,
+}
+
+impl Backend {
+    /// Loads and attaches the programs, or takes over those that an earlier process left, and silences ARP for addresses
+    /// on `lo` (`arp_ignore=1`, `arp_announce=2`, which stay so). Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Missing rights, no BPF file system, no such interface, another XDP program on it.
+    pub fn start(settings: &BackendSettings) -> Result<Self, BackendError> {
+        let maps = [map::HOST, map::DIRECTORS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS];
+        let mut object = programs::load(sluicegate_xdp::BACKEND, "real server's programs", &settings.pins, &maps, &[])?;
+        silence_arp("all")?;
+        let mut attachments = Vec::new();
+        for interface in &settings.interfaces {
+            let pin = |kind: &str| settings.pins.join(format!("{kind}-{}", pin_name(interface)));
+            programs::attach_egress(&mut object, "clamp", interface, &pin("clamp"))?;
+            attachments.push(programs::attach_xdp(&mut object, "unwrap", interface, settings.mode, &pin("unwrap"))?);
+            silence_arp(interface)?;
+        }
+        Ok(Self { object, attachments, addresses: Addresses::open()? })
+    }
+
+    /// The interfaces, and how the XDP program is attached.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// Makes the host what `state` says; writes only what differs. A new VIP can be reached when its tables are filled:
+    /// address first, then tables; a removed one in reverse.
+    ///
+    /// # Errors
+    /// The first thing that the kernel refuses; what was done until then stays, and applying again goes on.
+    pub async fn apply(&mut self, state: &BackendState) -> Result<Changes, BackendError> {
+        let mut changes = Changes::default();
+        let present = self.addresses.on_loopback().await?;
+        for vip in state.vips.keys().filter(|vip| !present.contains_key(vip)) {
+            self.addresses.add(*vip).await?;
+            changes.added.push(*vip);
+        }
+        let endpoints = match state.endpoints.is_empty() {
+            true => self.addresses.reachable().await?.into_iter().collect(),
+            false => state.endpoints.clone(),
+        };
+        changes.rows += self.write(state, &endpoints)?;
+        for (vip, ours) in present {
+            if !state.vips.contains_key(&vip) && ours {
+                self.addresses.remove(vip).await?;
+                changes.removed.push(vip);
+            } else if !state.vips.contains_key(&vip) && !vip.is_loopback() {
+                changes.foreign.push(vip);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Packets by reason since the tables were made; those that are 0 are left out.
+    ///
+    /// # Errors
+    /// Where the table cannot be read.
+    pub fn counters(&self) -> Result<Vec<(Reason, u64)>, BackendError> {
+        Ok(programs::counters(&self.object, map::HOST_REASONS)?)
+    }
+
+    fn write(&mut self, state: &BackendState, endpoints: &BTreeSet<IpAddr>) -> Result<usize, ProgramError> {
+        let (any, directors) = match &state.directors {
+            Directors::Any => (HostControl::ANY_DIRECTOR, BTreeSet::new()),
+            Directors::Known(directors) => (0, directors.clone()),
+        };
+        let ones = |addresses: &BTreeSet<IpAddr>| addresses.iter().map(|address| (words(*address), 1)).collect();
+        // `Bound` is the MTU, and 16 bits of 0 behind it.
+        let bound: BTreeMap<Address, u32> =
+            state.vips.iter().map(|(vip, mtu)| (words(*vip), bound_row(mtu.unwrap_or(0)))).collect();
+        let mut rows = self.fill(map::DIRECTORS, &ones(&directors))?;
+        rows += self.fill(map::ENDPOINTS, &ones(endpoints))?;
+        rows += self.fill(map::BOUND, &bound)?;
+        let failed = |why: aya::maps::MapError| failed_table(map::HOST, &why);
+        let mut host: Array<&mut MapData, u64> = programs::table(&mut self.object, map::HOST)?;
+        let control = control_row(any);
+        if host.get(&0, 0).map_err(failed)? != control {
+            host.set(0, control, 0).map_err(failed)?;
+            rows += 1;
+        }
+        Ok(rows)
+    }
+
+    /// Makes a table hold these rows and no others: adds, then removes.
+    fn fill(&mut self, name: &'static str, wanted: &BTreeMap<Address, u32>) -> Result<usize, ProgramError> {
+        let failed = |why: aya::maps::MapError| failed_table(name, &why);
+        let mut table: HashMap<&mut MapData, Address, u32> = programs::table(&mut self.object, name)?;
+        let present: BTreeMap<Address, u32> = table.iter().collect::<Result<_, _>>().map_err(failed)?;
+        let mut rows = 0;
+        for (key, value) in wanted.iter().filter(|(key, value)| present.get(*key) != Some(value)) {
+            table.insert(key, value, 0).map_err(failed)?;
+            rows += 1;
+        }
+        for key in present.keys().filter(|key| !wanted.contains_key(*key)) {
+            table.remove(key).map_err(failed)?;
+            rows += 1;
+        }
+        Ok(rows)
+    }
+}
+
+/// Takes away what [`Backend`] made, also that of a gone process: links, tables, and the VIPs that it had put on `lo`.
+/// Answers with what it removed. Settings of ARP stay. Needs a tokio runtime.
+///
+/// # Errors
+/// Where pins or addresses cannot be removed.
+pub async fn detach(pins: &Path) -> Result<Vec<String>, BackendError> {
+    let mut removed = Vec::new();
+    let failed = |why: std::io::Error| ProgramError::Pin { path: pins.to_owned(), reason: why.to_string() };
+    if pins.exists() {
+        let mut paths: Vec<PathBuf> = fs::read_dir(pins).map_err(failed)?.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        // Links first: what they hold goes on working until nothing leads to it.
+        paths.sort_by_key(|path| programs::is_pinned_map(path));
+        for path in paths {
+            programs::unpin(&path)?;
+            removed.push(path.display().to_string());
+        }
+        fs::remove_dir(pins).map_err(failed)?;
+    }
+    let addresses = Addresses::open()?;
+    for (vip, _) in addresses.on_loopback().await?.into_iter().filter(|(_, ours)| *ours) {
+        addresses.remove(vip).await?;
+        removed.push(format!("{vip} on lo"));
+    }
+    Ok(removed)
+}
+
+/// No answer to ARP for what is on `lo`, no address of `lo` in requests (as IPVS's documentation has it for LVS-DR). NDP
+/// answers for addresses of the interface alone anyhow.
+fn silence_arp(interface: &str) -> Result<(), SysctlError> {
+    for (name, least) in [("arp_ignore", 1), ("arp_announce", 2)] {
+        let name = format!("net/ipv4/conf/{interface}/{name}");
+        if sysctl::read(&name).is_none_or(|value| value < least) {
+            sysctl::write(&name, least)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of files in a BPF file system have no dots.
+fn pin_name(interface: &str) -> String {
+    interface.replace('.', "_dot_")
+}
+
+fn words(address: IpAddr) -> Address {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    std::array::from_fn(|word| {
+        let octet = |i: usize| octets[4 * word + i];
+        u32::from_ne_bytes([octet(0), octet(1), octet(2), octet(3)])
+    })
+}
+
+/// `Bound` as it lies in memory.
+fn bound_row(tunnel_mtu: u16) -> u32 {
+    let [one, two] = tunnel_mtu.to_ne_bytes();
+    u32::from_ne_bytes([one, two, 0, 0])
+}
+
+/// `HostControl` as it lies in memory.
+fn control_row(flags: u32) -> u64 {
+    let [one, two, three, four] = flags.to_ne_bytes();
+    u64::from_ne_bytes([one, two, three, four, 0, 0, 0, 0])
+}
+
+fn failed_table(table: &'static str, why: &aya::maps::MapError) -> ProgramError {
+    ProgramError::Table { table, reason: programs::all_causes(why) }
+}
