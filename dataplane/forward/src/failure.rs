@@ -23,6 +23,19 @@ pub enum PlanFailure {
         /// What was asked for.
         method: Method,
     },
+    /// The Service asks for a second chance, which the packet path does not give. It is served without.
+    #[error(
+        "{namespace}/{service} on VIP {vip}: the second chance is not available yet, it is served without: remove \
+         sluicegate.io/second-chance"
+    )]
+    SecondChanceUnavailable {
+        /// The VIP.
+        vip: IpAddr,
+        /// Namespace of the Service.
+        namespace: Arc<str>,
+        /// Name of the Service.
+        service: Arc<str>,
+    },
     /// The VIP is the address of a router.
     #[error(
         "VIP {vip} is the address of a router of this machine: taking it would cut the machine off; use another one"

@@ -61,7 +61,7 @@ pub struct Observed {
 pub struct Fleet {
     /// The VIPs.
     pub vips: BTreeMap<IpAddr, FleetVip>,
-    /// What cannot be served whatever the state of the tables, and why.
+    /// What cannot be served, or not as it was asked for, whatever the state of the tables; and why.
     pub rejected: Vec<PlanFailure>,
 }
 
@@ -305,6 +305,10 @@ impl Survey<'_> {
                 let (namespace, service) = (service.namespace.clone(), service.service.clone());
                 rejected.push(PlanFailure::MethodUnavailable { vip, namespace, service, method: Method::Pod });
                 continue;
+            }
+            if service.options.second_chance {
+                let (namespace, service) = (service.namespace.clone(), service.service.clone());
+                rejected.push(PlanFailure::SecondChanceUnavailable { vip, namespace, service });
             }
             for port in &service.ports {
                 surveyed.services.push(self.service(vip, service, port));

@@ -130,8 +130,8 @@ impl Model {
             MapOp::Backend { id, value } => self.backends.insert(*id, *value).unwrap_or_default() != *value,
             MapOp::Service { id, value } => self.services.insert(*id, *value) != Some(*value),
             MapOp::Ring { ring, lines } => {
-                let mut write = |line: &(u32, RingLine)| self.lines.insert((*ring, line.0), line.1) != Some(line.1);
-                lines.iter().fold(false, |changed, line| write(line) || changed)
+                let write = |line: &(u32, RingLine)| self.lines.insert((*ring, line.0), line.1) != Some(line.1);
+                lines.iter().map(write).filter(|changed| *changed).count() > 0
             }
             MapOp::ServiceWord { bucket, way, word } => {
                 std::mem::replace(&mut self.words[*bucket as usize][*way as usize], *word) != *word
@@ -314,6 +314,7 @@ fn in_ring(service: &FleetService) -> BTreeSet<[u32; 4]> {
 
 fn concerns(failure: &PlanFailure, wanted: ServiceKey) -> bool {
     match failure {
+        PlanFailure::SecondChanceUnavailable { .. } => false,
         PlanFailure::MethodUnavailable { vip, .. }
         | PlanFailure::VipIsRouter { vip }
         | PlanFailure::VipIsOwn { vip, .. }
