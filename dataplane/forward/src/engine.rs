@@ -54,12 +54,12 @@ pub enum EngineError {
     )]
     Load(#[source] Box<aya::EbpfError>),
     /// The verifier or the kernel refuses a program.
-    #[error("the kernel refused program {name}: {source}")]
+    #[error("the kernel refused program {name}: {reason}")]
     Program {
         /// Which one.
         name: &'static str,
-        /// Why.
-        source: Box<aya::programs::ProgramError>,
+        /// Why: the kernel's error and the end of the verifier's log.
+        reason: String,
     },
     /// The object lacks what it must have: it was built for another version.
     #[error("the built eBPF object has no {0}: rebuild it with `cargo xtask ebpf`")]

@@ -101,8 +101,8 @@ impl XdpEngine {
         let lock = pins.prepare()?;
         let found = find_tables(&pins, &settings.compatible)?;
         let mut ebpf = load(&pins, settings.flow_sets)?;
-        for name in ["director", "clock"] {
-            program(&mut ebpf, name)?.load().map_err(|source| EngineError::Program { name, source: source.into() })?;
+        for name in [DIRECTOR, CLOCK_PROGRAM] {
+            program(&mut ebpf, name)?.load().map_err(|error| refused(name, &error))?;
         }
         let mut ticks: Array<_, u64> = table(&mut ebpf, CLOCK)?;
         let clock = measure(&mut ebpf, &mut ticks)?;
@@ -303,12 +303,20 @@ impl XdpEngine {
 
     /// Puts this process's program behind a pinned link, in one step.
     fn take_over(&mut self, path: &Path) -> Result<FdLink, String> {
-        let pinned = PinnedLink::from_pin(path).map_err(|error| full(&error))?;
-        let link = XdpLink::try_from(FdLink::from(pinned)).map_err(|error| full(&error))?;
-        let director = program(&mut self.ebpf, "director").map_err(|error| full(&error))?;
-        let id = director.attach_to_link(link).map_err(|error| full(&error))?;
-        let link = director.take_link(id).map_err(|error| full(&error))?;
-        FdLink::try_from(link).map_err(|error| full(&error))
+        let mut refused = String::new();
+        for name in PROGRAMS {
+            let pinned = PinnedLink::from_pin(path).map_err(|error| full(&error))?;
+            let link = XdpLink::try_from(FdLink::from(pinned)).map_err(|error| full(&error))?;
+            let director = loaded(&mut self.ebpf, name).map_err(|error| full(&error))?;
+            match director.attach_to_link(link) {
+                Ok(id) => {
+                    let link = director.take_link(id).map_err(|error| full(&error))?;
+                    return FdLink::try_from(link).map_err(|error| full(&error));
+                }
+                Err(error) => refused = full(&error),
+            }
+        }
+        Err(refused)
     }
 
     fn attach_anew(&mut self, port: &Port, mode: Mode) -> Result<Held, String> {
@@ -318,12 +326,23 @@ impl XdpEngine {
             Mode::Packet => return Err("not a mode of XDP".to_owned()),
         };
         let path = self.link_path(port.index, mode);
-        let director = program(&mut self.ebpf, "director").map_err(|error| full(&error))?;
-        let id = director.attach_to_if_index(port.index, flag).map_err(|error| refusal(&error))?;
-        let link = director.take_link(id).map_err(|error| full(&error))?;
-        let link = FdLink::try_from(link).map_err(|_| "the kernel has no XDP links (they came with 5.9)".to_owned())?;
-        let pinned = link.pin(&path).map_err(|error| full(&error))?;
-        Ok(Held { mode, _link: pinned.into(), path })
+        let mut refused = String::new();
+        for name in PROGRAMS {
+            let director = loaded(&mut self.ebpf, name).map_err(|error| full(&error))?;
+            match director.attach_to_if_index(port.index, flag) {
+                Ok(id) => {
+                    let link = director.take_link(id).map_err(|error| full(&error))?;
+                    let link = FdLink::try_from(link)
+                        .map_err(|_| "the kernel has no XDP links (they came with 5.9)".to_owned())?;
+                    let pinned = link.pin(&path).map_err(|error| full(&error))?;
+                    return Ok(Held { mode, _link: pinned.into(), path });
+                }
+                // The reason of the first is the one that an operator can do something about.
+                Err(error) if refused.is_empty() => refused = refusal(&error),
+                Err(_) => {}
+            }
+        }
+        Err(refused)
     }
 
     fn link_path(&self, index: u32, mode: Mode) -> PathBuf {
@@ -468,6 +487,19 @@ impl Fences {
         self.set(address, until)
     }
 
+    /// Answers until a deadline of which `remaining` says how far it lies ahead. The jiffies are read first: a process
+    /// that is stopped in between makes the deadline earlier, never later.
+    ///
+    /// # Errors
+    /// Where the map fails.
+    pub fn hold_until(&mut self, address: u16, remaining: impl FnOnce() -> Duration) -> Result<(), EngineError> {
+        let present = self.clock.at(Instant::now());
+        match self.clock.ticks(remaining()) {
+            0 => self.release(address),
+            ticks => self.set(address, present + ticks),
+        }
+    }
+
     /// Answers no more.
     ///
     /// # Errors
@@ -484,6 +516,14 @@ impl Fences {
         self.map.set(u32::from(address), until_jiffies, 0).map_err(map_error(map::FENCES))
     }
 }
+
+/// Takes frames that lie in one part.
+const DIRECTOR: &str = "director";
+/// Takes frames of several parts too (`xdp.frags`): what drivers want where the MTU is beyond a page.
+const DIRECTOR_FRAGS: &str = "director_frags";
+/// In the order in which a driver is asked to take them.
+const PROGRAMS: [&str; 2] = [DIRECTOR, DIRECTOR_FRAGS];
+const CLOCK_PROGRAM: &str = "clock";
 
 /// Name of the map that the program `clock` writes to.
 const CLOCK: &str = "CLOCK";
@@ -564,7 +604,16 @@ fn pinned_entries(pins: &Pins, name: &'static str) -> Result<u32, EngineError> {
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, EngineError> {
     let program = ebpf.program_mut(name).ok_or(EngineError::Missing(name))?;
-    program.try_into().map_err(|source: ProgramError| EngineError::Program { name, source: source.into() })
+    program.try_into().map_err(|error: ProgramError| refused(name, &error))
+}
+
+/// The program in the kernel. Verifying takes seconds of a CPU: what is seldom wanted is loaded when it is.
+fn loaded<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, EngineError> {
+    let program = program(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| refused(name, &error))?;
+    }
+    Ok(program)
 }
 
 fn table<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, EngineError> {
@@ -585,10 +634,9 @@ fn measure(ebpf: &mut Ebpf, ticks: &mut Array<MapData, u64>) -> Result<JiffiesCl
 }
 
 fn read_clock(ebpf: &mut Ebpf, ticks: &mut Array<MapData, u64>) -> Result<(Instant, u64), EngineError> {
-    let clock = program(ebpf, "clock")?;
+    let clock = program(ebpf, CLOCK_PROGRAM)?;
     let at = Instant::now();
-    sluicegate_xdp::test_run::run(clock, &[0; 64], 1)
-        .map_err(|source| EngineError::Program { name: "clock", source: source.into() })?;
+    sluicegate_xdp::test_run::run(clock, &[0; 64], 1).map_err(|error| refused(CLOCK_PROGRAM, &error))?;
     Ok((at, ticks.get(&0, 0).map_err(map_error(CLOCK))?))
 }
 
@@ -624,6 +672,24 @@ fn slots_of(word: u64) -> [u16; 4] {
 fn map_error(name: &'static str) -> impl Fn(MapError) -> EngineError {
     move |source| EngineError::Map { name, source: Box::new(source) }
 }
+
+/// A program that the kernel does not take. The verifier's log can have a million lines, the last ones say what it is about.
+fn refused(name: &'static str, error: &ProgramError) -> EngineError {
+    let reason = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let mut end: Vec<&str> =
+                log.lines().rev().filter(|line| !line.trim().is_empty()).take(VERIFIER_LINES).collect();
+            end.reverse();
+            format!("{io_error}; the verifier: {}", end.join(" | "))
+        }
+        other => full(other),
+    };
+    EngineError::Program { name, reason }
+}
+
+/// Lines of the verifier's log that are shown.
+const VERIFIER_LINES: usize = 5;
 
 /// Why the kernel would not attach, in the operator's words where the reason is a known one.
 fn refusal(error: &ProgramError) -> String {
