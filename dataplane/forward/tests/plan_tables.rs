@@ -55,6 +55,23 @@ fn kind(op: &MapOp) -> &'static str {
     }
 }
 
+/// The ring that one service gives up is the one that another takes: it is not rewritten under the other's feet.
+#[test]
+fn services_trade_real_servers() {
+    let pool = reals(9);
+    let pair = |first: usize, second: usize| {
+        let group = |group: usize| pool[3 * group..][..3].to_vec();
+        fleet([service(key("192.0.2.10", 80), group(first)), service(key("192.0.2.10", 443), group(second))])
+    };
+    let kinds = |next| director(pair(0, 1)).change(next).ops.iter().map(kind).collect::<Vec<_>>().join(" ");
+    assert_eq!(kinds(pair(1, 0)), "service service");
+    let (alive, dead) = ("backend backend backend", "backend backend backend");
+    assert_eq!(kinds(pair(1, 2)), format!("{alive} ring service service {dead}"));
+    assert_eq!(kinds(pair(2, 0)), format!("{alive} ring service service {dead}"));
+    assert_eq!(kinds(pair(1, 1)), format!("service {dead}"));
+    assert_eq!(kinds(pair(2, 2)), format!("{alive} ring service {dead} {dead}"));
+}
+
 #[test]
 fn a_new_next_hop_is_one_write_in_place() {
     let mut service = service(key("192.0.2.10", 80), reals(3));
