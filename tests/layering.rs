@@ -18,8 +18,11 @@ const PICTURE: &[(&str, &[&str])] = &[
         "sluicegate",
         &[
             "sluicegate-admin",
+            "sluicegate-announce",
             "sluicegate-config",
             "sluicegate-echo",
+            "sluicegate-forward",
+            "sluicegate-health",
             "sluicegate-proxy",
             "sluicegate-route",
             "sluicegate-source",

@@ -33,20 +33,28 @@
 //! A director without peers owns everything.
 
 mod announcement;
+mod announcer;
+mod clock;
 mod fitness;
 pub mod frame;
 mod heartbeat;
 mod lease;
 mod moment;
 mod owner;
+mod peers;
+mod raw;
 mod rendezvous;
+mod session;
 mod tie_break;
 mod vote;
 
+pub use announcer::{AnnounceSettings, Announcer, FenceError, FenceSink, StartError, Status};
 pub use fitness::{Fitness, Unfit};
 pub use heartbeat::{Beat, BeatError, VipState};
 pub use lease::Timing;
 pub use moment::Moment;
 pub use owner::{Action, Event, OnIsolation, Ownership, OwnershipSettings, PeerView, Report, SettingsError, VipView};
+pub use raw::{Port, PortError};
 pub use rendezvous::{DirectorId, DirectorIdError, Incarnation, ranking};
+pub use session::{Secret, SecretError};
 pub use tie_break::Deciding;

@@ -132,6 +132,8 @@ pub struct Ownership {
     incarnation: Incarnation,
     fitness: Result<(), Unfit>,
     released: bool,
+    /// From this heartbeat on peers hear of the release.
+    release_sequence: u64,
     peers: BTreeMap<DirectorId, Peer>,
     vips: BTreeMap<IpAddr, Vip>,
     tie_break: TieBreak,
@@ -205,6 +207,7 @@ impl Ownership {
             incarnation,
             fitness: Err(Unfit::Detached),
             released: false,
+            release_sequence: 0,
             peers: settings.peers.iter().map(|id| (id.clone(), Peer::default())).collect(),
             vips: BTreeMap::new(),
             tie_break: TieBreak::default(),
@@ -228,7 +231,11 @@ impl Ownership {
             Event::Fitness(fitness) => self.fitness = fitness.check(),
             Event::Beat { from, beat } => self.hear(&from, beat, now),
             Event::Gone { peer, incarnation } => self.bury(&peer, incarnation, now),
-            Event::Release => self.released = true,
+            Event::Release if self.released => {}
+            Event::Release => {
+                self.released = true;
+                self.release_sequence = self.sequence + 1;
+            }
             Event::Claimed { vip, mac } => self.hear_claim(vip, mac, now),
         }
     }
@@ -272,6 +279,13 @@ impl Ownership {
     #[must_use]
     pub fn deciding(&self) -> Option<Deciding> {
         (self.peers.len() == 1).then(|| self.tie_break.deciding())
+    }
+
+    /// This director has released its VIPs, and every peer that is there knows it.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        let knows = |peer: &Peer| !peer.is_present() || peer.last_answered >= self.release_sequence;
+        self.released && self.peers.values().all(knows)
     }
 
     /// A stop of this process (SIGSTOP, no CPU): what peers said meanwhile lies in buffers, so their silence counts from
@@ -332,6 +346,7 @@ impl Ownership {
         let answered = beat.acknowledged.filter(|(life, _)| *life == me).map(|(_, sequence)| sequence);
         if let Some(sequence) = answered {
             peer.confirmed = true;
+            peer.last_answered = sequence;
             let claimed = |vip: &IpAddr| {
                 let claim = self.vips.get(vip).and_then(|vip| vip.claim.as_ref());
                 claim.is_some_and(|claim| claim.since_sequence <= sequence)

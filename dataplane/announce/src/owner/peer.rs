@@ -22,6 +22,8 @@ pub(super) struct Peer {
     pub(super) is_silent: bool,
     /// It has acted on a heartbeat of this life of ours.
     pub(super) confirmed: bool,
+    /// Our last heartbeat that it has acted on.
+    pub(super) last_answered: u64,
     fit_since: Option<Moment>,
     pub(super) mac: Option<[u8; 6]>,
     vips: BTreeMap<IpAddr, VipState>,
@@ -52,6 +54,7 @@ impl Peer {
         self.ballot.succeed();
         self.fit_since = None;
         self.confirmed = false;
+        self.last_answered = 0;
         self.is_due = true;
     }
 
