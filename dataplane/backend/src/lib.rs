@@ -8,6 +8,8 @@
 
 mod addresses;
 mod backend;
+pub mod doctor;
+mod facts;
 
 mod probe_egress;
 mod programs;
@@ -16,6 +18,7 @@ mod sysctl;
 pub use addresses::{AddressError, Addresses};
 pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes, Directors, detach};
 
+pub use facts::read_facts;
 pub use probe_egress::{ProbeEgress, ProbeEgressError, ProbeEgressSettings};
 pub use programs::{AttachMode, Attachment, ProgramError, default_pins};
 pub use sysctl::SysctlError;

@@ -1,0 +1,81 @@
+//! Findings over snapshots of hosts.
+
+use sluicegate_backend::doctor::{Expectation, HostFacts, LinkFacts, Role, Severity, examine};
+
+fn healthy() -> (HostFacts, Expectation) {
+    let link = |mtu| LinkFacts { mtu, rp_filter: Some(0), arp_ignore: Some(1), arp_announce: Some(2) };
+    let vip = "192.0.2.10".parse().expect("an address");
+    let facts = HostFacts {
+        kernel: Some((6, 18)),
+        bpf_jit: Some(1),
+        bpf_fs: Some(true),
+        capabilities: Some(u64::MAX),
+        links: [("all".to_owned(), link(None)), ("eth0".to_owned(), link(Some(1500)))].into(),
+        loopback: vec![vip],
+        kube_proxy: None,
+    };
+    let interfaces = vec!["eth0".to_owned()];
+    (facts, Expectation { role: Role::Backend, interfaces, vips: vec![vip], tunnels: true })
+}
+
+#[test]
+fn a_good_host_has_no_findings() {
+    let (facts, expected) = healthy();
+    assert_eq!(examine(&facts, &expected), []);
+}
+
+#[test]
+fn what_could_not_be_read_is_not_judged() {
+    let (mut facts, expected) = healthy();
+    let links = ["all", "eth0"].map(|name| (name.to_owned(), LinkFacts::default()));
+    facts = HostFacts { links: links.into(), loopback: facts.loopback, ..HostFacts::default() };
+    assert_eq!(examine(&facts, &expected), []);
+}
+
+type Spoil = fn(&mut HostFacts, &mut Expectation);
+
+#[test]
+fn each_fault_is_found_with_its_remedy() {
+    let cases: &[(Severity, &str, &str, Spoil)] = &[
+        (Severity::Broken, "Linux 4.19", "newer kernel", |facts, _| facts.kernel = Some((4, 19))),
+        (Severity::Risky, "Linux 6.1", "6.6", |facts, _| facts.kernel = Some((6, 1))),
+        (Severity::Risky, "JIT", "bpf_jit_enable=1", |facts, _| facts.bpf_jit = Some(0)),
+        (Severity::Broken, "/sys/fs/bpf", "mount -t bpf", |facts, _| facts.bpf_fs = Some(false)),
+        (Severity::Broken, "CAP_NET_ADMIN", "capabilities", |facts, _| facts.capabilities = Some(!(1 << 12))),
+        (Severity::Broken, "CAP_BPF", "capabilities", |facts, _| facts.capabilities = Some(1 << 12)),
+        (Severity::Broken, "no interface eth1", "--interface", |_, expected| expected.interfaces = vec!["eth1".into()]),
+        (Severity::Risky, "rp_filter", "rp_filter=2", |facts, _| link(facts).rp_filter = Some(1)),
+        (Severity::Broken, "arp_ignore", "arp_ignore=1", |facts, _| {
+            facts.links.values_mut().for_each(|link| link.arp_ignore = Some(0));
+        }),
+        (Severity::Broken, "arp_announce", "arp_announce=2", |facts, _| {
+            facts.links.values_mut().for_each(|link| link.arp_announce = Some(0));
+        }),
+        (Severity::Risky, "MTU", "mtu 1328", |facts, _| link(facts).mtu = Some(1300)),
+        (Severity::Broken, "not on lo", "ip addr add 192.0.2.10/32 dev lo", |facts, _| facts.loopback.clear()),
+        (Severity::Hint, "is on lo", "ip addr del", |_, expected| expected.role = Role::Director),
+        (Severity::Hint, "IPVS", "strictARP", |facts, _| facts.kube_proxy = Some("ipvs".into())),
+    ];
+    for (severity, what, change, spoil) in cases {
+        let (mut facts, mut expected) = healthy();
+        spoil(&mut facts, &mut expected);
+        let findings = examine(&facts, &expected);
+        assert_eq!(findings.len(), 1, "{what}: {findings:?}");
+        assert_eq!(findings[0].severity, *severity, "{what}");
+        assert!(findings[0].what.contains(what) && findings[0].change.contains(change), "{findings:?}");
+    }
+}
+
+fn link(facts: &mut HostFacts) -> &mut LinkFacts {
+    facts.links.get_mut("eth0").expect("a link")
+}
+
+#[test]
+fn the_gravest_comes_first_and_all_settings_count() {
+    let (mut facts, expected) = healthy();
+    facts.links.get_mut("all").expect("a link").rp_filter = Some(1);
+    facts.kube_proxy = Some("ipvs".to_owned());
+    facts.loopback.clear();
+    let severities: Vec<Severity> = examine(&facts, &expected).iter().map(|finding| finding.severity).collect();
+    assert_eq!(severities, [Severity::Broken, Severity::Risky, Severity::Hint]);
+}
