@@ -53,7 +53,7 @@ pub enum Command {
     /// Print the backends of the running gateway with their endpoints and counts
     #[command(after_help = "Examples:\n  sluicegate backends\n  sluicegate backends --admin 127.0.0.1:10253 -o json")]
     Backends(QueryArguments),
-    /// Print the virtual IPs that the manifests bind (the packet forwarder is not available yet)
+    /// Print the virtual IPs with their real servers
     #[command(after_help = "Examples:\n  sluicegate vips\n  sluicegate vips -o json")]
     Vips(QueryArguments),
     /// Say which rule takes a URL, and why every other candidate loses
@@ -61,10 +61,14 @@ pub enum Command {
         after_help = "Examples:\n  sluicegate explain https://shop.example/cart\n  sluicegate explain shop.example/cart --manifests manifests/\n  sluicegate explain http://192.0.2.10/ -o json"
     )]
     Explain(ExplainArguments),
-    #[command(hide = true)]
-    Backend(AnyArguments),
-    #[command(hide = true)]
-    Detach(AnyArguments),
+    /// Make this host a real server: VIPs on lo without ARP, tunnels of known directors unwrapped (needs root)
+    #[command(
+        after_help = "Examples:\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11\n  sluicegate backend --interface eth0 --manifests manifests/ --director 192.0.2.11 --tunnel gue\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --tunnel none      # on the director's link (L2)"
+    )]
+    Backend(BackendArguments),
+    /// Remove programs, tables and addresses that a gone director or real server left on this host (needs root)
+    #[command(after_help = "Examples:\n  sluicegate detach")]
+    Detach(DetachArguments),
     #[command(hide = true)]
     Doctor(AnyArguments),
 }
@@ -150,6 +154,58 @@ pub struct ExplainArguments {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct BackendArguments {
+    /// Where the director's packets come in and answers leave; repeatable
+    #[arg(long, value_name = "IFACE", required = true)]
+    pub interface: Vec<String>,
+    /// A virtual IP of this host; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    pub vip: Vec<std::net::IpAddr>,
+    /// Folder or file of manifests: all VIPs that they bind; read again every 2 s
+    #[arg(long, value_name = "DIR|FILE")]
+    pub manifests: Vec<PathBuf>,
+    /// Address of a director, the source of its tunnels; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    pub director: Vec<std::net::IpAddr>,
+    /// Unwrap tunnels of anybody: whoever reaches this host can send packets with any source to its VIPs
+    #[arg(long, conflicts_with = "director")]
+    pub any_director: bool,
+    /// The tunnel that directors use: what leaves is sized for it
+    #[arg(long, value_enum, default_value_t)]
+    pub tunnel: TunnelName,
+    /// Largest IP packet on the way from the director, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(1280..=9216))]
+    pub path_mtu: u16,
+    /// Do it once and exit; else it is kept so until SIGTERM. Programs and addresses stay either way
+    #[arg(long)]
+    pub once: bool,
+    /// What to log: error, warn, info, debug, or a list of target=level
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log_level: String,
+    #[command(flatten)]
+    pub translate: TranslateOptions,
+}
+
+/// Tunnels between director and real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TunnelName {
+    /// IP in IP (TUNNEL).
+    #[default]
+    Ipip,
+    /// IP in UDP (GUE).
+    Gue,
+    /// The same link (L2).
+    None,
+}
+
+#[derive(Debug, Args)]
+pub struct DetachArguments {
+    /// Where the director has its pins
+    #[arg(long, value_name = "DIR")]
+    pub pins: Option<PathBuf>,
 }
 
 /// Takes whatever follows a command that is not there yet.

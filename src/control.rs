@@ -4,10 +4,11 @@
 //! them by whoever asked, so that 20,000 routes are never written while a change waits.
 
 use crate::check::unix_now;
+use crate::director::Director;
 use crate::explain;
-use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, Traffic};
+use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, LiveRealServer, Traffic};
 use sluicegate_admin::{ExplainError, Readiness, Section, State, StateView, Unavailable};
-use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, Verdict};
+use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, TransportProtocol, Verdict};
 use sluicegate_proxy::Proxy;
 use sluicegate_source::SourceEvent;
 use sluicegate_telemetry::Metrics;
@@ -15,7 +16,7 @@ use sluicegate_telemetry::control::{CertificateExpiry, RejectionCounts};
 use sluicegate_translate::{Controller, Update};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -77,6 +78,15 @@ impl Status {
     }
 }
 
+/// What the loop feeds, and what a view shows.
+#[derive(Clone)]
+pub struct Parts {
+    pub proxy: Arc<Proxy>,
+    pub director: Option<Arc<Director>>,
+    pub metrics: Arc<Metrics>,
+    pub status: Arc<Status>,
+}
+
 /// The running loop.
 pub struct Control {
     messages: SyncSender<Message>,
@@ -85,14 +95,10 @@ pub struct Control {
 
 impl Control {
     /// Starts the loop.
-    pub fn start(
-        settings: Settings,
-        proxy: Arc<Proxy>,
-        metrics: Arc<Metrics>,
-        status: Arc<Status>,
-    ) -> io::Result<Self> {
+    pub fn start(settings: Settings, parts: Parts) -> io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
-        let shell = Loop { controller: Controller::new(settings), proxy, metrics, status };
+        let Parts { proxy, director, metrics, status } = parts;
+        let shell = Loop { controller: Controller::new(settings), proxy, director, metrics, status };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || shell.run(&inbox))?;
         Ok(Self { messages, thread: Some(thread) })
     }
@@ -123,6 +129,7 @@ impl Drop for Control {
 struct Loop {
     controller: Controller,
     proxy: Arc<Proxy>,
+    director: Option<Arc<Director>>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
 }
@@ -155,6 +162,8 @@ impl Loop {
             self.tell(&update);
         }
         if event.initial {
+            // Even where there are none: tables of a process before this one may say otherwise.
+            self.serve_vips();
             self.status.applied.store(true, Ordering::Release);
             let desired = self.controller.desired();
             tracing::info!(
@@ -175,6 +184,9 @@ impl Loop {
         }
         let before = self.proxy.table();
         let applied = self.proxy.apply(diff, *generation);
+        if !diff.vips.is_empty() {
+            self.serve_vips();
+        }
         let took = noticed.elapsed();
         self.restart_counters(&before, diff);
         for failure in &applied.failures {
@@ -199,6 +211,12 @@ impl Loop {
             took_ms = millis(took),
             "applied"
         );
+    }
+
+    fn serve_vips(&self) {
+        if let Some(director) = &self.director {
+            director.serve(&self.controller.desired().vips);
+        }
     }
 
     /// A backend that is new takes a slot in which another one may have counted.
@@ -288,15 +306,13 @@ impl Loop {
 /// The gateway as the admin API sees it.
 pub struct View {
     messages: SyncSender<Message>,
-    proxy: Arc<Proxy>,
-    metrics: Arc<Metrics>,
-    status: Arc<Status>,
+    parts: Parts,
 }
 
 impl View {
-    /// Looks at a loop and its proxy.
-    pub fn new(control: &Control, proxy: Arc<Proxy>, metrics: Arc<Metrics>, status: Arc<Status>) -> Self {
-        Self { messages: control.messages(), proxy, metrics, status }
+    /// Looks at a loop and what it feeds.
+    pub fn new(control: &Control, parts: Parts) -> Self {
+        Self { messages: control.messages(), parts }
     }
 }
 
@@ -309,32 +325,31 @@ impl StateView for View {
             RecvTimeoutError::Timeout => Unavailable("the controller loop is busy".to_owned()),
             RecvTimeoutError::Disconnected => gone(),
         })?;
-        let live = LiveProxy::new(&self.proxy, &self.metrics, section);
+        let live = LiveParts::new(&self.parts, section);
         Ok(State::build(&snapshot.desired, &snapshot.rejections, &live, &self.ready(), section))
     }
 
     fn explain(&self, url: &str) -> Result<serde_json::Value, ExplainError> {
-        explain::by_table(&self.proxy.table(), url).map_err(ExplainError::Url)
+        explain::by_table(&self.parts.proxy.table(), url).map_err(ExplainError::Url)
     }
 
     fn ready(&self) -> Readiness {
-        self.status.readiness()
+        self.parts.status.readiness()
     }
 }
 
-/// What the workers know, gathered once a question.
-struct LiveProxy<'a> {
-    proxy: &'a Proxy,
-    metrics: &'a Metrics,
+/// What workers and director know, gathered once a question.
+struct LiveParts<'a> {
+    parts: &'a Parts,
     table: Arc<sluicegate_route::RouteTable>,
     endpoints: BTreeMap<BackendId, BTreeMap<SocketAddr, LiveEndpoint>>,
 }
 
-impl<'a> LiveProxy<'a> {
-    fn new(proxy: &'a Proxy, metrics: &'a Metrics, section: Option<Section>) -> Self {
+impl<'a> LiveParts<'a> {
+    fn new(parts: &'a Parts, section: Option<Section>) -> Self {
         let mut endpoints = BTreeMap::new();
         if section.is_none_or(|section| section == Section::Backends) {
-            for report in proxy.endpoint_states() {
+            for report in parts.proxy.endpoint_states() {
                 let views = report.endpoints.iter().map(|view| {
                     let traffic = Traffic { active: view.active, requests: view.requests, errors: view.errors };
                     (view.address, LiveEndpoint { ejected: view.ejected_by > 0, traffic })
@@ -342,24 +357,38 @@ impl<'a> LiveProxy<'a> {
                 endpoints.insert(report.backend.id.clone(), views.collect());
             }
         }
-        Self { proxy, metrics, table: proxy.table(), endpoints }
+        Self { parts, table: parts.proxy.table(), endpoints }
     }
 }
 
-impl Live for LiveProxy<'_> {
+impl Live for LiveParts<'_> {
     fn listeners(&self) -> Vec<(ListenerProtocol, SocketAddr)> {
-        let addresses = self.proxy.addresses();
+        let addresses = self.parts.proxy.addresses();
         let http = addresses.http.iter().map(|address| (ListenerProtocol::Http, *address));
         http.chain(addresses.https.iter().map(|address| (ListenerProtocol::Https, *address))).collect()
     }
 
     fn backend(&self, id: &BackendId) -> Option<Traffic> {
-        let totals = self.metrics.backend(counter(self.table.backend_slot(id)?));
+        let totals = self.parts.metrics.backend(counter(self.table.backend_slot(id)?));
         Some(Traffic { active: totals.active, requests: totals.requests, errors: totals.errors })
     }
 
     fn endpoints(&self, id: &BackendId) -> BTreeMap<SocketAddr, LiveEndpoint> {
         self.endpoints.get(id).cloned().unwrap_or_default()
+    }
+
+    fn vip_is_served(&self, address: IpAddr) -> bool {
+        self.parts.director.as_ref().is_some_and(|director| director.serves(address))
+    }
+
+    fn real_server(
+        &self,
+        vip: IpAddr,
+        protocol: TransportProtocol,
+        port: u16,
+        address: IpAddr,
+    ) -> Option<LiveRealServer> {
+        self.parts.director.as_ref()?.real_server(vip, protocol, port, address)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The gateway, wired in the order in which traffic needs it: listeners, probes, the first state, then readiness.
 
-use crate::control::{Control, Message, Status, View};
+use crate::control::{Control, Message, Parts, Status, View};
+use crate::director::{Director, DirectorSettings};
 use anyhow::{Context as _, anyhow, bail};
 use sluicegate_admin::{AdminServer, AdminSettings};
 use sluicegate_config::{Certificate, CertificateId, Kind, NamespacedName, ObjectRef, Settings};
@@ -20,6 +21,8 @@ pub struct GatewaySettings {
     pub admin: AdminSettings,
     /// The Secret with the certificate for names that have none.
     pub default_certificate: Option<NamespacedName>,
+    /// Virtual IPs; `None` = no packet is forwarded.
+    pub director: Option<DirectorSettings>,
 }
 
 /// A running gateway. Dropping it ends it without draining.
@@ -28,6 +31,7 @@ pub struct Gateway {
     admin: AdminServer,
     directory: Directory,
     control: Control,
+    director: Option<Arc<Director>>,
     proxy: Arc<Proxy>,
     status: Arc<Status>,
 }
@@ -48,9 +52,15 @@ impl Gateway {
         let metrics = Metrics::new(settings.proxy.workers);
         let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics))?);
         let status = Arc::new(Status::default());
-        let control =
-            Control::start(settings.translate, Arc::clone(&proxy), Arc::clone(&metrics), Arc::clone(&status))?;
-        let view = View::new(&control, Arc::clone(&proxy), Arc::clone(&metrics), Arc::clone(&status));
+        let director = settings.director.map(Director::start).transpose()?.map(Arc::new);
+        let parts = Parts {
+            proxy: Arc::clone(&proxy),
+            director: director.clone(),
+            metrics: Arc::clone(&metrics),
+            status: Arc::clone(&status),
+        };
+        let control = Control::start(settings.translate, parts.clone())?;
+        let view = View::new(&control, parts);
         let admin = AdminServer::start(settings.admin, Arc::new(view), metrics)?;
         let messages = control.messages();
         let directory =
@@ -64,7 +74,7 @@ impl Gateway {
             admin = %admin.addresses().admin,
             "listening"
         );
-        Ok(Self { admin, directory, control, proxy, status })
+        Ok(Self { admin, directory, control, director, proxy, status })
     }
 
     /// The proxy.
@@ -106,9 +116,12 @@ impl Gateway {
         Ok(())
     }
 
-    /// Readiness off; accepting goes on.
+    /// Readiness off and virtual IPs handed over; accepting and forwarding go on.
     pub fn lame_duck(&self) {
         self.status.leave();
+        if let Some(director) = &self.director {
+            director.hand_over();
+        }
     }
 
     /// Stops accepting and lets what is under way finish, for at most so long.

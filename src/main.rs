@@ -5,10 +5,12 @@
 //! one line on standard error.
 
 mod admin_client;
+mod backend;
 mod check;
 mod cli;
 mod control;
 mod demo;
+mod director;
 mod explain;
 mod gateway;
 mod options;
@@ -70,7 +72,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Backends(arguments) => query::backends(&arguments),
         Command::Vips(arguments) => query::vips(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
-        Command::Backend(_) | Command::Detach(_) | Command::Doctor(_) => Err(Failure::Usage(
+        Command::Backend(arguments) => backend::backend(&arguments),
+        Command::Detach(arguments) => backend::detach(&arguments),
+        Command::Doctor(_) => Err(Failure::Usage(
             "this command belongs to the packet forwarder, which is not available yet; see `sluicegate --help`"
                 .to_owned(),
         )),

@@ -4,7 +4,9 @@ use crate::Failure;
 use anyhow::Context as _;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use ipnet::IpNet;
+use sluicegate_announce::OnIsolation;
 use sluicegate_config::{NamespacedName, Settings, VipPool};
+use sluicegate_forward::forwarder::ForwardMode;
 use sluicegate_proxy::StreamEngine;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -178,12 +180,33 @@ options! {
 
         #[arg(long, hide = true)]
         pub kubeconfig: Option<PathBuf>,
-        #[arg(long, hide = true)]
-        pub role: Option<String>,
-        #[arg(long, hide = true)]
-        pub forward: Option<String>,
-        #[arg(long, hide = true)]
+        /// What this process does: all, director (packets alone) or gateway (HTTP and TCP alone) [default: all]
+        #[arg(long, env = "SLUICEGATE_ROLE", value_name = "ROLE", help_heading = "Virtual IPs")]
+        pub role: Option<Role>,
+        /// How packets for virtual IPs are forwarded: native XDP, else generic, else off with the reason [default: auto]
+        #[arg(long, env = "SLUICEGATE_FORWARD", value_name = "ENGINE", help_heading = "Virtual IPs")]
+        pub forward: Option<ForwardName>,
+        /// Interface that packets for virtual IPs come in by; repeatable [default: those of the VIPs and the default route]
+        #[arg(long, env = "SLUICEGATE_INTERFACE", value_name = "IFACE", value_delimiter = ',', help_heading = "Virtual IPs")]
         pub interface: Vec<String>,
+        /// Name of this director among its peers [default: the host's name]
+        #[arg(long, env = "SLUICEGATE_DIRECTOR_NAME", value_name = "NAME", help_heading = "Virtual IPs")]
+        pub director_name: Option<String>,
+        /// Another director with its address; repeatable, also for a second path to the same one
+        #[arg(long, env = "SLUICEGATE_DIRECTOR_PEER", value_name = "NAME=ADDR", value_delimiter = ',', value_parser = peer, help_heading = "Virtual IPs")]
+        pub director_peer: Vec<(String, SocketAddr)>,
+        /// Where to listen for other directors; repeatable
+        #[arg(long, env = "SLUICEGATE_DIRECTOR_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = address, help_heading = "Virtual IPs")]
+        pub director_listen: Vec<SocketAddr>,
+        /// File with the secret that all directors share, 16 bytes and more; needed with --director-peer
+        #[arg(long, env = "SLUICEGATE_DIRECTOR_SECRET_FILE", value_name = "FILE", help_heading = "Virtual IPs")]
+        pub director_secret_file: Option<PathBuf>,
+        /// What two directors do that do not hear each other: release (never two owners) or hold (always one) [default: release]
+        #[arg(long, env = "SLUICEGATE_ON_ISOLATION", value_name = "RULE", help_heading = "Virtual IPs")]
+        pub on_isolation: Option<IsolationName>,
+        /// Virtual IPs go back to the director that had them once it is fit again
+        #[arg(long, env = "SLUICEGATE_FAILBACK", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Virtual IPs")]
+        pub failback: Option<bool>,
     }
 }
 
@@ -214,6 +237,53 @@ pub struct AdminAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TakeOver {
     IngressNginx,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    #[default]
+    All,
+    Director,
+    Gateway,
+}
+
+/// Names of the engines that forward packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ForwardName {
+    #[default]
+    Auto,
+    Xdp,
+    Packet,
+    Off,
+}
+
+impl From<ForwardName> for ForwardMode {
+    fn from(name: ForwardName) -> Self {
+        match name {
+            ForwardName::Auto => Self::Auto,
+            ForwardName::Xdp => Self::Xdp,
+            ForwardName::Packet => Self::Packet,
+            ForwardName::Off => Self::Off,
+        }
+    }
+}
+
+/// What two directors do that do not hear each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum IsolationName {
+    #[default]
+    Release,
+    Hold,
+}
+
+impl From<IsolationName> for OnIsolation {
+    fn from(name: IsolationName) -> Self {
+        match name {
+            IsolationName::Release => Self::Release,
+            IsolationName::Hold => Self::Hold,
+        }
+    }
 }
 
 /// Names of the stream engines.
@@ -256,16 +326,12 @@ impl RunOptions {
     /// Refuses what the design has and this version has not.
     pub fn refuse_what_is_not_there(&self) -> Result<(), Failure> {
         let serve = &self.serve;
-        let missing = [
-            (serve.kubeconfig.is_some(), "--kubeconfig: the Kubernetes API as a source"),
-            (serve.role.as_deref().is_some_and(|role| role != "gateway"), "--role: the director"),
-            (serve.forward.as_deref().is_some_and(|forward| forward != "off"), "--forward: the packet forwarder"),
-            (!serve.interface.is_empty(), "--interface: the packet forwarder"),
-        ];
-        match missing.into_iter().find(|(given, _)| *given) {
-            Some((_, what)) => Err(Failure::Usage(format!("{what} is not available yet; leave the flag out"))),
-            None => Ok(()),
+        if serve.kubeconfig.is_some() {
+            return Err(Failure::Usage(
+                "--kubeconfig: the Kubernetes API as a source is not available yet; leave the flag out".to_owned(),
+            ));
         }
+        Ok(())
     }
 }
 
@@ -351,6 +417,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "an address and a port are expected, such as 127.0.0.1:8080, 0.0.0.0:80 or [::]:80".to_owned())
 }
 
+/// `name=192.0.2.12:7946`
+fn peer(text: &str) -> Result<(String, SocketAddr), String> {
+    let expected = || "a name and an address are expected, such as edge2=192.0.2.12:7946".to_owned();
+    let (name, address) = text.split_once('=').ok_or_else(expected)?;
+    Ok((name.to_owned(), address.parse().map_err(|_| expected())?))
+}
+
 /// `500ms`, `10s`, `2m`, `1h`, and `0`.
 fn duration(text: &str) -> Result<Duration, String> {
     let expected = || "a number with a unit is expected, such as 500ms, 10s, 2m or 1h".to_owned();
@@ -410,7 +483,7 @@ mod tests {
         for (text, part) in [
             ("htpt: x", "`htpt` is not a flag"),
             ("config: y.yaml", "`config` is not a flag"),
-            ("role: director", "`role` is not a flag"),
+            ("kubeconfig: x", "`kubeconfig` is not a flag"),
             ("workers: many", "--workers"),
             ("http: 8080", "127.0.0.1:8080"),
             ("http: {a: b}", "`http`: a plain value"),

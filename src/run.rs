@@ -2,12 +2,16 @@
 
 use crate::Failure;
 use crate::cli::RunArguments;
+use crate::director::DirectorSettings;
 use crate::gateway::{Gateway, GatewaySettings};
-use crate::options::{LogFormatName, RunOptions, ServeOptions};
+use crate::options::{LogFormatName, Role, RunOptions, ServeOptions};
 use sluicegate_admin::AdminSettings;
+use sluicegate_announce::{DirectorId, Secret};
+use sluicegate_forward::forwarder::ForwarderSettings;
 use sluicegate_proxy::{Limits, ProxySettings, Timeouts};
 use sluicegate_source::DirectorySettings;
 use sluicegate_telemetry::logging::{self, LogFormat};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,7 +34,7 @@ pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     start_logging(&options.serve)?;
     let lame_duck = options.serve.lame_duck.unwrap_or(LAME_DUCK);
     let drain = options.serve.drain.unwrap_or(DRAIN);
-    let settings = settings(options);
+    let settings = settings(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let gateway = Gateway::start(settings)?;
@@ -121,21 +125,71 @@ pub fn log_to_stderr(format: LogFormat, filter: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn settings(options: RunOptions) -> GatewaySettings {
+fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     let RunOptions { serve, translate, .. } = options;
-    let http = or_any(&serve.http, 80);
-    let https = or_any(&serve.https, 443);
+    let role = serve.role.unwrap_or_default();
+    let serves_http = role != Role::Director;
+    let http = if serves_http { or_any(&serve.http, 80) } else { Vec::new() };
+    let https = if serves_http { or_any(&serve.https, 443) } else { Vec::new() };
+    let director = if role == Role::Gateway { None } else { Some(director_settings(&serve)?) };
     let metrics = or_any(&serve.metrics, 10254);
     let admin = serve.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)));
     let reserved =
         http.iter().chain(&https).chain(&metrics).chain([&admin]).map(SocketAddr::port).filter(|port| *port != 0);
-    GatewaySettings {
+    Ok(GatewaySettings {
         translate: translate.settings(reserved),
         directory: DirectorySettings { paths: serve.manifests.clone(), poll: serve.poll.unwrap_or(false) },
         admin: AdminSettings { metrics, admin, token_file: serve.admin_token_file.clone() },
         default_certificate: serve.default_ssl_certificate.clone(),
+        director,
         proxy: proxy_settings(serve, http, https),
+    })
+}
+
+fn director_settings(serve: &ServeOptions) -> Result<DirectorSettings, Failure> {
+    let name = match &serve.director_name {
+        Some(name) => name.clone(),
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    let id = |flag: &str, name: &str| DirectorId::new(name).map_err(|error| Failure::Usage(format!("{flag}: {error}")));
+    let mut peers = BTreeMap::<DirectorId, Vec<SocketAddr>>::new();
+    for (name, address) in &serve.director_peer {
+        peers.entry(id("--director-peer", name)?).or_default().push(*address);
     }
+    let secret = match &serve.director_secret_file {
+        Some(path) => Secret::read(path).map_err(|error| Failure::Usage(format!("--director-secret-file: {error}")))?,
+        None if peers.is_empty() => {
+            // Nobody is there to share it with.
+            let mut bytes = [0; 32];
+            rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+            Secret::new(&bytes)?
+        }
+        None => {
+            return Err(Failure::Usage(
+                "--director-peer needs --director-secret-file: directors believe only those who know the secret"
+                    .to_owned(),
+            ));
+        }
+    };
+    if !peers.is_empty() && serve.director_listen.is_empty() {
+        return Err(Failure::Usage(
+            "--director-peer needs --director-listen: the other directors connect to it, such as 192.0.2.11:7946"
+                .to_owned(),
+        ));
+    }
+    Ok(DirectorSettings {
+        forwarder: ForwarderSettings {
+            mode: serve.forward.unwrap_or_default().into(),
+            interfaces: serve.interface.clone(),
+            ..ForwarderSettings::default()
+        },
+        name: id("--director-name", &name)?,
+        peers,
+        listen: serve.director_listen.clone(),
+        secret,
+        failback: serve.failback.unwrap_or(false),
+        on_isolation: serve.on_isolation.unwrap_or_default().into(),
+    })
 }
 
 fn proxy_settings(serve: ServeOptions, http: Vec<SocketAddr>, https: Vec<SocketAddr>) -> ProxySettings {

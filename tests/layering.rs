@@ -19,10 +19,13 @@ const PICTURE: &[(&str, &[&str])] = &[
         &[
             "sluicegate-admin",
             "sluicegate-announce",
+            "sluicegate-backend",
             "sluicegate-config",
+            "sluicegate-dsr",
             "sluicegate-echo",
             "sluicegate-forward",
             "sluicegate-health",
+            "sluicegate-l4",
             "sluicegate-proxy",
             "sluicegate-route",
             "sluicegate-source",

@@ -80,6 +80,7 @@ impl Stage {
                 token_file: None,
             },
             default_certificate: None,
+            director: None,
         })?;
         gateway.wait_until_ready(Duration::from_secs(20))?;
         Ok(Self { gateway, pods, certificates: certificates.0, wanted: [http, https], got, folder })

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use aya::maps::{Array, MapData};
 use aya::{Ebpf, Pod};
 use sluicegate_forward::fleet::{Delivery as Way, DeliveryKind};
-use sluicegate_forward::head::{self, Family};
+use sluicegate_forward::head;
 use sluicegate_l4::directory::{address_buckets, service_buckets};
 use sluicegate_l4::layout::{
     AddressBucket, AddressEntry, Backend, Control, FLOW_SETS, RING_LINE_SLOTS, RING_LINES, RING_SLOTS, RingLine,
@@ -86,7 +86,7 @@ fn backend(scenario: &Scenario, vip: IpAddr, number: u16) -> Backend {
         tags: Vec::new(),
         mtu: MTU,
     };
-    Backend { alive: 1, ..head::record(real(vip, number), Family::of(vip), &way) }
+    Backend { alive: 1, ..head::record(real(vip, number), &way) }
 }
 
 fn fill_ring(director: &mut Ebpf, ring: u32, first: u16, vip: IpAddr) -> anyhow::Result<()> {

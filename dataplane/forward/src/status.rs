@@ -4,6 +4,7 @@ use crate::engine::Mode;
 use crate::engine::xdp::Found;
 use crate::fleet::{MethodReason, ServiceKey, Standing};
 use crate::stats::Rate;
+use crate::topology::Mac;
 use sluicegate_config::{Method, Scheduler};
 use sluicegate_l4::layout::Traffic;
 use sluicegate_l4::verdict::Reason;
@@ -54,6 +55,10 @@ pub struct PortStatus {
     pub name: String,
     /// The interface that stands for it (a bond, a VLAN), where it is another one.
     pub asked_as: String,
+    /// The MAC address that VIPs have there.
+    pub mac: Mac,
+    /// The cable or peer is there.
+    pub carrier: bool,
     /// How it is attached; `None` = it is not.
     pub mode: Option<Mode>,
     /// Better modes, and why each was refused.

@@ -14,9 +14,9 @@ pub fn targets<'a>(bindings: impl IntoIterator<Item = &'a VipBinding>) -> BTreeM
     let mut targets = BTreeMap::new();
     for binding in bindings {
         for service in &binding.services {
-            let Some(check) = service.options.health.as_ref() else { continue };
-            let check = Arc::new(check.clone());
             for port in &service.ports {
+                let Some(check) = service.health_of(port) else { continue };
+                let check = Arc::new(check.clone());
                 for real in port.reals.iter().filter(|real| real.readiness == Readiness::Ready) {
                     let target =
                         Target { vip: binding.address, protocol: port.protocol, port: port.port, real: real.address };

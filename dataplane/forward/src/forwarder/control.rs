@@ -319,6 +319,8 @@ impl Control {
             index: port.index,
             name: port.name.clone(),
             asked_as: port.asked_as.clone(),
+            mac: port.mac,
+            carrier: self.network.topology().link(port.index).is_some_and(|link| link.carrier),
             mode: attachment.and_then(|attachment| attachment.mode),
             refused: attachment.map(|attachment| attachment.refused.clone()).unwrap_or_default(),
         }

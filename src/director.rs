@@ -1,0 +1,410 @@
+//! The director: forwarder, probes and ownership of VIPs, each with a thread of its own, and the loop that carries word
+//! between them. What is served it is told; whether packets flow it shows.
+//!
+//! Nothing starts before there is a VIP, or tables of a process before this one: a gateway without VIPs needs no rights for
+//! the network.
+
+use anyhow::Context as _;
+use sluicegate_admin::state::LiveRealServer;
+use sluicegate_announce::{
+    AnnounceSettings, Announcer, DirectorId, FenceError, FenceSink, Fitness, Moment, OnIsolation, Port, Secret, Timing,
+};
+use sluicegate_backend::{ProbeEgress, ProbeEgressSettings};
+use sluicegate_config::{TransportProtocol, VipBinding};
+use sluicegate_dsr::layout::mark;
+use sluicegate_forward::engine::xdp::Fences;
+use sluicegate_forward::fleet::{Health as Verdict, ServiceKey, Standing};
+use sluicegate_forward::forwarder::{Forwarder, ForwarderSettings};
+use sluicegate_forward::pins::Pins;
+use sluicegate_forward::status::{EngineState, ForwarderStatus, RealStatus, ServiceStatus, VipStatus};
+use sluicegate_health::{Health, HealthSettings, Target, Way, targets};
+use sluicegate_l4::layout::map;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often fitness and ports are looked at where nobody gives word.
+const PULSE: Duration = Duration::from_millis(100);
+/// How long the peers may take to hear of a hand-over.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// Routing table of marked probes, and the priority of the rule that leads there: before the main table.
+pub const PROBE_TABLE: u32 = 0x5347;
+pub const PROBE_PRIORITY: u32 = 20_000;
+/// Words that may wait; they say only that there is something to see.
+const QUEUE: usize = 4;
+
+/// The VIPs that are to be served.
+pub type Bindings = BTreeMap<IpAddr, Arc<VipBinding>>;
+
+/// What a director is started with.
+pub struct DirectorSettings {
+    pub forwarder: ForwarderSettings,
+    /// Its name among directors.
+    pub name: DirectorId,
+    /// The others, with their addresses.
+    pub peers: BTreeMap<DirectorId, Vec<SocketAddr>>,
+    /// Where it listens for them.
+    pub listen: Vec<SocketAddr>,
+    /// What they all know; random where there are none.
+    pub secret: Secret,
+    pub failback: bool,
+    pub on_isolation: OnIsolation,
+}
+
+/// The director. Dropping it hands its VIPs over and leaves the tables to who comes next.
+pub struct Director {
+    words: SyncSender<Word>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Word {
+    /// These are to be served.
+    Serve(Arc<Bindings>),
+    /// There is a verdict, or another status.
+    Look,
+    /// Others are to hold the VIPs.
+    HandOver,
+    /// Hand over and end.
+    Stop,
+}
+
+/// What the loop shows.
+#[derive(Default)]
+struct Shared {
+    view: Mutex<View>,
+}
+
+/// What others see of the director.
+#[derive(Clone, Default)]
+struct View {
+    forwarder: Option<Arc<ForwarderStatus>>,
+    ownership: Option<sluicegate_announce::Status>,
+}
+
+impl Shared {
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Director {
+    /// Starts the loop.
+    ///
+    /// # Errors
+    /// Where there is no thread to be had.
+    pub fn start(settings: DirectorSettings) -> anyhow::Result<Self> {
+        let (words, inbox) = sync_channel(QUEUE);
+        let shared = Arc::new(Shared::default());
+        let work = Work {
+            settings,
+            shared: Arc::clone(&shared),
+            words: words.clone(),
+            bindings: Arc::default(),
+            parts: None,
+            announcer: None,
+            complained: false,
+        };
+        let thread = std::thread::Builder::new().name("director".to_owned()).spawn(move || work.run(&inbox));
+        Ok(Self { words, shared, thread: Some(thread.context("the director's thread")?) })
+    }
+
+    /// Serves these VIPs and no others.
+    pub fn serve(&self, bindings: &Bindings) {
+        // A loop that is gone has said why.
+        let _gone = self.words.send(Word::Serve(Arc::new(bindings.clone())));
+    }
+
+    /// Gives the VIPs to others for good; what still comes in is forwarded.
+    pub fn hand_over(&self) {
+        let _gone = self.words.send(Word::HandOver);
+    }
+
+    /// True where this director holds the VIP and packets for it are forwarded.
+    pub fn serves(&self, vip: IpAddr) -> bool {
+        let view = self.shared.view();
+        let is_in_tables = view.forwarder.as_ref().is_some_and(|status| has(status, vip));
+        let holds = view
+            .ownership
+            .as_ref()
+            .is_some_and(|status| status.vips.iter().any(|view| view.vip == vip && view.fence > Duration::ZERO));
+        is_in_tables && holds
+    }
+
+    /// What is known of a real server.
+    pub fn real_server(
+        &self,
+        vip: IpAddr,
+        protocol: TransportProtocol,
+        port: u16,
+        address: IpAddr,
+    ) -> Option<LiveRealServer> {
+        let status = self.shared.view().forwarder.clone()?;
+        let (service, real) = find(&status, ServiceKey { vip, protocol, port }, address)?;
+        Some(LiveRealServer {
+            method: service.method.to_string(),
+            healthy: Some(real.standing != Standing::Dead),
+            reason: real.reason.clone(),
+            packets: real.traffic.packets,
+            bytes: real.traffic.bytes,
+        })
+    }
+}
+
+impl Drop for Director {
+    fn drop(&mut self) {
+        let _gone = self.words.send(Word::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the director ended by a panic");
+        }
+    }
+}
+
+fn has(status: &ForwarderStatus, vip: IpAddr) -> bool {
+    matches!(status.engine, EngineState::On(_))
+        && status.vips.iter().any(|known| known.address == vip && known.id.is_some())
+}
+
+fn find(status: &ForwarderStatus, key: ServiceKey, real: IpAddr) -> Option<(&ServiceStatus, &RealStatus)> {
+    let vip = status.vips.iter().find(|vip| vip.address == key.vip)?;
+    let service = vip.services.iter().find(|service| service.key == key)?;
+    Some((service, service.reals.iter().find(|known| known.address == real)?))
+}
+
+/// The parts that run once there is a VIP.
+struct Parts {
+    forwarder: Forwarder,
+    health: Health,
+    /// Until the announcer takes them.
+    fences: Option<Fences>,
+    /// Marked probes are delivered as packets of clients are.
+    marked: Arc<AtomicBool>,
+    /// The families of VIPs that probes have a way for.
+    probed: BTreeSet<bool>,
+}
+
+impl Parts {
+    /// Starts the program that delivers marked packets, anew where VIPs of another family have come.
+    fn give_probes_a_way(&mut self, status: &ForwarderStatus, settings: &ForwarderSettings) {
+        let reals = status.vips.iter().flat_map(|vip| &vip.services).flat_map(|service| {
+            service.reals.iter().filter(|real| real.id.is_some()).map(|real| (service.key.vip.is_ipv4(), real.address))
+        });
+        let towards: BTreeMap<bool, IpAddr> = reals.filter(|(is_ipv4, real)| *is_ipv4 == real.is_ipv4()).collect();
+        if towards.is_empty() || towards.keys().all(|family| self.probed.contains(family)) {
+            return;
+        }
+        self.probed.extend(towards.keys());
+        let wanted = ProbeEgressSettings {
+            pins: settings.pin_root.join("probe"),
+            backends: Pins::new(settings.pin_root.clone(), settings.version).tables().join(map::BACKENDS),
+            sources: towards.values().filter_map(|real| own_address(*real)).collect(),
+            table: PROBE_TABLE,
+            priority: PROBE_PRIORITY,
+        };
+        let started = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| Ok(runtime.block_on(ProbeEgress::start(&wanted))?));
+        match started {
+            Ok(_stays_pinned) => self.marked.store(true, Ordering::Relaxed),
+            Err(error) => {
+                tracing::warn!("probes go to real servers directly, which does not show a lost VIP: {error:#}")
+            }
+        }
+    }
+}
+
+struct Work {
+    settings: DirectorSettings,
+    shared: Arc<Shared>,
+    words: SyncSender<Word>,
+    bindings: Arc<Bindings>,
+    parts: Option<Parts>,
+    announcer: Option<Announcer>,
+    /// Starting failed, and that was said.
+    complained: bool,
+}
+
+impl Work {
+    fn run(mut self, inbox: &Receiver<Word>) {
+        loop {
+            match inbox.recv_timeout(PULSE) {
+                Ok(Word::Serve(bindings)) => self.serve(bindings),
+                Ok(Word::Look) => self.carry_verdicts(),
+                Ok(Word::HandOver) => self.hand_over(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Word::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.look();
+        }
+        self.hand_over();
+    }
+
+    fn hand_over(&self) {
+        if let Some(announcer) = &self.announcer
+            && !announcer.release(HAND_OVER)
+        {
+            tracing::warn!("a peer was not told that this director gives its VIPs up; it waits for the lease");
+        }
+    }
+
+    fn serve(&mut self, bindings: Arc<Bindings>) {
+        self.bindings = bindings;
+        if self.parts.is_none() && (!self.bindings.is_empty() || self.settings.forwarder.pin_root.exists()) {
+            match self.start() {
+                Ok(parts) => self.parts = Some(parts),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if !self.complained && !self.bindings.is_empty() {
+                        tracing::error!(%error, "VIPs are not served");
+                    }
+                    self.complained = true;
+                    return;
+                }
+            }
+        }
+        if let Some(parts) = &self.parts {
+            parts.health.set_targets(targets(self.bindings.values().map(Arc::as_ref)));
+            parts.forwarder.apply(&self.bindings);
+        }
+    }
+
+    fn start(&self) -> anyhow::Result<Parts> {
+        let mut forwarder = Forwarder::start(self.settings.forwarder.clone()).context("the forwarder")?;
+        let fences = forwarder.take_fences();
+        let status = forwarder.subscribe();
+        let marked = Arc::new(AtomicBool::new(false));
+        let is_marked = Arc::clone(&marked);
+        let route = move |target: &Target| way(&status.borrow(), target, is_marked.load(Ordering::Relaxed));
+        let words = self.words.clone();
+        let on_change = move |_| {
+            // A word that finds no room is not needed: the loop has others to read.
+            let _full = words.try_send(Word::Look);
+        };
+        let health = Health::start(HealthSettings::default(), route, on_change).context("health checks")?;
+        Ok(Parts { forwarder, health, fences, marked, probed: BTreeSet::new() })
+    }
+
+    /// Tells the forwarder what the probes say.
+    fn carry_verdicts(&self) {
+        let Some(parts) = &self.parts else { return };
+        let verdicts = parts.health.snapshot().into_iter().map(|(target, status)| {
+            let key = ServiceKey { vip: target.vip, protocol: target.protocol, port: target.port };
+            let verdict = match status.verdict.reason {
+                Some(reason) => Verdict::Unhealthy(reason.to_string().into()),
+                None => Verdict::Healthy,
+            };
+            ((key, target.real), verdict)
+        });
+        parts.forwarder.set_health(verdicts.collect());
+    }
+
+    /// Tells the announcer what the forwarder is able to do.
+    fn look(&mut self) {
+        let Some(parts) = &mut self.parts else { return };
+        let status = parts.forwarder.status();
+        let ports: Vec<Port> = status
+            .ports
+            .iter()
+            .filter(|port| port.mode.is_some())
+            .map(|port| Port { index: port.index, mac: port.mac })
+            .collect();
+        if self.announcer.is_none()
+            && !ports.is_empty()
+            && let Some(fences) = parts.fences.take()
+        {
+            let sink = Sink { fences, status: parts.forwarder.subscribe() };
+            match Announcer::start(announce_settings(&self.settings, ports.clone()), sink) {
+                Ok(announcer) => self.announcer = Some(announcer),
+                Err(error) => tracing::error!(%error, "VIPs are not announced"),
+            }
+        }
+        if matches!(status.engine, EngineState::On(_)) && !ports.is_empty() {
+            parts.give_probes_a_way(&status, &self.settings.forwarder);
+        }
+        if let Some(announcer) = &self.announcer {
+            let carrier = status.ports.iter().any(|port| port.mode.is_some() && port.carrier);
+            announcer.set_ports(ports);
+            announcer.set_vips(self.able(&status));
+            announcer.set_fitness(Fitness {
+                carrier,
+                attached: status.ports.iter().any(|port| port.mode.is_some()),
+                cordoned: false,
+            });
+        }
+        let mut view = self.shared.view();
+        view.ownership = self.announcer.as_ref().map(Announcer::status);
+        view.forwarder = Some(status);
+    }
+
+    /// The VIPs that are in the tables, each with whether it can be served.
+    fn able(&self, status: &ForwarderStatus) -> BTreeMap<IpAddr, bool> {
+        let known = status.vips.iter().filter(|vip| vip.id.is_some() && self.bindings.contains_key(&vip.address));
+        known.map(|vip| (vip.address, is_able(vip))).collect()
+    }
+}
+
+/// A VIP that is bound to nothing is announced for its own sake.
+fn is_able(vip: &VipStatus) -> bool {
+    let mut reals = vip.services.iter().flat_map(|service| &service.reals);
+    vip.services.is_empty() || reals.any(|real| real.standing == Standing::InRing)
+}
+
+fn announce_settings(settings: &DirectorSettings, ports: Vec<Port>) -> AnnounceSettings {
+    AnnounceSettings {
+        me: settings.name.clone(),
+        peers: settings.peers.clone(),
+        listen: settings.listen.clone(),
+        secret: settings.secret.clone(),
+        ports,
+        timing: Timing::default(),
+        failback: settings.failback,
+        on_isolation: settings.on_isolation,
+    }
+}
+
+/// The way of a probe: that of the packets, else to the real server's own address.
+fn way(status: &ForwarderStatus, target: &Target, marked: bool) -> Way {
+    let key = ServiceKey { vip: target.vip, protocol: target.protocol, port: target.port };
+    match find(status, key, target.real) {
+        Some((_, real)) => match (real.id, &real.reason) {
+            (Some(id), _) => mark(id).filter(|_| marked).map_or(Way::Direct, Way::Marked),
+            (None, Some(reason)) => Way::Unreachable(reason.as_str().into()),
+            (None, None) => Way::Unknown,
+        },
+        None => Way::Unknown,
+    }
+}
+
+/// This machine's address towards another one, as the routing table says; no packet is sent.
+fn own_address(towards: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if towards.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((towards, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Writes the fences where the packet path reads them.
+struct Sink {
+    fences: Fences,
+    status: tokio::sync::watch::Receiver<Arc<ForwarderStatus>>,
+}
+
+impl FenceSink for Sink {
+    fn set_fence(&mut self, vip: IpAddr, until: Moment) -> Result<(), FenceError> {
+        let id = self.status.borrow().vips.iter().find(|known| known.address == vip).and_then(|known| known.id);
+        match id {
+            Some(id) => Ok(self.fences.hold_until(id, || until - Moment::now())?),
+            // A VIP that is in no table is answered for by nobody.
+            None if until <= Moment::now() => Ok(()),
+            None => Err(format!("{vip} is not in the tables").into()),
+        }
+    }
+}
