@@ -30,6 +30,11 @@ pub trait Packet {
         value
     }
 
+    /// Says that different ways meet here: an implementation whose verifier follows them forgets what it learned of the
+    /// frame on them.
+    #[inline(always)]
+    fn meet(&mut self) {}
+
     /// Index of the interface that it came in on.
     fn ingress(&self) -> u32;
 

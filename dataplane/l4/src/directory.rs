@@ -41,6 +41,7 @@ const _: () = assert!(SERVICE_BUCKETS.is_power_of_two() && SERVICE_BUCKETS <= 1 
 
 /// A VIP that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(8))]
 pub struct Vip {
     /// Its id, not 0.
     pub id: u16,

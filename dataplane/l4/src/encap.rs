@@ -24,6 +24,9 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP_HEADER: usize = 8;
 
+/// Mask that covers the length of a link header.
+const LONGEST_LINK: usize = 31;
+
 /// Protocol numbers of IP in IP.
 const IPV4_INSIDE: u8 = 4;
 const IPV6_INSIDE: u8 = 41;
@@ -131,11 +134,14 @@ fn tagged<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, has
         (Backend::KIND_IP6 | Backend::KIND_GUE6, _) | (Backend::KIND_L2, Family::V6) => ETHERTYPE_IPV6,
         _ => return Err(Reason::TableFault),
     };
+    let length = packet.opaque(length) & LONGEST_LINK;
+    let own = packet.opaque(own) & LONGEST_LINK;
     let growth = (length + outer) as isize - datagram.link as isize;
     if growth != 0 && !packet.move_head(growth) {
         return Err(Reason::NoRoom);
     }
-    write_link(packet, bytes(&backend.head, 0), tags, length, ethertype).ok_or(Reason::NoRoom)?;
+    write_link(packet, (mac(&backend.head, 0), mac(&backend.head, 6)), tags, length, ethertype)
+        .ok_or(Reason::NoRoom)?;
     if outer == 0 {
         return Ok(());
     }
@@ -163,16 +169,33 @@ fn take_hop<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result<(), Verdic
     Ok(())
 }
 
+/// A MAC address as a number: on the stack it would be accessed across the boundaries of words.
+#[inline(always)]
+pub(crate) fn mac<const N: usize>(view: &[u8; N], at: usize) -> u64 {
+    let low = u32::from_le_bytes(bytes(view, at));
+    let high = u16::from_le_bytes(bytes(view, at + 4));
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// Writes it.
+#[inline(always)]
+pub(crate) fn put_mac<const N: usize>(view: &mut [u8; N], at: usize, mac: u64) {
+    put(view, at, (mac as u32).to_le_bytes());
+    put(view, at + 4, ((mac >> 32) as u16).to_le_bytes());
+}
+
 /// Writes a link header of 14, 18 or 22 bytes with the first tags of two.
 #[inline(always)]
 pub(crate) fn write_link<P: Packet>(
     packet: &mut P,
-    macs: [u8; 12],
+    (to, from): (u64, u64),
     tags: [u8; 8],
     length: usize,
     ethertype: u16,
 ) -> Option<()> {
-    put::<12, _>(packet.view_mut::<12>(0)?, 0, macs);
+    let macs = packet.view_mut::<12>(0)?;
+    put_mac(macs, 0, to);
+    put_mac(macs, 6, from);
     if length > ETHERNET {
         put::<4, _>(packet.view_mut::<4>(12)?, 0, bytes(&tags, 0));
     }

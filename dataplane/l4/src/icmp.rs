@@ -11,7 +11,6 @@ use crate::ndp;
 use crate::parse::{
     self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Fragment, ICMP, ICMPV6, SCTP, TCP, Transport, UDP, mapped,
 };
-use crate::path;
 use crate::select::{self, Query};
 use crate::verdict::{Reason, Verdict};
 
@@ -42,12 +41,21 @@ const V6_QUOTE: usize = 128;
 /// Bytes of an ICMP header.
 const ICMP_HEADER: usize = 8;
 
-/// An ICMP message to a VIP.
+/// The flow that an error quotes; without a backend there is none.
+#[derive(Default)]
+pub(crate) struct Flow {
+    pub(crate) service: u64,
+    pub(crate) backend: u64,
+    pub(crate) hash: u64,
+}
+
+/// An ICMP message to a VIP: answered, refused, or, where it is an error about a flow, for the caller to deliver.
 #[inline(never)]
 pub(crate) fn message<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
+    flow: &mut Flow,
 ) -> Result<Verdict, Verdict> {
     let vip = datagram.vip;
     if datagram.fragment != Fragment::No {
@@ -60,7 +68,7 @@ pub(crate) fn message<P: Packet, T: Tables>(
     match (datagram.family, kind) {
         (Family::V4, V4_ECHO) | (Family::V6, V6_ECHO) if vip.flags & AddressEntry::ECHO != 0 => echo(packet, datagram),
         (Family::V4, V4_UNREACHABLE | V4_TIME_EXCEEDED | V4_PARAMETER_PROBLEM)
-        | (Family::V6, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM) => error(packet, tables, datagram),
+        | (Family::V6, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM) => error(packet, tables, datagram, flow),
         (Family::V6, ndp::SOLICITATION) if datagram.transport == datagram.link + 40 => {
             ndp::answer(packet, tables, datagram.link)
         }
@@ -136,35 +144,42 @@ fn turn_round<P: Packet>(packet: &mut P, datagram: &Datagram) -> Option<()> {
 #[inline(always)]
 fn swap_macs<P: Packet>(packet: &mut P) -> Option<()> {
     let ethernet = packet.view_mut::<12>(0)?;
-    let to: [u8; 6] = bytes(ethernet, 0);
-    let from: [u8; 6] = bytes(ethernet, 6);
-    put(ethernet, 0, from);
-    put(ethernet, 6, to);
+    let to = encap::mac(ethernet, 0);
+    let from = encap::mac(ethernet, 6);
+    encap::put_mac(ethernet, 0, from);
+    encap::put_mac(ethernet, 6, to);
     Some(())
 }
 
 /// What an ICMP error quotes: a packet from the VIP to a client.
 struct Quoted {
     client: Address,
-    protocol: u8,
+    protocol: u64,
     /// As in a packet from the client.
-    ports: u32,
+    ports: u64,
 }
 
 /// An ICMP error goes where the packets of the quoted flow go.
 #[inline(always)]
-fn error<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Result<Verdict, Verdict> {
+fn error<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    datagram: &Datagram,
+    flow: &mut Flow,
+) -> Result<Verdict, Verdict> {
     let vip = datagram.vip;
     let control = tables.control().ok_or(Verdict::Drop(Reason::TableFault))?;
     let quoted = quote(packet, datagram).map_err(|reason| unserved(vip, reason))?;
-    let transport = Transport::of_ports(quoted.ports);
-    let id = directory::find_service(tables, vip, quoted.protocol, transport.destination())
+    let transport = Transport::of_ports(quoted.ports as u32);
+    let id = directory::find_service(tables, vip, quoted.protocol as u8, transport.destination())
         .ok_or(unserved(vip, Reason::IcmpUnknownFlow))?;
     let service = tables.service(id).ok_or(Verdict::Drop(Reason::TableFault))?;
-    let query = Query::new(tables, &control, id, &quoted.client, quoted.protocol, transport);
-    let as_client = Datagram { source: quoted.client, ..*datagram };
+    let query = Query::new(tables, &control, id, &quoted.client, quoted.protocol as u8, transport);
+    let mut as_client = *datagram;
+    as_client.source = quoted.client;
     let backend = select::quoted(tables, &control, &service, &query, &as_client).map_err(Verdict::Drop)?;
-    path::hand_over(packet, tables, datagram, id, (backend, Reason::IcmpError), query.hash, false)
+    *flow = Flow { service: u64::from(id), backend: u64::from(backend), hash: query.hash };
+    Ok(Verdict::Pass(Reason::IcmpError))
 }
 
 /// Reads the quoted packet.
@@ -202,7 +217,7 @@ fn quote<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Quoted, Reason> {
         return Err(Reason::Truncated);
     }
     let ports = parse::ports(packet.view::<4>(at).ok_or(Reason::Truncated)?);
-    Ok(Quoted { client, protocol, ports: ports.rotate_left(16) })
+    Ok(Quoted { client, protocol: u64::from(protocol), ports: u64::from(ports.rotate_left(16)) })
 }
 
 /// Tells the sender of a packet which size fits, or drops the packet where it must not or cannot be told.
@@ -279,13 +294,11 @@ fn readdress<P: Packet>(
     quoted: usize,
     ethertype: u16,
 ) -> Option<()> {
-    let macs: [u8; 12] = bytes(packet.view::<12>(0)?, 0);
+    let ethernet = packet.view::<12>(0)?;
+    let swapped = (encap::mac(ethernet, 6), encap::mac(ethernet, 0));
     let tags: [u8; 8] = bytes(packet.view::<22>(0)?, 12);
     if !packet.truncate(datagram.link + quoted) || !packet.move_head(added as isize) {
         return None;
     }
-    let mut swapped = [0; 12];
-    put::<6, _>(&mut swapped, 0, bytes(&macs, 6));
-    put::<6, _>(&mut swapped, 6, bytes(&macs, 0));
     encap::write_link(packet, swapped, tags, datagram.link, ethertype)
 }

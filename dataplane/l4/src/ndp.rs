@@ -24,7 +24,7 @@ const LONGEST: usize = 96;
 
 /// ff02::1, and the MAC address of that group (RFC 2464, section 7).
 const ALL_NODES: Address = [u32::from_ne_bytes([0xff, 0x02, 0, 0]), 0, 0, u32::from_ne_bytes([0, 0, 0, 1])];
-const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const ALL_NODES_MAC: u64 = u64::from_le_bytes([0x33, 0x33, 0, 0, 0, 1, 0, 0]);
 
 /// Is this the solicited-node group of some address (ff02::1:ff00:0/104)?
 #[inline(always)]
@@ -61,12 +61,13 @@ pub(crate) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: usi
     if !is_intact(packet, link, length, &source, &destination) {
         return Err(Verdict::Drop(Reason::BadChecksum));
     }
-    let sender: [u8; 6] = bytes(packet.view::<12>(0).ok_or(other)?, 6);
+    let sender = encap::mac(packet.view::<12>(0).ok_or(other)?, 6);
     let is_probe = source == [0; 4];
     let to = if is_probe { ALL_NODES } else { source };
     let to_mac = if is_probe { ALL_NODES_MAC } else { sender };
     let flags = if is_probe { OVERRIDE } else { OVERRIDE | SOLICITED };
-    write(packet, link, (target, interface.mac), (to, to_mac), flags).ok_or(Verdict::Drop(Reason::NoRoom))?;
+    write(packet, link, (target, encap::mac(&interface.mac, 0)), (to, to_mac), flags)
+        .ok_or(Verdict::Drop(Reason::NoRoom))?;
     Ok(Verdict::Transmit(Reason::NdpAnswered))
 }
 
@@ -90,8 +91,8 @@ fn is_intact<P: Packet>(packet: &P, link: usize, length: usize, source: &Address
 fn write<P: Packet>(
     packet: &mut P,
     link: usize,
-    (target, mac): (Address, [u8; 6]),
-    (to, to_mac): (Address, [u8; 6]),
+    (target, mac): (Address, u64),
+    (to, to_mac): (Address, u64),
     flags: u8,
 ) -> Option<()> {
     let tags: [u8; 8] = bytes(packet.view::<22>(0)?, 12);
@@ -103,10 +104,7 @@ fn write<P: Packet>(
     if !packet.truncate(length) {
         return None;
     }
-    let mut macs = [0; 12];
-    put(&mut macs, 0, to_mac);
-    put(&mut macs, 6, mac);
-    encap::write_link(packet, macs, tags, link, ETHERTYPE_IPV6)?;
+    encap::write_link(packet, (to_mac, mac), tags, link, ETHERTYPE_IPV6)?;
     let header = packet.view_mut::<HEADER>(link)?;
     put(header, 0, [0x60, 0, 0, 0, 0, ADVERTISEMENT_BYTES as u8, ICMPV6, 255]);
     put_address(header, 8, target);
@@ -115,7 +113,7 @@ fn write<P: Packet>(
     put(message, 0, [ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0]);
     put_address(message, 8, target);
     put(message, 24, TARGET_LINK_LAYER);
-    put(message, 26, mac);
+    encap::put_mac(message, 26, mac);
     let pseudo = checksum::pseudo_header(&target, &to, ADVERTISEMENT_BYTES as u16, ICMPV6);
     let sum = checksum::fold(checksum::sum(message) + pseudo);
     put(message, 2, (!sum).to_be_bytes());

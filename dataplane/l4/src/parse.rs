@@ -34,6 +34,8 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// Bytes of an Ethernet header without tags.
 pub(crate) const ETHERNET: usize = 14;
 
+/// Mask that covers the length of an IPv4 header.
+const LONGEST_IPV4: usize = 63;
 /// Mask that covers the length of a link header.
 const LONGEST_LINK: usize = 31;
 
@@ -133,7 +135,7 @@ pub(crate) const fn is_tag(ethertype: u16) -> bool {
 #[inline(always)]
 pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datagram, Reason> {
     let header = packet.view::<20>(link).ok_or(Reason::Truncated)?;
-    let header_length = usize::from(header[0] & 0x0f) * 4;
+    let mut header_length = usize::from(header[0] & 0x0f) * 4;
     let length = usize::from(be16(header, 2));
     if header[0] >> 4 != 4 || header_length < 20 || length < header_length {
         return Err(Reason::BadHeader);
@@ -144,6 +146,7 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datag
     let mut sum = checksum::header_sum(header);
     if header_length > 20 {
         sum += options(packet, link + 20, header_length - 20)?;
+        header_length = packet.opaque(header_length) & LONGEST_IPV4;
     }
     if !checksum::is_valid(sum) {
         return Err(Reason::BadChecksum);

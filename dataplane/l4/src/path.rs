@@ -65,38 +65,25 @@ fn to_vip<P: Packet, T: Tables>(
 ) -> Result<Verdict, Verdict> {
     if let Fragment::Later(id) = datagram.fragment {
         let copy = *datagram;
-        return packet.apart(|packet| later_fragment(packet, tables, &copy, id));
+        let backend = select::of_fragment(tables, &copy, id);
+        if backend == 0 {
+            return Err(Verdict::Drop(Reason::FragmentUnknown));
+        }
+        return hand_over(packet, tables, datagram, 0, (backend, Reason::Fragment), u64::from(id) << 32, false);
     }
     match (datagram.family, datagram.protocol) {
         (Family::V4, ICMP) | (Family::V6, ICMPV6) => {
             let copy = *datagram;
-            packet.apart(|packet| icmp::message(packet, tables, &copy))
-        }
-        _ if datagram.fragment != Fragment::No => {
-            let copy = *datagram;
-            packet.apart(|packet| first_fragment(packet, tables, &copy))
+            let mut flow = icmp::Flow::default();
+            let verdict = packet.apart(|packet| icmp::message(packet, tables, &copy, &mut flow));
+            if flow.backend == 0 {
+                return verdict;
+            }
+            let chosen = (flow.backend as u16, Reason::IcmpError);
+            hand_over(packet, tables, datagram, flow.service as u16, chosen, flow.hash, false)
         }
         _ => to_service(packet, tables, control, datagram),
     }
-}
-
-/// The part of a datagram with the ports: the later ones follow it.
-#[inline(never)]
-fn first_fragment<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Result<Verdict, Verdict> {
-    let control = tables.control().ok_or(Verdict::Drop(Reason::TableFault))?;
-    to_service(packet, tables, &control, datagram)
-}
-
-/// A part of a datagram without ports goes where the first one went.
-#[inline(never)]
-fn later_fragment<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    datagram: &Datagram,
-    id: u32,
-) -> Result<Verdict, Verdict> {
-    let (backend, hash) = select::of_fragment(tables, datagram, id).map_err(Verdict::Drop)?;
-    hand_over(packet, tables, datagram, 0, (backend, Reason::Fragment), hash, false)
 }
 
 /// What comes to a port of a VIP.
@@ -160,6 +147,7 @@ pub(crate) fn hand_over<P: Packet, T: Tables>(
     if backend.alive != 1 {
         return Err(Verdict::Drop(Reason::DeadBackend));
     }
+    packet.meet();
     let selected = !matches!(reason, Reason::FlowHit | Reason::Fragment | Reason::IcmpError);
     tables.count_traffic(service, id, packet.length(), selected);
     encap::deliver(packet, &backend, datagram, hash, reason, answers)

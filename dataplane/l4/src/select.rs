@@ -294,17 +294,18 @@ pub(crate) fn keep_fragment<T: Tables>(tables: &T, stamp: u32, datagram: &Datagr
     }
 }
 
-/// The backend that the first part of a datagram went to.
-#[inline(always)]
-pub(crate) fn of_fragment<T: Tables>(tables: &T, datagram: &Datagram, id: u32) -> Result<(u16, u64), Reason> {
-    let control = tables.control().ok_or(Reason::TableFault)?;
-    let hash = fragment_hash(&control, datagram, id);
+/// The backend that the first part of a datagram went to; 0 = none.
+#[inline(never)]
+pub(crate) fn of_fragment<T: Tables>(tables: &T, datagram: &Datagram, id: u32) -> u16 {
+    let Some(control) = tables.control() else {
+        return 0;
+    };
     let stamp = flow::stamp(tables.now(), &control);
-    match flow::find(tables, control.flow_mask, hash) {
+    match flow::find(tables, control.flow_mask, fragment_hash(&control, datagram, id)) {
         Some(found) if found.entry.age(stamp) <= FRAGMENT_STAMPS && is_current(tables, found.entry) => {
-            Ok((found.entry.backend(), hash))
+            found.entry.backend()
         }
-        _ => Err(Reason::FragmentUnknown),
+        _ => 0,
     }
 }
 

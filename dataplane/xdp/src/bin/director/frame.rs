@@ -40,9 +40,9 @@ impl<const FRAGS: bool> Frame<FRAGS> {
     #[inline(always)]
     fn reload(&mut self) {
         // SAFETY: the kernel gives a valid context for as long as the program runs.
-        let context = unsafe { &*self.context };
-        self.data = context.data as usize as *mut u8;
-        self.end = context.data_end as usize as *mut u8;
+        let context = self.context;
+        self.data = unsafe { (&raw const (*context).data).read_volatile() } as usize as *mut u8;
+        self.end = unsafe { (&raw const (*context).data_end).read_volatile() } as usize as *mut u8;
     }
 
     #[inline(always)]
@@ -88,6 +88,11 @@ impl<const FRAGS: bool> Packet for Frame<FRAGS> {
             place.write_volatile(value);
             place.read_volatile()
         }
+    }
+
+    #[inline(always)]
+    fn meet(&mut self) {
+        self.reload();
     }
 
     #[inline(always)]
