@@ -200,7 +200,12 @@ fn connections_outlive_the_process_and_a_new_one_writes_nothing() {
 
     forwarder.detach().expect("everything removed");
     assert!(!site.root.exists(), "pins are left");
-    assert!(!site.program_attached(), "a program is left");
+    // The kernel lets go of a link after the last of those who run through it.
+    let begun = Instant::now();
+    while site.program_attached() {
+        assert!(begun.elapsed() < PATIENCE, "a program is left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert!(site.connect(vips()[0], Duration::from_millis(500)).is_none(), "nobody forwards any more");
 }
 
