@@ -72,16 +72,17 @@ pub(crate) enum Fragment {
     Later(u32),
 }
 
-/// An IP packet for a VIP.
+/// An IP packet for a VIP. The addresses stand first, where they are aligned to words.
 #[derive(Clone, Copy)]
+#[repr(C, align(8))]
 pub(crate) struct Datagram {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
     /// Where it goes.
     pub(crate) vip: Vip,
     /// Where the IP header begins: the length of the link header.
     pub(crate) link: usize,
     pub(crate) family: Family,
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
     /// Bytes of the IP packet with its headers; what follows in the frame is padding.
     pub(crate) length: usize,
     /// Differentiated services and ECN.

@@ -30,7 +30,7 @@ impl Verdict {
 /// Why a packet took the way that it took. The number is the index of its counter; new ones go to the end, and a removed
 /// one keeps its number unused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
+#[repr(u32)]
 pub enum Reason {
     /// Pass: neither IP nor ARP, or an address resolution that is not for a VIP.
     NotIp = 0,
