@@ -5,7 +5,7 @@ use super::{ForwarderSettings, Shared};
 use crate::allocations::{Allocations, Geometry};
 use crate::engine::{Attachment, Counters, Engine, EngineError, Mode};
 use crate::failure::PlanFailure;
-use crate::fleet::{Fleet, FleetReal, FleetService, Observed, Standing, Status};
+use crate::fleet::{Fleet, FleetReal, FleetService, Observed, ServiceKey, Standing, Status};
 use crate::netlink::NetworkWatch;
 use crate::pins::Pins;
 use crate::plan::plan;
@@ -14,6 +14,7 @@ use crate::stats::{self, Rates, Swept};
 use crate::status::{FlowTableStatus, ForwarderStatus, PortStatus, RealStatus, ServiceStatus, VipStatus};
 use crate::tables::Tables;
 use crate::topology::{Topology, Way};
+use crate::weights::follow_flows;
 use sluicegate_config::VipBinding;
 use sluicegate_l4::verdict::Reason;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,8 @@ pub(super) struct Control {
     applied: u64,
     sampling: u32,
     table_writes: u64,
+    /// Weights of `lc` and `wlc`, by the flows of the last sweep.
+    weights: BTreeMap<(ServiceKey, IpAddr), u16>,
     /// When to plan anew; `None` = nothing changed.
     due: Option<Instant>,
     started: Instant,
@@ -94,6 +97,7 @@ impl Control {
             applied: 0,
             sampling: 0,
             table_writes: 0,
+            weights: BTreeMap::new(),
             due: None,
             started: now,
             retired: false,
@@ -149,13 +153,14 @@ impl Control {
             self.publish();
             return;
         };
+        let observed = Observed { weights: self.weights.clone(), ..wish.observed };
         let now = Instant::now();
         self.neighbours.need(self.network.topology(), &real_servers(&bindings), now);
         let (patched, grace_ends) = self.neighbours.patched(self.network.topology(), now);
         let topology = patched.as_ref().unwrap_or_else(|| self.network.topology());
-        let fleet = Fleet::survey(&bindings, topology, &wish.observed);
+        let fleet = Fleet::survey(&bindings, topology, &observed);
         let ports = ports::resolve(topology, &self.settings.interfaces, &interfaces_of(&bindings, topology));
-        self.bring_tables_to(fleet, &wish.observed);
+        self.bring_tables_to(fleet);
         self.bring_ports_to(ports);
         self.applied = wish.generation;
         if let Some(end) = grace_ends {
@@ -164,7 +169,7 @@ impl Control {
         self.publish();
     }
 
-    fn bring_tables_to(&mut self, fleet: Fleet, _observed: &Observed) {
+    fn bring_tables_to(&mut self, fleet: Fleet) {
         let made = plan(&fleet, &mut self.allocations, &self.settings.plan);
         self.fleet = fleet;
         self.failures = made.failures;
@@ -249,8 +254,11 @@ impl Control {
         self.swept = stats::sweep(&flows, generation_of);
         self.sweeps += 1;
         self.allocations.swept(sweep);
+        let mut observed = Observed { weights: std::mem::take(&mut self.weights), ..Observed::default() };
+        let moved = follow_flows(&self.fleet, &self.allocations, |id| self.swept.flows_of(id), &mut observed);
+        self.weights = observed.weights;
         // What had no room may have some.
-        if !self.failures.is_empty() {
+        if moved || !self.failures.is_empty() {
             self.plan_within(FOLD);
         }
     }
