@@ -137,11 +137,7 @@ fn flags() -> Vec<String> {
         .unwrap_or_default();
     vec![
         "-Ctarget-cpu=v3".to_owned(),
-        // The kernels that this runs on do unaligned loads in hardware.
-        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         "-Clink-arg=-O3".to_owned(),
-        // But the verifier wants the stack accessed by alignment, which merged stores would not do.
-        "-Clink-arg=--llvm-args=-combiner-store-merging=false".to_owned(),
         format!("--remap-path-prefix={}=/sluicegate", root().display()),
         format!("--remap-path-prefix={}=/cargo", home.display()),
     ]

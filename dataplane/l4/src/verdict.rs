@@ -1,11 +1,7 @@
 //! What becomes of a packet, and why: every pass, answer and drop has a name that is counted.
 
 /// What to do with the frame. The reason is counted in [`crate::layout::map::REASONS`].
-///
-/// Aligned so that compilers that move it as one word do not do so across a boundary, which the kernel's verifier forbids
-/// on the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(align(8))]
 pub enum Verdict {
     /// The frame is as it came; the machine's own stack goes on with it.
     Pass(Reason),
@@ -30,7 +26,7 @@ impl Verdict {
 /// Why a packet took the way that it took. The number is the index of its counter; new ones go to the end, and a removed
 /// one keeps its number unused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum Reason {
     /// Pass: neither IP nor ARP, or an address resolution that is not for a VIP.
     NotIp = 0,

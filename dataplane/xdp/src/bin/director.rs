@@ -3,7 +3,7 @@
 //! `director` and `director_frags` are the same program; the second also takes frames that lie in several parts (jumbo
 //! frames), of which it asks the kernel the length. `clock` writes the jiffies of this moment into `CLOCK`, for who programs
 //! the deadlines.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     allow(

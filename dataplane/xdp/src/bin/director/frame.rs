@@ -1,5 +1,7 @@
 //! The frame of an XDP program.
 
+use core::arch::asm;
+use core::hint::assert_unchecked;
 use core::ptr::{self, NonNull};
 
 use aya_ebpf::bindings::xdp_md;
@@ -50,12 +52,20 @@ impl<const FRAGS: bool> Frame<FRAGS> {
         if offset > LARGEST_OFFSET {
             return None;
         }
-        let place = self.data.wrapping_add(offset);
+        let mut place = self.data.wrapping_add(offset);
+        // SAFETY: no instruction. Behind it the compiler knows nothing of the pointer, so that check and access are by one
+        // register, as the verifier wants it, and alignments of different views are not compared.
+        unsafe { asm!("/* {0} */", inout(reg) place, options(nomem, nostack, preserves_flags)) };
         if place.wrapping_add(N) > self.end {
             return None;
         }
-        // SAFETY: a place within the frame is not null, which the compiler does not know of wrapped pointers.
-        Some(unsafe { NonNull::new_unchecked(place.cast()) })
+        // SAFETY: a place within the frame is not null. Its alignment is claimed for the sake of the code: a header in a
+        // frame is aligned to two bytes, but eBPF loads and stores packets at any address where the machine can, which the
+        // verifier checks; without the claim each field would be moved byte by byte.
+        unsafe {
+            assert_unchecked(place.addr() & 7 == 0);
+            Some(NonNull::new_unchecked(place.cast()))
+        }
     }
 }
 
