@@ -3,7 +3,6 @@
 use crate::options::{AdminAddress, RunOptions, TranslateOptions};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -69,8 +68,11 @@ pub enum Command {
     /// Remove programs, tables and addresses that a gone director or real server left on this host (needs root)
     #[command(after_help = "Examples:\n  sluicegate detach")]
     Detach(DetachArguments),
-    #[command(hide = true)]
-    Doctor(AnyArguments),
+    /// Check this host for what stands in the way of direct server return, and say what to change; exits 1 if traffic cannot flow
+    #[command(
+        after_help = "Examples:\n  sluicegate doctor --role director --interface eth0\n  sluicegate doctor --role backend --interface eth0 --vip 192.0.2.100 -o json"
+    )]
+    Doctor(DoctorArguments),
 }
 
 const RUN_EXAMPLES: &str = "Examples:\n  \
@@ -208,11 +210,32 @@ pub struct DetachArguments {
     pub pins: Option<PathBuf>,
 }
 
-/// Takes whatever follows a command that is not there yet.
 #[derive(Debug, Args)]
-pub struct AnyArguments {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub rest: Vec<OsString>,
+pub struct DoctorArguments {
+    /// What this host is to be
+    #[arg(long, value_enum)]
+    pub role: DoctorRole,
+    /// Interface that packets for virtual IPs come in on or leave by; repeatable
+    #[arg(long, value_name = "IFACE", required = true)]
+    pub interface: Vec<String>,
+    /// A virtual IP; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    pub vip: Vec<std::net::IpAddr>,
+    /// Packets come and go without a tunnel (L2 alone)
+    #[arg(long)]
+    pub no_tunnels: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// What a host is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorRole {
+    /// Forwards packets.
+    Director,
+    /// Answers them.
+    Backend,
 }
 
 /// Reads the command line.

@@ -11,6 +11,7 @@ mod cli;
 mod control;
 mod demo;
 mod director;
+mod doctor;
 mod explain;
 mod gateway;
 mod options;
@@ -74,9 +75,6 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Backend(arguments) => backend::backend(&arguments),
         Command::Detach(arguments) => backend::detach(&arguments),
-        Command::Doctor(_) => Err(Failure::Usage(
-            "this command belongs to the packet forwarder, which is not available yet; see `sluicegate --help`"
-                .to_owned(),
-        )),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
     }
 }

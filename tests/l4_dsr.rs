@@ -1,0 +1,188 @@
+//! Direct server return with the program itself, in a laboratory of namespaces: a client, a router, a director that runs
+//! `sluicegate run`, real servers. What the client gets is compared with what the wires saw.
+
+use sluicegate_netlab::topology::{DsrLab, DsrTopology};
+use sluicegate_netlab::traffic::{TcpClient, TcpEcho, UdpEcho, ping, udp_ask};
+use sluicegate_netlab::{Frame, Lab, Namespace, Process};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Generous: the machines of CI are slow and loaded.
+const PATIENCE: Duration = Duration::from_secs(60);
+const TCP_PORT: u16 = 8080;
+const UDP_PORT: u16 = 9000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    L2,
+    Tunnel,
+    Gue,
+}
+
+struct Site {
+    lab: DsrLab,
+    folder: tempfile::TempDir,
+    _director: Process,
+    _servers: (Vec<TcpEcho>, Vec<UdpEcho>),
+}
+
+fn vips() -> [IpAddr; 2] {
+    [DsrLab::vip4(0).into(), DsrLab::vip6(0).into()]
+}
+
+impl Site {
+    fn new(method: Method) -> Self {
+        let topology = DsrTopology { backends_on_link: method == Method::L2, ..DsrTopology::default() };
+        let lab = Lab::dsr("sg-dsr", topology).expect("a laboratory");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("vips.yaml"), manifests(&lab, method)).expect("manifests");
+        let mut servers = (Vec::new(), Vec::new());
+        for (index, backend) in lab.backends.iter().enumerate() {
+            make_real(&lab, backend, method);
+            for vip in vips() {
+                let name = format!("backend{index}");
+                servers.0.push(TcpEcho::start(&backend.namespace, &name, (vip, TCP_PORT).into()).expect("a server"));
+                servers.1.push(UdpEcho::start(&backend.namespace, &name, (vip, UDP_PORT).into()).expect("a server"));
+            }
+        }
+        let director = direct(&lab, folder.path());
+        Self { lab, folder, _director: director, _servers: servers }
+    }
+
+    fn client(&self) -> &Namespace {
+        &self.lab.clients[0].namespace
+    }
+
+    /// The name of the real server that answers a new connection.
+    fn connect(&self, vip: IpAddr) -> Result<String, String> {
+        let client = TcpClient::connect(self.client(), (vip, TCP_PORT).into(), Duration::from_secs(2));
+        let mut client = client.map_err(|error| error.to_string())?;
+        let server = client.server().to_owned();
+        client.echo(b"through the director and back without it").map_err(|error| error.to_string())?;
+        Ok(server)
+    }
+
+    fn wait_until_served(&self, vip: IpAddr) {
+        let begun = Instant::now();
+        loop {
+            match self.connect(vip) {
+                Ok(_) => return,
+                Err(error) if begun.elapsed() > PATIENCE => panic!("{vip} is not served: {error}\n{}", self.log()),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("director.log")).unwrap_or_default()
+    }
+}
+
+fn sluicegate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn direct(lab: &DsrLab, folder: &Path) -> Process {
+    let log = std::fs::File::create(folder.join("director.log")).expect("a log");
+    let mut command = sluicegate(&["run", "--role", "director", "--forward", "xdp", "--interface", "eth0"]);
+    command.args(["--metrics", "127.0.0.1:10254", "--director-name", "director1", "--manifests"]);
+    command.arg(folder.join("vips.yaml")).stderr(log);
+    lab.directors[0].namespace.spawn_process(command).expect("the director")
+}
+
+/// Under L2 the VIP on `lo` is all that it takes; a tunnel needs somebody to unwrap it.
+fn make_real(lab: &DsrLab, backend: &sluicegate_netlab::topology::Host, method: Method) {
+    if method == Method::L2 {
+        for vip in vips() {
+            backend.namespace.hold_vip(vip).expect("the VIP on lo");
+        }
+        return;
+    }
+    let director = &lab.directors[0];
+    let tunnel = if method == Method::Gue { "gue" } else { "ipip" };
+    let mut command = sluicegate(&["backend", "--once", "--interface", "eth0", "--tunnel", tunnel]);
+    for vip in vips() {
+        command.arg("--vip").arg(vip.to_string());
+    }
+    command.arg("--director").arg(director.ipv4.to_string()).arg("--director").arg(director.ipv6.to_string());
+    command.stderr(Stdio::inherit());
+    let mut process = backend.namespace.spawn_process(command).expect("a real server");
+    let status = process.wait(PATIENCE).expect("it ends");
+    assert!(status.success(), "sluicegate backend: {status:?}");
+}
+
+fn manifests(lab: &DsrLab, method: Method) -> String {
+    let name = match method {
+        Method::L2 => "L2",
+        Method::Tunnel => "TUNNEL",
+        Method::Gue => "GUE",
+    };
+    let [vip4, vip6] = vips();
+    let key6 = vip6.to_string().replace(':', "-");
+    let mut text = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: vips, namespace: sluicegate-system}}\ndata:\n  \
+         \"{vip4}\": shop/web:{name}\n  \"{key6}\": shop/web:{name}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  namespace: shop\n  annotations:\n    \
+         sluicegate.io/health-interval: 500ms\n    sluicegate.io/health-timeout: 400ms\nspec:\n  \
+         ports:\n    - {{name: tcp, port: {TCP_PORT}}}\n    - {{name: udp, port: {UDP_PORT}, protocol: UDP}}\n"
+    );
+    for (family, address) in [("IPv4", 4), ("IPv6", 6)] {
+        let _ok = write!(
+            text,
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\nmetadata:\n  name: web-{address}\n  \
+             namespace: shop\n  labels: {{kubernetes.io/service-name: web}}\nports:\n  - {{name: tcp, port: {TCP_PORT}}}\n  \
+             - {{name: udp, port: {UDP_PORT}, protocol: UDP}}\nendpoints:\n"
+        );
+        for backend in &lab.backends {
+            let address: IpAddr = if address == 4 { backend.ipv4.into() } else { backend.ipv6.into() };
+            let _ok = writeln!(text, "  - addresses: [\"{address}\"]");
+        }
+    }
+    text
+}
+
+/// TCP, UDP and ICMP of a client through the VIP, both families, all real servers, and no reply by way of the director.
+fn everything_flows_and_replies_bypass_the_director(method: Method) {
+    let site = Site::new(method);
+    for vip in vips() {
+        site.wait_until_served(vip);
+        // The switch sees what the director sends, which XDP hides from captures on its own host.
+        let replies = move |frame: &Frame| frame.ip_source() == Some(vip);
+        let capture = site.lab.lan.capture_if(&site.lab.directors[0].namespace, replies).expect("a capture");
+        let mut seen = BTreeSet::new();
+        for _ in 0..40 {
+            seen.insert(site.connect(vip).unwrap_or_else(|error| panic!("{method:?} {vip}: {error}\n{}", site.log())));
+        }
+        assert_eq!(seen.len(), 2, "{method:?} {vip}: both real servers answer: {seen:?}");
+        let answer = udp_ask(site.client(), (vip, UDP_PORT).into(), b"ask", Duration::from_secs(10));
+        assert!(answer.is_ok(), "{method:?} {vip}: UDP: {answer:?}");
+        let replied = capture.stop();
+        assert!(replied.is_empty(), "{method:?} {vip}: {} replies by way of the director", replied.len());
+        let echo = ping(site.client(), vip, 56, Duration::from_secs(10));
+        assert!(echo.is_ok(), "{method:?} {vip}: ICMP: {echo:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn l2_delivers_and_replies_bypass_the_director() {
+    everything_flows_and_replies_bypass_the_director(Method::L2);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn tunnels_deliver_and_replies_bypass_the_director() {
+    everything_flows_and_replies_bypass_the_director(Method::Tunnel);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn gue_delivers_and_replies_bypass_the_director() {
+    everything_flows_and_replies_bypass_the_director(Method::Gue);
+}
