@@ -11,7 +11,7 @@ use std::process::ExitCode;
 #[command(
     name = "sluicegate",
     version,
-    about = "Ingress gateway driven by Kubernetes manifests",
+    about = "Ingress gateway and L4 director driven by Kubernetes manifests",
     long_about = "Sluicegate is an ingress gateway driven by Kubernetes manifests: TLS, virtual hosts, HTTP/1.1, HTTP/2, gRPC, \
                   WebSocket and TCP. A change swaps a table; nothing reloads.",
     after_help = "Examples:\n  \
