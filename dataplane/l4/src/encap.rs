@@ -50,27 +50,44 @@ pub(crate) fn deliver<P: Packet>(
     if datagram.hops <= 1 {
         return Err(Verdict::Drop(Reason::TtlExpired));
     }
-    if datagram.length > usize::from(backend.mtu) {
-        return if answers {
-            let copy = *datagram;
-            let mtu = backend.mtu;
-            packet.apart(|packet| icmp::too_big(packet, &copy, mtu))
-        } else {
-            Err(Verdict::Drop(Reason::TooBig))
+    let is_plain = datagram.link == ETHERNET && usize::from(backend.head_len) == ETHERNET + outer_length(backend.kind);
+    if datagram.length > usize::from(backend.mtu) || !is_plain {
+        let copy = Datagram { whole: datagram.whole && answers, ..*datagram };
+        let verdict = packet.apart(|packet| unusual(packet, backend, &copy, hash));
+        return match verdict {
+            Verdict::Pass(_) => Ok(sent(packet, backend, reason)),
+            verdict => Err(verdict),
         };
     }
     take_hop(packet, datagram)?;
-    let outer = outer_length(backend.kind);
-    let outcome = if datagram.link == ETHERNET && usize::from(backend.head_len) == ETHERNET + outer {
-        plain(packet, backend, datagram, hash)
-    } else {
-        let copy = *datagram;
-        packet.apart(|packet| tagged(packet, backend, &copy, hash))
-    };
-    match outcome {
+    match plain(packet, backend, datagram, hash) {
         Err(reason) => Err(Verdict::Drop(reason)),
-        Ok(()) if leaves_by_its_port(packet, backend) => Ok(Verdict::Transmit(reason)),
-        Ok(()) => Ok(Verdict::Redirect(reason, backend.egress)),
+        Ok(()) => Ok(sent(packet, backend, reason)),
+    }
+}
+
+/// Out it goes.
+#[inline(always)]
+fn sent<P: Packet>(packet: &P, backend: &Backend, reason: Reason) -> Verdict {
+    if leaves_by_its_port(packet, backend) {
+        Verdict::Transmit(reason)
+    } else {
+        Verdict::Redirect(reason, backend.egress)
+    }
+}
+
+/// What is too big, or has tags. `Pass` says that it is ready to be sent.
+#[inline(never)]
+fn unusual<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, hash: u64) -> Verdict {
+    if datagram.length > usize::from(backend.mtu) {
+        return icmp::too_big(packet, datagram, backend.mtu);
+    }
+    if let Err(verdict) = take_hop(packet, datagram) {
+        return verdict;
+    }
+    match tagged(packet, backend, datagram, hash) {
+        Err(reason) => Verdict::Drop(reason),
+        Ok(()) => Verdict::Pass(Reason::FlowHit),
     }
 }
 

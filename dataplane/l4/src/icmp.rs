@@ -7,7 +7,6 @@ use crate::directory::{self, Vip};
 use crate::encap;
 use crate::field::{address, be16, bytes, ne32, put, put_address};
 use crate::layout::{Address, AddressEntry};
-use crate::ndp;
 use crate::parse::{
     self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Fragment, ICMP, ICMPV6, SCTP, TCP, Transport, UDP, mapped,
 };
@@ -56,6 +55,17 @@ pub(crate) fn message<P: Packet, T: Tables>(
     tables: &T,
     datagram: &Datagram,
     flow: &mut Flow,
+) -> Verdict {
+    let (Ok(verdict) | Err(verdict)) = judge(packet, tables, datagram, flow);
+    verdict
+}
+
+#[inline(always)]
+fn judge<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    flow: &mut Flow,
 ) -> Result<Verdict, Verdict> {
     let vip = datagram.vip;
     if datagram.fragment != Fragment::No {
@@ -69,9 +79,6 @@ pub(crate) fn message<P: Packet, T: Tables>(
         (Family::V4, V4_ECHO) | (Family::V6, V6_ECHO) if vip.flags & AddressEntry::ECHO != 0 => echo(packet, datagram),
         (Family::V4, V4_UNREACHABLE | V4_TIME_EXCEEDED | V4_PARAMETER_PROBLEM)
         | (Family::V6, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM) => error(packet, tables, datagram, flow),
-        (Family::V6, ndp::SOLICITATION) if datagram.transport == datagram.link + 40 => {
-            ndp::answer(packet, tables, datagram.link)
-        }
         (Family::V6, V6_FIRST_OF_LINK..=V6_LAST_OF_LINK | V6_MLD2_REPORT) => Err(Verdict::Pass(Reason::NdpOther)),
         _ => Err(unserved(vip, Reason::IcmpUnsupported)),
     }
@@ -222,7 +229,13 @@ fn quote<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Quoted, Reason> {
 
 /// Tells the sender of a packet which size fits, or drops the packet where it must not or cannot be told.
 #[inline(never)]
-pub(crate) fn too_big<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Result<Verdict, Verdict> {
+pub(crate) fn too_big<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Verdict {
+    let (Ok(verdict) | Err(verdict)) = tell(packet, datagram, mtu);
+    verdict
+}
+
+#[inline(always)]
+fn tell<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Result<Verdict, Verdict> {
     let silent = Verdict::Drop(Reason::TooBig);
     if !datagram.whole || matches!(datagram.fragment, Fragment::Later(_)) {
         return Err(silent);

@@ -9,7 +9,7 @@ use crate::layout::Address;
 use crate::parse::{ETHERTYPE_IPV6, ICMPV6};
 use crate::verdict::{Reason, Verdict};
 
-pub(crate) const SOLICITATION: u8 = 135;
+const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
@@ -35,10 +35,22 @@ pub(crate) const fn is_solicited_node(address: &Address) -> bool {
         && address[3].to_ne_bytes()[0] == 0xff
 }
 
+/// Is this ICMPv6 message, behind an IPv6 header at `link`, a neighbour solicitation?
+#[inline(always)]
+pub(crate) fn is_solicitation<P: Packet>(packet: &P, link: usize) -> bool {
+    packet.view::<1>(link + HEADER).is_some_and(|message| message[0] == SOLICITATION)
+}
+
 /// Answers a solicitation whose IPv6 header, without extension headers, lies at `link`. What is not one for a VIP, or not
 /// ours to answer, passes to the machine's own stack.
 #[inline(never)]
-pub(crate) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: usize) -> Result<Verdict, Verdict> {
+pub(crate) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: usize) -> Verdict {
+    let (Ok(verdict) | Err(verdict)) = advertise(packet, tables, link);
+    verdict
+}
+
+#[inline(always)]
+fn advertise<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: usize) -> Result<Verdict, Verdict> {
     let other = Verdict::Pass(Reason::NotVip);
     let header = packet.view::<HEADER>(link).ok_or(other)?;
     let length = usize::from(be16(header, 4));

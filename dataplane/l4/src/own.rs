@@ -5,7 +5,7 @@ use crate::directory::Vip;
 use crate::encap;
 use crate::hash;
 use crate::layout::Backend;
-use crate::parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment};
+use crate::parse::{self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment};
 use crate::verdict::{Reason, Verdict};
 
 /// Delivers a frame that this machine made to a backend, alive or not, as [`crate::forward`] delivers a client's.
@@ -23,9 +23,10 @@ fn deliver<P: Packet>(packet: &mut P, backend: &Backend) -> Result<Verdict, Verd
     // Whose VIP it is matters to nothing but the answers that are not given here.
     let vip = Vip { id: 0, flags: 0 };
     let link = parse::link(packet).ok_or(Verdict::Drop(Reason::NotIp))?;
-    let datagram = match link.ethertype {
-        ETHERTYPE_IPV4 => parse::ipv4(packet, link.length, vip),
-        ETHERTYPE_IPV6 => parse::ipv6(packet, link.length, vip),
+    let mut datagram = Datagram::EMPTY;
+    match link.ethertype {
+        ETHERTYPE_IPV4 => parse::ipv4(packet, link.length, vip, &mut datagram),
+        ETHERTYPE_IPV6 => parse::ipv6(packet, link.length, vip, &mut datagram),
         _ => Err(Reason::NotIp),
     }
     .map_err(Verdict::Drop)?;

@@ -99,6 +99,22 @@ pub(crate) struct Datagram {
 }
 
 impl Datagram {
+    /// Not parsed yet.
+    pub(crate) const EMPTY: Self = Self {
+        source: [0; 4],
+        destination: [0; 4],
+        vip: Vip { id: 0, flags: 0 },
+        link: 0,
+        family: Family::V4,
+        length: 0,
+        class: 0,
+        hops: 0,
+        protocol: 0,
+        transport: 0,
+        fragment: Fragment::No,
+        whole: false,
+    };
+
     /// Where the packet ends in the frame.
     #[inline(always)]
     pub(crate) const fn end(&self) -> usize {
@@ -134,7 +150,7 @@ pub(crate) const fn is_tag(ethertype: u16) -> bool {
 
 /// The whole IPv4 header.
 #[inline(always)]
-pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datagram, Reason> {
+pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip, datagram: &mut Datagram) -> Result<(), Reason> {
     let header = packet.view::<20>(link).ok_or(Reason::Truncated)?;
     let mut header_length = usize::from(header[0] & 0x0f) * 4;
     let length = usize::from(be16(header, 2));
@@ -159,7 +175,7 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datag
         (0, _) => Fragment::First(id),
         _ => Fragment::Later(id),
     };
-    Ok(Datagram {
+    *datagram = Datagram {
         vip,
         link,
         family: Family::V4,
@@ -172,7 +188,8 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datag
         transport: link + header_length,
         fragment,
         whole: flags & 0x4000 != 0,
-    })
+    };
+    Ok(())
 }
 
 /// Sum of the options of an IPv4 header, up to ten words.
@@ -191,7 +208,7 @@ fn options<P: Packet>(packet: &P, offset: usize, length: usize) -> Result<u64, R
 
 /// The IPv6 header and what extends it.
 #[inline(always)]
-pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datagram, Reason> {
+pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip, datagram: &mut Datagram) -> Result<(), Reason> {
     let header = packet.view::<40>(link).ok_or(Reason::Truncated)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::BadHeader);
@@ -200,7 +217,7 @@ pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datag
     if link + length > packet.length() {
         return Err(Reason::Truncated);
     }
-    let mut datagram = Datagram {
+    *datagram = Datagram {
         vip,
         link,
         family: Family::V6,
@@ -220,7 +237,7 @@ pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip) -> Result<Datag
         datagram.transport = link + 40 + (packet.opaque(upper.offset - link - 40) & MAX_EXTENSION_BYTES);
         datagram.fragment = upper.fragment;
     }
-    Ok(datagram)
+    Ok(())
 }
 
 #[inline(always)]

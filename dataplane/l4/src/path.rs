@@ -29,58 +29,80 @@ fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, V
         return Err(Verdict::Pass(Reason::Expired));
     }
     let link = parse::link(packet).ok_or(Verdict::Pass(Reason::NotIp))?;
+    // Filled in place: on the other ways it would be undefined, which the kernel's verifier minds even where nobody looks.
+    let mut datagram = Datagram::EMPTY;
     match link.ethertype {
-        ETHERTYPE_IPV4 => {
-            let header = packet.view::<20>(link.length).ok_or(Verdict::Pass(Reason::NotIp))?;
-            let destination = mapped(ne32(header, 16));
-            let vip = directory::find_address(tables, &destination).ok_or(Verdict::Pass(Reason::NotVip))?;
-            let datagram = parse::ipv4(packet, link.length, vip).map_err(Verdict::Drop)?;
-            to_vip(packet, tables, &control, &datagram)
-        }
-        ETHERTYPE_IPV6 => {
-            let header = packet.view::<40>(link.length).ok_or(Verdict::Pass(Reason::NotIp))?;
-            let destination = address(header, 24);
-            let Some(vip) = directory::find_address(tables, &destination) else {
-                return if ndp::is_solicited_node(&destination) {
-                    packet.apart(|packet| ndp::answer(packet, tables, link.length))
-                } else {
-                    Err(Verdict::Pass(Reason::NotVip))
-                };
-            };
-            let datagram = parse::ipv6(packet, link.length, vip).map_err(Verdict::Drop)?;
-            to_vip(packet, tables, &control, &datagram)
-        }
-        ETHERTYPE_ARP => packet.apart(|packet| arp::answer(packet, tables, link.length)),
-        _ => Err(Verdict::Pass(Reason::NotIp)),
+        ETHERTYPE_IPV4 => to_vip4(packet, tables, link.length, &mut datagram)?,
+        ETHERTYPE_IPV6 => to_vip6(packet, tables, link.length, &mut datagram)?,
+        ETHERTYPE_ARP => return packet.apart(|packet| arp::answer(packet, tables, link.length)),
+        _ => return Err(Verdict::Pass(Reason::NotIp)),
     }
+    let choice = choose(packet, tables, &control, &datagram)?;
+    hand_over(packet, tables, &datagram, choice)
 }
 
-/// What comes to a VIP.
+/// An IPv4 packet for a VIP.
 #[inline(always)]
-fn to_vip<P: Packet, T: Tables>(
+fn to_vip4<P: Packet, T: Tables>(packet: &P, tables: &T, link: usize, datagram: &mut Datagram) -> Result<(), Verdict> {
+    let header = packet.view::<20>(link).ok_or(Verdict::Pass(Reason::NotIp))?;
+    let destination = mapped(ne32(header, 16));
+    let vip = directory::find_address(tables, &destination).ok_or(Verdict::Pass(Reason::NotVip))?;
+    parse::ipv4(packet, link, vip, datagram).map_err(Verdict::Drop)
+}
+
+/// An IPv6 packet for a VIP, or a question who has one.
+#[inline(always)]
+fn to_vip6<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    link: usize,
+    datagram: &mut Datagram,
+) -> Result<(), Verdict> {
+    let header = packet.view::<40>(link).ok_or(Verdict::Pass(Reason::NotIp))?;
+    let destination = address(header, 24);
+    let is_icmp = header[6] == ICMPV6;
+    let vip = directory::find_address(tables, &destination);
+    if is_icmp && (vip.is_some() || ndp::is_solicited_node(&destination)) && ndp::is_solicitation(packet, link) {
+        return Err(packet.apart(|packet| ndp::answer(packet, tables, link)));
+    }
+    let vip = vip.ok_or(Verdict::Pass(Reason::NotVip))?;
+    parse::ipv6(packet, link, vip, datagram).map_err(Verdict::Drop)
+}
+
+/// Where a packet for a VIP goes.
+struct Choice {
+    service: u16,
+    backend: u16,
+    reason: Reason,
+    /// Spreads its way through the network.
+    hash: u64,
+}
+
+#[inline(always)]
+fn choose<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     control: &Control,
     datagram: &Datagram,
-) -> Result<Verdict, Verdict> {
+) -> Result<Choice, Verdict> {
     if let Fragment::Later(id) = datagram.fragment {
-        let copy = *datagram;
-        let backend = select::of_fragment(tables, &copy, id);
-        if backend == 0 {
-            return Err(Verdict::Drop(Reason::FragmentUnknown));
-        }
-        return hand_over(packet, tables, datagram, 0, (backend, Reason::Fragment), u64::from(id) << 32, false);
+        let hash = select::fragment_hash(control, datagram, id);
+        return match select::of_fragment(tables, hash) {
+            0 => Err(Verdict::Drop(Reason::FragmentUnknown)),
+            backend => Ok(Choice { service: 0, backend, reason: Reason::Fragment, hash }),
+        };
     }
     match (datagram.family, datagram.protocol) {
         (Family::V4, ICMP) | (Family::V6, ICMPV6) => {
             let copy = *datagram;
             let mut flow = icmp::Flow::default();
             let verdict = packet.apart(|packet| icmp::message(packet, tables, &copy, &mut flow));
-            if flow.backend == 0 {
-                return verdict;
+            match flow.backend as u16 {
+                0 => Err(verdict),
+                backend => {
+                    Ok(Choice { service: flow.service as u16, backend, reason: Reason::IcmpError, hash: flow.hash })
+                }
             }
-            let chosen = (flow.backend as u16, Reason::IcmpError);
-            hand_over(packet, tables, datagram, flow.service as u16, chosen, flow.hash, false)
         }
         _ => to_service(packet, tables, control, datagram),
     }
@@ -89,11 +111,11 @@ fn to_vip<P: Packet, T: Tables>(
 /// What comes to a port of a VIP.
 #[inline(always)]
 fn to_service<P: Packet, T: Tables>(
-    packet: &mut P,
+    packet: &P,
     tables: &T,
     control: &Control,
     datagram: &Datagram,
-) -> Result<Verdict, Verdict> {
+) -> Result<Choice, Verdict> {
     let transport = parse::transport(packet, datagram).map_err(Verdict::Drop)?;
     let Some(id) = directory::find_service(tables, datagram.vip, datagram.protocol, transport.destination()) else {
         return Err(unbound(datagram.vip, datagram.protocol));
@@ -103,11 +125,10 @@ fn to_service<P: Packet, T: Tables>(
         return Err(Verdict::Drop(Reason::FragmentUnwanted));
     }
     let query = Query::new(tables, control, id, &datagram.source, datagram.protocol, transport);
-    let chosen = match select::known(tables, control, &service, &query, datagram) {
+    let (backend, reason) = match select::known(tables, control, &service, &query, datagram) {
         Known::Backend(backend) => (backend, Reason::FlowHit),
         known => {
-            let moved = matches!(known, Known::Gone);
-            let query = Query { moved, ..query };
+            let query = Query { moved: matches!(known, Known::Gone), ..query };
             let copy = *datagram;
             match select::anew(tables, &query, &copy).parts() {
                 (0, reason) => return Err(Verdict::Drop(reason)),
@@ -115,11 +136,10 @@ fn to_service<P: Packet, T: Tables>(
             }
         }
     };
-    if datagram.fragment != Fragment::No {
-        let copy = *datagram;
-        select::keep_fragment(tables, query.stamp, &copy, chosen.0);
+    if let Fragment::First(id) = datagram.fragment {
+        select::keep_fragment(tables, select::fragment_hash(control, datagram, id), backend);
     }
-    hand_over(packet, tables, datagram, id, chosen, query.hash, true)
+    Ok(Choice { service: id, backend, reason, hash: query.hash })
 }
 
 /// Nothing is bound there.
@@ -134,21 +154,19 @@ fn unbound(vip: Vip, protocol: u8) -> Verdict {
 
 /// Counts the packet and delivers it.
 #[inline(always)]
-pub(crate) fn hand_over<P: Packet, T: Tables>(
+fn hand_over<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
-    service: u16,
-    (id, reason): (u16, Reason),
-    hash: u64,
-    answers: bool,
+    choice: Choice,
 ) -> Result<Verdict, Verdict> {
-    let backend = tables.backend(id).ok_or(Verdict::Drop(Reason::TableFault))?;
+    let backend = tables.backend(choice.backend).ok_or(Verdict::Drop(Reason::TableFault))?;
     if backend.alive != 1 {
         return Err(Verdict::Drop(Reason::DeadBackend));
     }
     packet.meet();
-    let selected = !matches!(reason, Reason::FlowHit | Reason::Fragment | Reason::IcmpError);
-    tables.count_traffic(service, id, packet.length(), selected);
-    encap::deliver(packet, &backend, datagram, hash, reason, answers)
+    let follows = matches!(choice.reason, Reason::Fragment | Reason::IcmpError);
+    let selected = !follows && choice.reason != Reason::FlowHit;
+    tables.count_traffic(choice.service, choice.backend, packet.length(), selected);
+    encap::deliver(packet, &backend, datagram, choice.hash, choice.reason, !follows)
 }

@@ -284,24 +284,23 @@ const fn prefix(bits: u8, from: u8) -> u32 {
 
 /// Remembers which backend the later parts of a datagram follow.
 #[inline(never)]
-pub(crate) fn keep_fragment<T: Tables>(tables: &T, stamp: u32, datagram: &Datagram, backend: u16) {
-    if let Fragment::First(id) = datagram.fragment
-        && let Some(row) = tables.backend(backend)
+pub(crate) fn keep_fragment<T: Tables>(tables: &T, hash: u64, backend: u16) {
+    if let Some(row) = tables.backend(backend)
         && let Some(control) = tables.control()
     {
-        let entry = Entry::new(backend, row.generation, stamp, false);
-        flow::remember(tables, control.flow_mask, fragment_hash(&control, datagram, id), entry);
+        let entry = Entry::new(backend, row.generation, flow::stamp(tables.now(), &control), false);
+        flow::remember(tables, control.flow_mask, hash, entry);
     }
 }
 
 /// The backend that the first part of a datagram went to; 0 = none.
 #[inline(never)]
-pub(crate) fn of_fragment<T: Tables>(tables: &T, datagram: &Datagram, id: u32) -> u16 {
+pub(crate) fn of_fragment<T: Tables>(tables: &T, hash: u64) -> u16 {
     let Some(control) = tables.control() else {
         return 0;
     };
     let stamp = flow::stamp(tables.now(), &control);
-    match flow::find(tables, control.flow_mask, fragment_hash(&control, datagram, id)) {
+    match flow::find(tables, control.flow_mask, hash) {
         Some(found) if found.entry.age(stamp) <= FRAGMENT_STAMPS && is_current(tables, found.entry) => {
             found.entry.backend()
         }
@@ -309,8 +308,9 @@ pub(crate) fn of_fragment<T: Tables>(tables: &T, datagram: &Datagram, id: u32) -
     }
 }
 
+/// The hash of all parts of a datagram: of source, destination and identification.
 #[inline(always)]
-fn fragment_hash(control: &Control, datagram: &Datagram, id: u32) -> u64 {
+pub(crate) fn fragment_hash(control: &Control, datagram: &Datagram, id: u32) -> u64 {
     let ends = hash::client(&datagram.source) ^ hash::ring(hash::client(&datagram.destination));
     hash::flow(ends ^ u64::from(id) << 32 ^ FRAGMENT_TAG, 0, control.flow_secret)
 }
