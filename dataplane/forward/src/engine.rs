@@ -1,7 +1,9 @@
-//! What carries out the plan: XDP in the kernel ([`xdp`]), and the seam for engines in user space.
+//! What carries out the plan: XDP in the kernel ([`xdp`]), or packet sockets in user space
+//! ([`packet`]).
 
 pub mod clock;
 mod memory;
+pub mod packet;
 mod rows;
 pub mod xdp;
 
@@ -77,6 +79,14 @@ pub enum EngineError {
     Memory {
         /// Which one.
         name: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A socket or what goes through it.
+    #[error("{what}: {source}: CAP_NET_RAW and CAP_NET_ADMIN are needed")]
+    Socket {
+        /// What for.
+        what: &'static str,
         /// Why not.
         source: io::Error,
     },

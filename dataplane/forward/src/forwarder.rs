@@ -7,7 +7,8 @@
 mod control;
 mod neighbours;
 
-use crate::engine::xdp::{Fences, XdpEngine, XdpSettings};
+use crate::engine::packet::{PacketEngine, PacketSettings};
+use crate::engine::xdp::{Fences, Found, XdpEngine, XdpSettings};
 use crate::engine::{Engine, EngineError};
 use crate::fleet::{Health, Observed, ServiceKey};
 use crate::netlink::{NetlinkError, NetworkWatch};
@@ -94,9 +95,6 @@ pub enum ForwardError {
     /// Threads or runtimes.
     #[error("cannot start the forwarder's thread: {0}")]
     Thread(#[source] io::Error),
-    /// An engine that there is not.
-    #[error("the engine in user space is not available yet: use --forward auto or xdp")]
-    NoPacketEngine,
 }
 
 /// What is wished, whole.
@@ -152,7 +150,7 @@ impl Forwarder {
             let runtime = runtime.map_err(ForwardError::Thread)?;
             let network = runtime.block_on(NetworkWatch::start())?;
             let tables = engine.read()?;
-            let control = Control::new(settings, Box::new(engine), network, tables, shared.clone(), publish);
+            let control = Control::new(settings, engine, network, tables, shared.clone(), publish);
             let spawned =
                 std::thread::Builder::new().name("forwarder".to_owned()).spawn(move || runtime.block_on(control.run()));
             thread = Some(spawned.map_err(ForwardError::Thread)?);
@@ -243,12 +241,17 @@ pub fn detach(root: &Path) -> Result<bool, PinError> {
     crate::pins::detach(root)
 }
 
-type Started = (EngineState, Option<XdpEngine>, Option<Fences>);
+type Started = (EngineState, Option<Box<dyn Engine>>, Option<Fences>);
 
 fn start_engine(settings: &ForwarderSettings) -> Result<Started, ForwardError> {
     match settings.mode {
         ForwardMode::Off => return Ok((EngineState::Off("--forward off".to_owned()), None, None)),
-        ForwardMode::Packet => return Err(ForwardError::NoPacketEngine),
+        ForwardMode::Packet => {
+            let wanted = PacketSettings { flow_sets: settings.flow_sets, ..PacketSettings::default() };
+            let engine = PacketEngine::start(&wanted)?;
+            let fences = engine.fences();
+            return Ok((EngineState::On(Found::Fresh), Some(Box::new(engine)), Some(fences)));
+        }
         ForwardMode::Auto | ForwardMode::Xdp => {}
     }
     let wanted = XdpSettings {
@@ -258,7 +261,7 @@ fn start_engine(settings: &ForwarderSettings) -> Result<Started, ForwardError> {
     };
     let started = XdpEngine::start(&wanted).and_then(|engine| {
         let fences = engine.fences()?;
-        Ok((EngineState::On(engine.found().clone()), Some(engine), Some(fences)))
+        Ok((EngineState::On(engine.found().clone()), Some(Box::new(engine) as Box<dyn Engine>), Some(fences)))
     });
     match started {
         Err(error) if settings.mode == ForwardMode::Auto => {

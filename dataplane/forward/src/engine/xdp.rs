@@ -23,7 +23,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Words of one [`RingLine`].
@@ -161,7 +162,7 @@ impl XdpEngine {
     pub fn fences(&self) -> Result<Fences, EngineError> {
         let opened =
             MapData::from_pin(self.pins.tables().join(map::FENCES)).and_then(|data| Array::try_from(Map::Array(data)));
-        Ok(Fences { map: opened.map_err(map_error(map::FENCES))?, clock: self.clock.clone() })
+        Ok(Fences { places: Places::Kernel(opened.map_err(map_error(map::FENCES))?), clock: self.clock.clone() })
     }
 
     /// The queue of sampled packets. One reader at a time.
@@ -473,11 +474,22 @@ impl Engine for XdpEngine {
 
 /// The fences: until when ARP and NDP are answered for each VIP.
 pub struct Fences {
-    map: Array<MapData, u64>,
+    places: Places,
     clock: JiffiesClock,
 }
 
+/// Where they lie.
+enum Places {
+    Kernel(Array<MapData, u64>),
+    Memory(Arc<[AtomicU64]>),
+}
+
 impl Fences {
+    /// Fences in the memory of this process, by address id, in ticks of the clock.
+    pub(super) fn in_memory(places: Arc<[AtomicU64]>, clock: JiffiesClock) -> Self {
+        Self { places: Places::Memory(places), clock }
+    }
+
     /// Answers for the VIP with this id until `ahead` from the present.
     ///
     /// # Errors
@@ -513,7 +525,15 @@ impl Fences {
     /// # Errors
     /// Where the map fails.
     pub fn set(&mut self, address: u16, until_jiffies: u64) -> Result<(), EngineError> {
-        self.map.set(u32::from(address), until_jiffies, 0).map_err(map_error(map::FENCES))
+        let index = u32::from(address);
+        match &mut self.places {
+            Places::Kernel(map) => map.set(index, until_jiffies, 0).map_err(map_error(map::FENCES)),
+            Places::Memory(places) => {
+                let range = EngineError::Range { name: map::FENCES, row: index };
+                places.get(usize::from(address)).ok_or(range)?.store(until_jiffies, Ordering::Relaxed);
+                Ok(())
+            }
+        }
     }
 }
 
