@@ -52,8 +52,10 @@ pub(crate) fn deliver<P: Packet>(
     }
     let is_plain = datagram.link == ETHERNET && usize::from(backend.head_len) == ETHERNET + outer_length(backend.kind);
     if datagram.length > usize::from(backend.mtu) || !is_plain {
-        let copy = Datagram { whole: datagram.whole && answers, ..*datagram };
-        let verdict = packet.apart(|packet| unusual(packet, backend, &copy, hash));
+        if datagram.length > usize::from(backend.mtu) && !answers {
+            return Err(Verdict::Drop(Reason::TooBig));
+        }
+        let verdict = packet.apart(|packet| unusual(packet, backend, datagram, hash));
         return match verdict {
             Verdict::Pass(_) => Ok(sent(packet, backend, reason)),
             verdict => Err(verdict),

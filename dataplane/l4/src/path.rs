@@ -94,9 +94,8 @@ fn choose<P: Packet, T: Tables>(
     }
     match (datagram.family, datagram.protocol) {
         (Family::V4, ICMP) | (Family::V6, ICMPV6) => {
-            let copy = *datagram;
             let mut flow = icmp::Flow::default();
-            let verdict = packet.apart(|packet| icmp::message(packet, tables, &copy, &mut flow));
+            let verdict = packet.apart(|packet| icmp::message(packet, tables, datagram, &mut flow));
             match flow.backend as u16 {
                 0 => Err(verdict),
                 backend => {
@@ -129,8 +128,7 @@ fn to_service<P: Packet, T: Tables>(
         Known::Backend(backend) => (backend, Reason::FlowHit),
         known => {
             let query = Query { moved: matches!(known, Known::Gone), ..query };
-            let copy = *datagram;
-            match select::anew(tables, &query, &copy).parts() {
+            match select::anew(tables, &query, datagram).parts() {
                 (0, reason) => return Err(Verdict::Drop(reason)),
                 chosen => chosen,
             }

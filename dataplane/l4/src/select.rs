@@ -4,7 +4,7 @@ use crate::access::Tables;
 use crate::flow::{self, Entry};
 use crate::hash;
 use crate::layout::{Address, Control, Service};
-use crate::parse::{Datagram, Family, Fragment, Transport, UDP};
+use crate::parse::{Datagram, Family, Transport, UDP};
 use crate::verdict::Reason;
 
 /// Keeps hashes of clients and of fragments apart from those of flows, whose lowest port bits never look like this.
@@ -103,8 +103,7 @@ pub(crate) fn known<T: Tables>(
     if seen != entry {
         found.replace(seen);
         if service.persistence_stamps != 0 {
-            let (query, datagram) = (*query, *datagram);
-            refresh_client(tables, &query, &datagram, seen);
+            refresh_client(tables, query, datagram, seen);
         }
     }
     Known::Backend(entry.backend())
