@@ -28,12 +28,12 @@ mod bpf {
     /// Ethernet, IPv6, TCP.
     const HEAD6: usize = 74;
 
-    #[xdp(frags)]
+    #[xdp]
     pub fn replay4(context: XdpContext) -> u32 {
         replay::<HEAD4>(context)
     }
 
-    #[xdp(frags)]
+    #[xdp]
     pub fn replay6(context: XdpContext) -> u32 {
         replay::<HEAD6>(context)
     }
@@ -98,25 +98,25 @@ mod bpf {
     }
 
     /// The floor of what pushes nothing.
-    #[xdp(frags)]
+    #[xdp]
     pub fn floor_0(_context: XdpContext) -> u32 {
         xdp_action::XDP_TX
     }
 
     /// The floor of IPIP: what the push itself costs.
-    #[xdp(frags)]
+    #[xdp]
     pub fn floor_20(context: XdpContext) -> u32 {
         push(&context, 20)
     }
 
     /// The floor of GUE over IPv4, and of ICMP errors.
-    #[xdp(frags)]
+    #[xdp]
     pub fn floor_28(context: XdpContext) -> u32 {
         push(&context, 28)
     }
 
     /// The floor of a tunnel over IPv6.
-    #[xdp(frags)]
+    #[xdp]
     pub fn floor_40(context: XdpContext) -> u32 {
         push(&context, 40)
     }
