@@ -238,6 +238,10 @@ impl Drop for Forwarder {
 /// # Errors
 /// Where another process uses them, or a pin cannot be removed.
 pub fn detach(root: &Path) -> Result<bool, PinError> {
+    // Routes of a packet engine that was killed; pins are the greater part, so they go whatever becomes of these.
+    if let Err(error) = crate::engine::packet::detach() {
+        tracing::warn!(%error, "blackhole routes of VIPs may be left");
+    }
     crate::pins::detach(root)
 }
 

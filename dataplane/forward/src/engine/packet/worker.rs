@@ -10,6 +10,7 @@ use sluicegate_l4::layout::Interface;
 use sluicegate_l4::verdict::{Reason, Verdict};
 use socket2::Socket;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -168,8 +169,8 @@ impl Work {
 
     /// Makes sure that there is a socket for a port.
     fn sender(&mut self, port: u32) -> io::Result<()> {
-        if !self.senders.contains_key(&port) {
-            self.senders.insert(port, ring::sender(port)?);
+        if let Entry::Vacant(place) = self.senders.entry(port) {
+            place.insert(ring::sender(port)?);
         }
         Ok(())
     }
