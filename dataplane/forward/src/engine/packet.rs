@@ -8,12 +8,14 @@
 //! A VIP that is also an address of this machine (director and backend at once) is not forwarded by this engine: the
 //! kernel would handle its packets too. The machine itself goes on answering for it.
 //!
-//! What XDP asks of the network holds here too: frames come with finished checksums and no longer than the MTU. Where a
-//! card merges received segments, switch that off (`ethtool -K IFACE gro off lro off`).
+//! What XDP asks of the network holds here too: frames come with finished checksums and no longer than the MTU. The
+//! kernel's merging of segments (GRO) is switched off on attached ports and on again when they are let go (after `kill -9`:
+//! `ethtool -K IFACE gro on`). Merging by the card itself (LRO) is for the operator to switch off.
 
 mod aside;
 mod counters;
 mod frame;
+mod merging;
 mod ring;
 mod state;
 mod worker;
@@ -24,6 +26,7 @@ use super::{Attachment, Counters, Engine, EngineError, FlowTable, Mode};
 use crate::ports::Port;
 use crate::tables::{MapOp, Tables};
 use aside::Aside;
+use merging::Unmerged;
 use ring::ReceiveRing;
 use sluicegate_l4::layout::{self, Address, AddressEntry, Control, Interface, Traffic};
 use sluicegate_l4::verdict::Reason;
@@ -54,12 +57,19 @@ impl Default for PacketSettings {
 /// Threads per port at most: each has a ring of 8 MiB.
 const MOST_WORKERS: usize = 16;
 
+/// A port and who takes its frames.
+struct Attached {
+    interface: Interface,
+    workers: Vec<Worker>,
+    _unmerged: Option<Unmerged>,
+}
+
 /// Packet sockets and threads.
 pub struct PacketEngine {
     shared: Arc<Shared>,
     clock: JiffiesClock,
     workers_per_port: usize,
-    ports: BTreeMap<u32, (Interface, Vec<Worker>)>,
+    ports: BTreeMap<u32, Attached>,
     /// Last, so that the kernel is kept away until nobody forwards any more.
     aside: Aside,
 }
@@ -133,7 +143,14 @@ impl PacketEngine {
     }
 
     /// Opens rings at a port and starts their threads.
-    fn attach(&self, port: &Port, interface: Interface) -> io::Result<Vec<Worker>> {
+    fn attach(&self, port: &Port, interface: Interface) -> io::Result<Attached> {
+        let unmerged = Unmerged::switch_off(&port.name).unwrap_or_else(|error| {
+            tracing::warn!(
+                interface = %port.name, %error,
+                "cannot switch GRO off: merged frames will be lost (`ethtool -K {} gro off`)", port.name
+            );
+            None
+        });
         let mut group = (self.workers_per_port > 1).then_some(None);
         let mut workers = Vec::with_capacity(self.workers_per_port);
         for number in 0..self.workers_per_port {
@@ -144,7 +161,7 @@ impl PacketEngine {
             let name = format!("packet-{}-{number}", port.name);
             workers.push(Worker::start(name, ring, (port.index, interface), self.shared.clone())?);
         }
-        Ok(workers)
+        Ok(Attached { interface, workers, _unmerged: unmerged })
     }
 }
 
@@ -165,9 +182,8 @@ impl Engine for PacketEngine {
             })
             .collect();
         // A ring has slots for one MTU: a port that changed is attached anew.
-        self.ports.retain(|index, (interface, workers)| {
-            wanted.get(index) == Some(interface) && workers.iter().all(Worker::runs)
-        });
+        self.ports
+            .retain(|index, held| wanted.get(index) == Some(&held.interface) && held.workers.iter().all(Worker::runs));
         self.shared.rows_mut().interfaces = wanted.clone();
         let mut attachments = BTreeMap::new();
         for (index, interface) in wanted {
@@ -175,8 +191,8 @@ impl Engine for PacketEngine {
             let mut attachment = Attachment { mode: Some(Mode::Packet), refused: Vec::new(), adopted };
             if let (false, Some(port)) = (adopted, ports.get(&index)) {
                 match self.attach(port, interface) {
-                    Ok(workers) => {
-                        self.ports.insert(index, (interface, workers));
+                    Ok(attached) => {
+                        self.ports.insert(index, attached);
                     }
                     Err(error) => {
                         attachment.mode = None;
