@@ -244,7 +244,7 @@ fn tell<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Result<Verd
         return Err(Verdict::Drop(Reason::BroadcastSource));
     }
     // Sent to a group on this link: whom the frame reached is not who was meant (RFC 1122, section 3.2.2).
-    if packet.view::<1>(0).ok_or(silent)?[0] & 1 != 0 {
+    if packet.view::<12>(0).ok_or(silent)?[0] & 1 != 0 {
         return Err(silent);
     }
     let told = match datagram.family {

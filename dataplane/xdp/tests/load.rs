@@ -15,6 +15,7 @@ fn the_verifier_takes_the_director() {
     for name in ["director", "director_frags", "clock"] {
         let program: &mut Xdp = object.program_mut(name).expect(name).try_into().expect("an XDP program");
         program.load().unwrap_or_else(|why| panic!("{name}: {why:?}"));
+        println!("jited {} bytes", program.info().expect("info").size_jitted());
         let instructions = program.info().expect("what the kernel says of it").verified_instruction_count();
         println!("{name}: {instructions:?} instructions verified");
     }

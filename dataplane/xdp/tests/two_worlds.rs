@@ -1,0 +1,196 @@
+//! The same frames through user space and through the kernel end the same, byte for byte and reason for reason.
+
+mod world;
+
+use aya::programs::Xdp;
+use sluicegate_l4::forward;
+use sluicegate_l4::verdict::{Reason, Verdict};
+use sluicegate_xdp::test_run;
+use world::memory::MemoryFrame;
+use world::{INGRESS, Ip, TCP, UDP, arp, icmp, icmp6, tcp, udp};
+
+const V6: &str = "2001:db8::10";
+const CLIENT6: &str = "2001:db8:1::7";
+
+/// Frames of each kind, most of them right.
+fn templates() -> Vec<Vec<u8>> {
+    let six = |protocol, payload| Ip { source: CLIENT6, destination: V6, protocol, payload, ..Ip::default() };
+    let quoted =
+        Ip { source: "192.0.2.10", destination: "198.51.100.7", payload: tcp(80, 40_000, 0x10, 8), ..Ip::default() };
+    let quoted6 = Ip { source: V6, destination: CLIENT6, payload: tcp(80, 40_000, 0x10, 8), ..Ip::default() };
+    let solicited = "ff02::1:ff00:10";
+    let ask = |source: &str, to: &str, options: &[u8]| {
+        let target: std::net::Ipv6Addr = V6.parse().expect("an address");
+        let body = [&target.octets()[..], options].concat();
+        let mut frame = Ip {
+            source,
+            destination: to,
+            protocol: 58,
+            hops: 255,
+            payload: icmp6(source, to, 135, [0; 4], &body),
+            ..Ip::default()
+        };
+        frame.class = 0;
+        frame.frame()
+    };
+    let fragment6 = |offset: u16, rest: &[u8]| {
+        let mut payload = vec![UDP, 0];
+        payload.extend(offset.to_be_bytes());
+        payload.extend([1, 2, 3, 4]);
+        payload.extend(rest);
+        six(44, payload).frame()
+    };
+    let mut options = Ip { payload: [&[1_u8, 1, 1, 0][..], &tcp(1, 80, 2, 0)].concat(), ..Ip::default() }.frame();
+    options[14] = 0x46;
+    options[24..26].copy_from_slice(&[0, 0]);
+    let sum = world::naive_checksum(&options[14..38]);
+    options[24..26].copy_from_slice(&sum.to_be_bytes());
+    let mut extended = vec![60, 0, 0, 0, 0, 0, 0, 0, TCP, 0, 0, 0, 0, 0, 0, 0];
+    extended.extend(tcp(5, 80, 0x10, 10));
+    let mut frames = vec![
+        Ip { payload: tcp(40_000, 80, 2, 0), ..Ip::default() }.frame(),
+        Ip::default().frame(),
+        Ip { class: 0xb9, hops: 1, ..Ip::default() }.frame(),
+        Ip { class: 0xff, tags: &[0x81, 0, 0, 5], ..Ip::default() }.frame(),
+        Ip { tags: &[0x88, 0xa8, 0, 9, 0x81, 0, 0, 5], ..Ip::default() }.frame(),
+        Ip { payload: tcp(40_000, 81, 0x10, 0), ..Ip::default() }.frame(),
+        Ip { payload: tcp(40_000, 82, 0x10, 0), ..Ip::default() }.frame(),
+        Ip { payload: tcp(40_000, 83, 0x10, 0), ..Ip::default() }.frame(),
+        Ip { payload: tcp(40_000, 84, 0x10, 0), ..Ip::default() }.frame(),
+        Ip { payload: tcp(40_000, 80, 4, 0), ..Ip::default() }.frame(),
+        Ip { protocol: UDP, payload: udp(5, 80, 30), ..Ip::default() }.frame(),
+        Ip { protocol: UDP, payload: udp(5, 53, 30), ..Ip::default() }.frame(),
+        Ip { protocol: UDP, payload: udp(5, 80, 1392), ..Ip::default() }.frame(),
+        Ip { protocol: UDP, fragment: 0, payload: udp(5, 80, 1392), ..Ip::default() }.frame(),
+        Ip { protocol: UDP, fragment: 0x2000, payload: udp(5, 80, 32), ..Ip::default() }.frame(),
+        Ip { protocol: UDP, fragment: 5, payload: vec![9; 40], ..Ip::default() }.frame(),
+        Ip { fragment: 0x2000, ..Ip::default() }.frame(),
+        Ip { protocol: 132, payload: vec![0, 5, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4], ..Ip::default() }.frame(),
+        Ip { protocol: 47, payload: vec![0; 20], ..Ip::default() }.frame(),
+        Ip { protocol: 1, payload: icmp(8, 0, [0, 1, 0, 2], b"ping pong"), ..Ip::default() }.frame(),
+        Ip { protocol: 1, payload: icmp(3, 4, [0, 0, 5, 0], &quoted.packet()), ..Ip::default() }.frame(),
+        Ip { protocol: 1, payload: icmp(13, 0, [0; 4], &[0; 12]), ..Ip::default() }.frame(),
+        Ip { destination: "192.0.2.11", ..Ip::default() }.frame(),
+        Ip { destination: "192.0.2.99", ..Ip::default() }.frame(),
+        Ip { destination: "192.0.2.99", fragment: 77, ..Ip::default() }.frame(),
+        options,
+        arp([198, 51, 100, 7], [192, 0, 2, 10]),
+        arp([198, 51, 100, 7], [192, 0, 2, 12]),
+        arp([198, 51, 100, 7], [192, 0, 2, 99]),
+        arp([192, 0, 2, 10], [192, 0, 2, 10]),
+        six(TCP, tcp(40_000, 80, 2, 0)).frame(),
+        six(TCP, tcp(40_000, 80, 0x10, 3)).frame(),
+        six(TCP, tcp(40_000, 80, 0x10, 1400)).frame(),
+        six(TCP, tcp(40_000, 81, 0x10, 3)).frame(),
+        six(UDP, udp(9, 53, 3)).frame(),
+        six(60, extended.clone()).frame(),
+        six(58, icmp6(CLIENT6, V6, 128, [1, 2, 3, 4], b"hello")).frame(),
+        six(58, icmp6(CLIENT6, V6, 2, [0, 0, 5, 0], &quoted6.packet())).frame(),
+        six(58, icmp6(CLIENT6, V6, 133, [0; 4], &[])).frame(),
+        fragment6(1, &udp(5, 80, 32)),
+        fragment6(8, &[3; 40]),
+        ask(CLIENT6, solicited, &[1, 1, 2, 0, 0, 0, 0, 1]),
+        ask("::", solicited, &[]),
+        ask(CLIENT6, V6, &[1, 1, 2, 0, 0, 0, 0, 1]),
+        ask(CLIENT6, V6, &[1, 1, 2, 0, 0, 0, 0, 1, 14, 1, 1, 2, 3, 4, 5, 6]),
+    ];
+    frames.push(Ip { source: CLIENT6, destination: V6, tags: &[0x81, 0, 0, 5], ..Ip::default() }.frame());
+    frames
+}
+
+const fn action(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Pass(_) => 2,
+        // A port that the map does not know: dropped.
+        Verdict::Drop(_) | Verdict::Redirect(..) => 1,
+        Verdict::Transmit(_) => 3,
+    }
+}
+
+/// xorshift64*: enough for choosing bytes, and repeatable.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+
+    fn mutate(&mut self, templates: &[Vec<u8>]) -> Vec<u8> {
+        let mut frame = templates[self.below(templates.len())].clone();
+        match self.below(8) {
+            0 => frame.truncate(14 + self.below(frame.len() - 13)),
+            1 => frame = (0..14 + self.below(100)).map(|_| self.below(256) as u8).collect(),
+            _ => {}
+        }
+        // A flow among many, in most cases with a right checksum of the header.
+        if self.below(2) == 0 && frame.len() > 34 && frame[12..14] == [8, 0] && frame[14] == 0x45 {
+            frame[29] = self.below(256) as u8;
+            frame[24..26].copy_from_slice(&[0, 0]);
+            let sum = world::naive_checksum(&frame[14..34]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        for _ in 0..self.below(4) {
+            let reach = frame.len().min(80);
+            let at = self.below(reach);
+            frame[at] = match self.below(3) {
+                0 => self.below(256) as u8,
+                1 => frame[at] ^ 1 << self.below(8),
+                _ => [0, 1, 4, 6, 17, 44, 58, 60, 0x45, 0x60, 0x81, 0xff][self.below(12)],
+            };
+        }
+        frame
+    }
+}
+
+fn compare(frames: impl Iterator<Item = Vec<u8>>) -> Vec<u64> {
+    let tables = world::tables(64);
+    let mut object = world::load(&tables);
+    let mut count = 0;
+    {
+        let program: &Xdp = (&*object.program_mut("director").expect("a program")).try_into().expect("XDP");
+        for frame in frames {
+            let mut here = MemoryFrame::new(&frame, INGRESS);
+            let verdict = forward(&mut here, &tables);
+            let there = test_run::run(program, &frame, 1).expect("it runs");
+            assert_eq!(there.action, action(verdict), "frame {count}, {verdict:?}: {frame:02x?}");
+            assert!(
+                there.frame == here.bytes(),
+                "frame {count}, {verdict:?}: {frame:02x?}\nhere  {:02x?}\nthere {:02x?}",
+                here.bytes(),
+                there.frame
+            );
+            count += 1;
+        }
+    }
+    let there = world::reasons(&object);
+    let here: Vec<u64> = Reason::ALL.iter().map(|reason| tables.reason(*reason)).collect();
+    assert_eq!(here, there);
+    here
+}
+
+#[test]
+#[ignore = "needs root: loads eBPF programs"]
+fn frames_of_each_kind() {
+    let frames = templates();
+    let twice = frames.clone().into_iter().chain(frames);
+    let reasons = compare(twice);
+    let unseen: Vec<_> = Reason::ALL.iter().filter(|reason| reasons[reason.index() as usize] == 0).collect();
+    println!("{unseen:?}");
+}
+
+#[test]
+#[ignore = "needs root: loads eBPF programs"]
+fn a_million_random_and_mutated_frames() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x00c0_ffee_u64);
+    let number = std::env::var("FRAMES").ok().and_then(|number| number.parse().ok()).unwrap_or(1_000_000);
+    println!("SEED={seed} FRAMES={number}");
+    let templates = templates();
+    let mut chance = Chance(seed);
+    let reasons = compare((0..number).map(|_| chance.mutate(&templates)));
+    for (reason, packets) in Reason::ALL.iter().zip(&reasons) {
+        println!("{:20} {packets}", reason.as_str());
+    }
+}
