@@ -140,6 +140,11 @@ fn tcp_udp_and_echo_go_through_the_vip_and_the_kernel_does_nothing_beside() {
     let (forwarder, _fences) = site.own();
     let director = &site.lab.directors[0].namespace;
     let mac = director.mac("eth0").expect("a MAC address");
+    // The kernel knows a way on for the VIP, and would take it.
+    let elsewhere = site.lab.router.mac("lan").expect("a MAC address");
+    for vip in vips() {
+        director.set_neighbour("eth0", vip, elsewhere).expect("a neighbour");
+    }
     let capture = site.lab.lan.capture(director).expect("a capture");
     let client = &site.lab.clients[0].namespace;
     for vip in vips() {
