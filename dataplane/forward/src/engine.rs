@@ -83,7 +83,7 @@ pub enum EngineError {
         source: io::Error,
     },
     /// A socket or what goes through it.
-    #[error("{what}: {source}: CAP_NET_RAW and CAP_NET_ADMIN are needed")]
+    #[error("{what}: {source}")]
     Socket {
         /// What for.
         what: &'static str,

@@ -195,6 +195,10 @@ fn tcp_udp_and_echo_go_through_the_vip_and_the_kernel_does_nothing_beside() {
 fn arp_and_ndp_are_answered_inside_of_the_fence_alone() {
     let site = Site::new(Method::L2);
     let (_forwarder, mut fences, ids) = site.serve();
+    let settings = ForwarderSettings { mode: ForwardMode::Packet, ..ForwarderSettings::default() };
+    let second = site.lab.directors[0].namespace.run(|| Forwarder::start(settings)).err();
+    let refused = second.expect("a second engine would forward every packet again").to_string();
+    assert!(refused.contains("another packet engine runs"), "{refused}");
     let claims =
         site.lab.lan.capture_if(&site.lab.directors[0].namespace, |frame| vips().iter().any(|vip| frame.claims(*vip)));
     let claims = claims.expect("a capture");

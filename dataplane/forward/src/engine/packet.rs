@@ -34,6 +34,8 @@ use state::Shared;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use worker::Worker;
@@ -72,13 +74,15 @@ pub struct PacketEngine {
     ports: BTreeMap<u32, Attached>,
     /// Last, so that the kernel is kept away until nobody forwards any more.
     aside: Aside,
+    /// After that, so that no other one removes routes that are in use.
+    _alone: UnixListener,
 }
 
 impl PacketEngine {
     /// Makes empty tables, in the network namespace of the caller. Nothing is attached yet.
     ///
     /// # Errors
-    /// Where rights or randomness are missing.
+    /// Where another one runs there, or rights or randomness are missing.
     pub fn start(settings: &PacketSettings) -> Result<Self, EngineError> {
         let flow_sets = settings.flow_sets.clamp(1, 1 << 24).next_power_of_two();
         let clock = JiffiesClock::new(state::TICKS, Instant::now(), state::ticks());
@@ -92,12 +96,17 @@ impl PacketEngine {
             stamp_shift: clock.stamp_shift(),
             ..Control::default()
         };
+        let alone = alone()?;
         Ok(Self {
+            _alone: alone,
             shared: Arc::new(Shared::new(control, flow_sets)),
             clock,
             workers_per_port: settings.workers.clamp(1, MOST_WORKERS),
             ports: BTreeMap::new(),
-            aside: Aside::start().map_err(|source| EngineError::Socket { what: "routes of VIPs", source })?,
+            aside: Aside::start().map_err(|source| EngineError::Socket {
+                what: "cannot set routes of VIPs (CAP_NET_ADMIN is needed)",
+                source,
+            })?,
         })
     }
 
@@ -240,9 +249,21 @@ impl Engine for PacketEngine {
 /// Removes what a killed engine left in the network namespace of the caller: blackhole routes of VIPs.
 ///
 /// # Errors
-/// Where the kernel refuses.
-pub fn detach() -> io::Result<()> {
-    Aside::start().map(drop)
+/// Where an engine runs there, or the kernel refuses.
+pub fn detach() -> Result<(), EngineError> {
+    let _alone = alone()?;
+    Aside::start().map(drop).map_err(route_error)
+}
+
+/// Makes sure that no other engine runs in the network namespace: both would forward each packet. Abstract names of Unix
+/// sockets are the namespace's own, and go with the process.
+fn alone() -> Result<UnixListener, EngineError> {
+    SocketAddr::from_abstract_name("sluicegate-packet-engine").and_then(|name| UnixListener::bind_addr(&name)).map_err(
+        |source| EngineError::Socket {
+            what: "another packet engine runs in this network namespace, stop it first",
+            source,
+        },
+    )
 }
 
 /// The VIP of an entry that is in use and not for this machine itself.
@@ -263,5 +284,5 @@ fn plus(one: Traffic, other: Traffic) -> Traffic {
 }
 
 fn route_error(source: io::Error) -> EngineError {
-    EngineError::Socket { what: "routes of VIPs", source }
+    EngineError::Socket { what: "cannot set routes of VIPs (CAP_NET_ADMIN is needed)", source }
 }
