@@ -7,9 +7,9 @@ use sluicegate_netlab::{Frame, Lab, Namespace, Process};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Generous: the machines of CI are slow and loaded.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ enum Method {
 struct Site {
     lab: DsrLab,
     folder: tempfile::TempDir,
-    _director: Process,
+    directors: Vec<Process>,
     _servers: (Vec<TcpEcho>, Vec<UdpEcho>),
 }
 
@@ -36,7 +36,11 @@ fn vips() -> [IpAddr; 2] {
 
 impl Site {
     fn new(method: Method) -> Self {
-        let topology = DsrTopology { backends_on_link: method == Method::L2, ..DsrTopology::default() };
+        Self::with_directors(method, 1)
+    }
+
+    fn with_directors(method: Method, directors: u8) -> Self {
+        let topology = DsrTopology { backends_on_link: method == Method::L2, directors, ..DsrTopology::default() };
         let lab = Lab::dsr("sg-dsr", topology).expect("a laboratory");
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("vips.yaml"), manifests(&lab, method)).expect("manifests");
@@ -49,8 +53,9 @@ impl Site {
                 servers.1.push(UdpEcho::start(&backend.namespace, &name, (vip, UDP_PORT).into()).expect("a server"));
             }
         }
-        let director = direct(&lab, folder.path());
-        Self { lab, folder, _director: director, _servers: servers }
+        std::fs::write(folder.path().join("secret"), "a secret of the laboratory").expect("a secret");
+        let directors = (0..lab.directors.len()).map(|number| direct(&lab, number, folder.path())).collect();
+        Self { lab, folder, directors, _servers: servers }
     }
 
     fn client(&self) -> &Namespace {
@@ -77,9 +82,27 @@ impl Site {
         }
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("director.log")).unwrap_or_default()
+    /// Starts a director again and waits until it takes part: the other one sees it as fit.
+    fn come_back(&mut self, director: usize) {
+        self.directors[director] = direct(&self.lab, director, self.folder.path());
+        let heard = |log: String| log.matches("the first state is served").count() > 1;
+        let begun = Instant::now();
+        while !heard(std::fs::read_to_string(log(self.folder.path(), director)).unwrap_or_default()) {
+            assert!(begun.elapsed() < PATIENCE, "director{director} did not come back\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // Its program has to be attached and its peer to hear of it; nothing outside shows either.
+        std::thread::sleep(Duration::from_secs(6));
     }
+
+    fn log(&self) -> String {
+        let logs = (0..self.directors.len()).map(|number| log(self.folder.path(), number));
+        logs.map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect()
+    }
+}
+
+fn log(folder: &Path, director: usize) -> PathBuf {
+    folder.join(format!("director{director}.log"))
 }
 
 fn sluicegate(arguments: &[&str]) -> Command {
@@ -88,12 +111,19 @@ fn sluicegate(arguments: &[&str]) -> Command {
     command
 }
 
-fn direct(lab: &DsrLab, folder: &Path) -> Process {
-    let log = std::fs::File::create(folder.join("director.log")).expect("a log");
+fn direct(lab: &DsrLab, number: usize, folder: &Path) -> Process {
+    let log = std::fs::File::options().create(true).append(true).open(log(folder, number)).expect("a log");
     let mut command = sluicegate(&["run", "--role", "director", "--forward", "xdp", "--interface", "eth0"]);
-    command.args(["--metrics", "127.0.0.1:10254", "--director-name", "director1", "--manifests"]);
-    command.arg(folder.join("vips.yaml")).stderr(log);
-    lab.directors[0].namespace.spawn_process(command).expect("the director")
+    command.args(["--metrics", "127.0.0.1:10254", "--director-name", &format!("director{number}")]);
+    let listen = |number: usize| format!("{}:7946", lab.directors[number].ipv4);
+    for peer in (0..lab.directors.len()).filter(|peer| *peer != number) {
+        command.arg("--director-peer").arg(format!("director{peer}={}", listen(peer)));
+    }
+    if lab.directors.len() > 1 {
+        command.args(["--director-listen", &listen(number), "--director-secret-file"]).arg(folder.join("secret"));
+    }
+    command.arg("--manifests").arg(folder.join("vips.yaml")).stderr(log);
+    lab.directors[number].namespace.spawn_process(command).expect("a director")
 }
 
 /// Under L2 the VIP on `lo` is all that it takes; a tunnel needs somebody to unwrap it.
@@ -185,4 +215,59 @@ fn tunnels_deliver_and_replies_bypass_the_director() {
 #[ignore = "needs root: network namespaces and eBPF"]
 fn gue_delivers_and_replies_bypass_the_director() {
     everything_flows_and_replies_bypass_the_director(Method::Gue);
+}
+
+/// Killed without warning, a director falls silent by itself; the other one announces the VIPs, and connections that are
+/// open go on: both have equal rings.
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn a_killed_director_is_replaced_and_connections_go_on() {
+    let mut site = Site::with_directors(Method::L2, 2);
+    for vip in vips() {
+        site.wait_until_served(vip);
+    }
+    let mut open: Vec<TcpClient> = vips()
+        .into_iter()
+        .cycle()
+        .take(20)
+        .map(|vip| {
+            TcpClient::connect(site.client(), (vip, TCP_PORT).into(), Duration::from_secs(10)).expect("connected")
+        })
+        .collect();
+    let mut taken_over = BTreeSet::new();
+    for killed in 0..2 {
+        // One of the two kills takes the owner of each VIP away. At the switch, what comes in is what the host sends.
+        let claims = |frame: &Frame| !frame.outgoing && vips().into_iter().any(|vip| frame.claims(vip));
+        let at = |director: usize| site.lab.lan.capture_if(&site.lab.directors[director].namespace, claims);
+        let (dead, survivor) = (at(killed).expect("a capture"), at(1 - killed).expect("a capture"));
+        site.directors[killed].kill().expect("killed");
+        let begun = SystemTime::now();
+        for vip in vips() {
+            // Nothing comes where the survivor has owned it all along.
+            if let Some(frame) =
+                survivor.wait_for(|frame| frame.claims(vip) && frame.at > begun, Duration::from_secs(5))
+            {
+                let after = frame.at.duration_since(begun).unwrap_or_default();
+                println!("director{killed} killed: {vip} announced after {} ms", after.as_millis());
+                taken_over.insert(vip);
+            }
+            site.wait_until_served(vip);
+        }
+        for client in &mut open {
+            let echoed = client.echo(b"still here");
+            assert!(echoed.is_ok(), "director{killed} killed: {echoed:?}\n{}", site.log());
+        }
+        let (dead, survivor) = (dead.stop(), survivor.stop());
+        for vip in vips() {
+            let times = |frames: &[Frame]| -> Vec<_> {
+                frames.iter().filter(|frame| frame.claims(vip)).map(|frame| frame.at).collect()
+            };
+            let (last, first) = (times(&dead).into_iter().max(), times(&survivor).into_iter().min());
+            if let (Some(last), Some(first)) = (last, first) {
+                assert!(last < first, "director{killed} killed: two directors claim {vip} at a time");
+            }
+        }
+        site.come_back(killed);
+    }
+    assert_eq!(taken_over, vips().into_iter().collect(), "each VIP was taken over\n{}", site.log());
 }
