@@ -1,5 +1,7 @@
 //! One world for both worlds: tables in memory, the same in the maps of a loaded director, and frames to send at them.
 
+#![allow(dead_code, reason = "not every test that includes this module uses all of it")]
+
 #[path = "../../../l4/tests/memory/mod.rs"]
 pub mod memory;
 
@@ -80,7 +82,7 @@ pub fn tables(flow_sets: u32) -> MemoryTables {
     let dead = tables.add_backend(Backend { alive: 0, ..backend(Backend::KIND_L2, &[], 0) });
     let slots: Vec<u16> = (0..101).map(|slot| ids[slot * 7 % ids.len()]).collect();
     let ring = tables.add_ring(&slots);
-    let holes = tables.add_ring(&[ids[0], 0, dead, ids[1], 999]);
+    let holes = tables.add_ring(&[ids[0], 0, dead, ids[1], 20_000]);
     let service = |flags, select| Service { ring, ring_slots: 101, flags, select, ..Service::default() };
     let vip4 = tables.add_vip("192.0.2.10".parse().expect("an address"), AddressEntry::ECHO);
     let vip6 = tables.add_vip("2001:db8::10".parse().expect("an address"), AddressEntry::ECHO);
