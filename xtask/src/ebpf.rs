@@ -138,6 +138,8 @@ fn flags() -> Vec<String> {
     vec![
         "-Ctarget-cpu=v3".to_owned(),
         "-Clink-arg=-O3".to_owned(),
+        // Small structs are cleared and copied by words, not by a call that goes byte by byte.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         format!("--remap-path-prefix={}=/sluicegate", root().display()),
         format!("--remap-path-prefix={}=/cargo", home.display()),
     ]

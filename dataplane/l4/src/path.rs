@@ -29,35 +29,34 @@ fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, V
         return Err(Verdict::Pass(Reason::Expired));
     }
     let link = parse::link(packet).ok_or(Verdict::Pass(Reason::NotIp))?;
-    // Filled in place: on the other ways it would be undefined, which the kernel's verifier minds even where nobody looks.
-    let mut datagram = Datagram::EMPTY;
-    match link.ethertype {
-        ETHERTYPE_IPV4 => to_vip4(packet, tables, link.length, &mut datagram)?,
-        ETHERTYPE_IPV6 => to_vip6(packet, tables, link.length, &mut datagram)?,
+    let (family, vip) = match link.ethertype {
+        ETHERTYPE_IPV4 => (Family::V4, vip4(packet, tables, link.length)?),
+        ETHERTYPE_IPV6 => (Family::V6, vip6(packet, tables, link.length)?),
         ETHERTYPE_ARP => return packet.apart(|packet| arp::answer(packet, tables, link.length)),
         _ => return Err(Verdict::Pass(Reason::NotIp)),
+    };
+    // Filled in place: what is undefined on other ways is minded by the kernel's verifier even where nobody looks.
+    let mut datagram = Datagram::EMPTY;
+    match family {
+        Family::V4 => parse::ipv4(packet, link.length, vip, &mut datagram),
+        Family::V6 => parse::ipv6(packet, link.length, vip, &mut datagram),
     }
+    .map_err(Verdict::Drop)?;
     let choice = choose(packet, tables, &control, &datagram)?;
     hand_over(packet, tables, &datagram, choice)
 }
 
-/// An IPv4 packet for a VIP.
+/// The VIP that an IPv4 packet is for.
 #[inline(always)]
-fn to_vip4<P: Packet, T: Tables>(packet: &P, tables: &T, link: usize, datagram: &mut Datagram) -> Result<(), Verdict> {
+fn vip4<P: Packet, T: Tables>(packet: &P, tables: &T, link: usize) -> Result<Vip, Verdict> {
     let header = packet.view::<20>(link).ok_or(Verdict::Pass(Reason::NotIp))?;
     let destination = mapped(ne32(header, 16));
-    let vip = directory::find_address(tables, &destination).ok_or(Verdict::Pass(Reason::NotVip))?;
-    parse::ipv4(packet, link, vip, datagram).map_err(Verdict::Drop)
+    directory::find_address(tables, &destination).ok_or(Verdict::Pass(Reason::NotVip))
 }
 
-/// An IPv6 packet for a VIP, or a question who has one.
+/// The VIP that an IPv6 packet is for. A question who has one ends here.
 #[inline(always)]
-fn to_vip6<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    link: usize,
-    datagram: &mut Datagram,
-) -> Result<(), Verdict> {
+fn vip6<P: Packet, T: Tables>(packet: &mut P, tables: &T, link: usize) -> Result<Vip, Verdict> {
     let header = packet.view::<40>(link).ok_or(Verdict::Pass(Reason::NotIp))?;
     let destination = address(header, 24);
     let is_icmp = header[6] == ICMPV6;
@@ -65,8 +64,7 @@ fn to_vip6<P: Packet, T: Tables>(
     if is_icmp && (vip.is_some() || ndp::is_solicited_node(&destination)) && ndp::is_solicitation(packet, link) {
         return Err(packet.apart(|packet| ndp::answer(packet, tables, link)));
     }
-    let vip = vip.ok_or(Verdict::Pass(Reason::NotVip))?;
-    parse::ipv6(packet, link, vip, datagram).map_err(Verdict::Drop)
+    vip.ok_or(Verdict::Pass(Reason::NotVip))
 }
 
 /// Where a packet for a VIP goes.
