@@ -1,6 +1,7 @@
 //! Direct server return with the program itself, in a laboratory of namespaces: a client, a router, a director that runs
 //! `sluicegate run`, real servers. What the client gets is compared with what the wires saw.
 
+use rustix::process::Signal;
 use sluicegate_netlab::topology::{DsrLab, DsrTopology};
 use sluicegate_netlab::traffic::{TcpClient, TcpEcho, UdpEcho, ping, udp_ask};
 use sluicegate_netlab::{Frame, Lab, Namespace, Process};
@@ -114,7 +115,16 @@ fn sluicegate(arguments: &[&str]) -> Command {
 fn direct(lab: &DsrLab, number: usize, folder: &Path) -> Process {
     let log = std::fs::File::options().create(true).append(true).open(log(folder, number)).expect("a log");
     let mut command = sluicegate(&["run", "--role", "director", "--forward", "xdp", "--interface", "eth0"]);
-    command.args(["--metrics", "127.0.0.1:10254", "--director-name", &format!("director{number}")]);
+    command.args([
+        "--lame-duck",
+        "2s",
+        "--drain",
+        "1s",
+        "--metrics",
+        "127.0.0.1:10254",
+        "--director-name",
+        &format!("director{number}"),
+    ]);
     let listen = |number: usize| format!("{}:7946", lab.directors[number].ipv4);
     for peer in (0..lab.directors.len()).filter(|peer| *peer != number) {
         command.arg("--director-peer").arg(format!("director{peer}={}", listen(peer)));
@@ -220,11 +230,17 @@ fn gue_delivers_and_replies_bypass_the_director() {
     everything_flows_and_replies_bypass_the_director(Method::Gue);
 }
 
-/// Killed without warning, a director falls silent by itself; the other one announces the VIPs, and connections that are
-/// open go on: both have equal rings.
-#[test]
-#[ignore = "needs root: network namespaces and eBPF"]
-fn a_killed_director_is_replaced_and_connections_go_on() {
+/// How a director comes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Without warning.
+    Killed,
+    /// By SIGTERM.
+    Told,
+}
+
+/// Another director announces the VIPs, one owner at a time, and connections that are open go on: both have equal rings.
+fn is_replaced_and_connections_go_on(end: End) {
     let mut site = Site::with_directors(Method::L2, 2);
     for vip in vips() {
         site.wait_until_served(vip);
@@ -243,22 +259,27 @@ fn a_killed_director_is_replaced_and_connections_go_on() {
         let claims = |frame: &Frame| !frame.outgoing && vips().into_iter().any(|vip| frame.claims(vip));
         let at = |director: usize| site.lab.lan.capture_if(&site.lab.directors[director].namespace, claims);
         let (dead, survivor) = (at(killed).expect("a capture"), at(1 - killed).expect("a capture"));
-        site.directors[killed].kill().expect("killed");
         let begun = SystemTime::now();
+        match end {
+            End::Killed => {
+                site.directors[killed].kill().expect("killed");
+            }
+            End::Told => site.directors[killed].signal(Signal::TERM).expect("told"),
+        }
         for vip in vips() {
             // Nothing comes where the survivor has owned it all along.
             if let Some(frame) =
                 survivor.wait_for(|frame| frame.claims(vip) && frame.at > begun, Duration::from_secs(5))
             {
                 let after = frame.at.duration_since(begun).unwrap_or_default();
-                println!("director{killed} killed: {vip} announced after {} ms", after.as_millis());
+                println!("director{killed} {end:?}: {vip} announced after {} ms", after.as_millis());
                 taken_over.insert(vip);
             }
             site.wait_until_served(vip);
         }
         for client in &mut open {
             let echoed = client.echo(b"still here");
-            assert!(echoed.is_ok(), "director{killed} killed: {echoed:?}\n{}", site.log());
+            assert!(echoed.is_ok(), "director{killed} {end:?}: {echoed:?}\n{}", site.log());
         }
         let (dead, survivor) = (dead.stop(), survivor.stop());
         for vip in vips() {
@@ -267,10 +288,23 @@ fn a_killed_director_is_replaced_and_connections_go_on() {
             };
             let (last, first) = (times(&dead).into_iter().max(), times(&survivor).into_iter().min());
             if let (Some(last), Some(first)) = (last, first) {
-                assert!(last < first, "director{killed} killed: two directors claim {vip} at a time");
+                assert!(last < first, "director{killed} {end:?}: two directors claim {vip} at a time");
             }
         }
+        site.directors[killed].wait(PATIENCE).expect("it has ended");
         site.come_back(killed);
     }
     assert_eq!(taken_over, vips().into_iter().collect(), "each VIP was taken over\n{}", site.log());
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn a_killed_director_is_replaced_and_connections_go_on() {
+    is_replaced_and_connections_go_on(End::Killed);
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn a_director_that_is_told_to_end_hands_over() {
+    is_replaced_and_connections_go_on(End::Told);
 }
