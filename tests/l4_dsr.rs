@@ -96,6 +96,18 @@ impl Site {
         std::thread::sleep(Duration::from_secs(6));
     }
 
+    /// What a command prints on the first director's host.
+    fn ask(&self, arguments: &[&str]) -> String {
+        let path = self.folder.path().join("answer");
+        let mut command = sluicegate(arguments);
+        command.stdout(std::fs::File::create(&path).expect("a file")).stderr(Stdio::inherit());
+        let mut process = self.lab.directors[0].namespace.spawn_process(command).expect("a command");
+        let status = process.wait(PATIENCE).expect("it ends");
+        let answer = std::fs::read_to_string(path).expect("an answer");
+        assert!(status.success(), "{arguments:?}: {status}: {answer}");
+        answer
+    }
+
     fn log(&self) -> String {
         let logs = (0..self.directors.len()).map(|number| log(self.folder.path(), number));
         logs.map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect()
@@ -209,6 +221,28 @@ fn everything_flows_and_replies_bypass_the_director(method: Method) {
         assert!(sent.len() >= 40, "{method:?} {vip}: {} frames came from the director", sent.len());
         let echo = ping(site.client(), vip, 56, Duration::from_secs(10));
         assert!(echo.is_ok(), "{method:?} {vip}: ICMP: {echo:?}");
+    }
+    what_flows_is_shown(&site);
+}
+
+/// `vips` shows what flows: both VIPs are served, and every real server had packets over TCP.
+fn what_flows_is_shown(site: &Site) {
+    let begun = Instant::now();
+    loop {
+        let state: serde_json::Value = serde_json::from_str(&site.ask(&["vips", "-o", "json"])).expect("JSON");
+        let vips = state["vips"].as_array().expect("VIPs");
+        assert_eq!(vips.len(), 2, "{state:#}");
+        let served = vips.iter().all(|vip| vip["served"] == true);
+        let text = state.to_string();
+        let (healthy, unhealthy) = (text.matches("\"healthy\":true").count(), text.contains("\"healthy\":false"));
+        let idle = text.matches("\"packets\":0").count();
+        // Four real servers of TCP had some; of those of UDP, whoever was picked.
+        if served && healthy == 8 && !unhealthy && idle <= 2 {
+            return;
+        }
+        // Counters are read once a second.
+        assert!(begun.elapsed() < PATIENCE, "{state:#}");
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 
