@@ -214,9 +214,10 @@ fn arp_and_ndp_are_answered_inside_of_the_fence_alone() {
             assert!(begun.elapsed() < PATIENCE, "{vip}: owned, and nobody answers");
             std::thread::sleep(Duration::from_millis(50));
         }
+        // The capture hears of it a little later than the client.
+        claims.wait_for(|frame| frame.claims(vip), PATIENCE).expect("an answer within the fence");
         fences.release(ids[&vip]).expect("released");
     }
-    assert!(claims.count(|_| true) >= 2);
 }
 
 #[test]
