@@ -33,7 +33,7 @@ pub fn client(address: &Address) -> u64 {
     ((mixed ^ mixed >> 32) ^ low).wrapping_mul(MIX_A).rotate_left(32)
 }
 
-/// The hash that picks a slot of a ring: of a [`tuple`], or of one address.
+/// The hash that picks a slot of a ring: of a [`tuple()`], or of one address.
 #[inline(always)]
 #[must_use]
 pub const fn ring(key: u64) -> u64 {
