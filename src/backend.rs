@@ -3,11 +3,13 @@
 use crate::Failure;
 use crate::check::Reading;
 use crate::cli::{BackendArguments, DetachArguments, TunnelName};
+use crate::director::probe_egress;
 use crate::output::print;
 use crate::run::{Signals, log_to_stderr};
 use anyhow::Context as _;
-use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, Changes, Directors};
+use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, Changes, Directors, ProbeEgress};
 use sluicegate_forward::pins::DEFAULT_ROOT;
+use sluicegate_l4::layout::VERSION;
 use sluicegate_telemetry::logging::LogFormat;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -101,6 +103,11 @@ pub fn detach(arguments: &DetachArguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The real server's part first: it knows which addresses on `lo` are its own.
     let removed = runtime.block_on(sluicegate_backend::detach(&sluicegate_backend::default_pins()))?;
+    if root.exists() {
+        // Its rules and routes lie outside of the pins.
+        let probes = probe_egress(root, VERSION, Vec::new());
+        runtime.block_on(ProbeEgress::detach(&probes)).context("the way of probes")?;
+    }
     let director = sluicegate_forward::forwarder::detach(root).context("the director's programs and tables")?;
     for one in &removed {
         print(&format!("removed {one}\n"))?;

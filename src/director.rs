@@ -21,6 +21,7 @@ use sluicegate_health::{Health, HealthSettings, Target, Way, targets};
 use sluicegate_l4::layout::map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,8 +33,8 @@ const PULSE: Duration = Duration::from_millis(100);
 /// How long the peers may take to hear of a hand-over.
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// Routing table of marked probes, and the priority of the rule that leads there: before the main table.
-pub const PROBE_TABLE: u32 = 0x5347;
-pub const PROBE_PRIORITY: u32 = 20_000;
+const PROBE_TABLE: u32 = 0x5347;
+const PROBE_PRIORITY: u32 = 20_000;
 /// Words that may wait; they say only that there is something to see.
 const QUEUE: usize = 4;
 
@@ -181,6 +182,8 @@ fn find(status: &ForwarderStatus, key: ServiceKey, real: IpAddr) -> Option<(&Ser
 struct Parts {
     forwarder: Forwarder,
     health: Health,
+    /// A verdict of the probes has turned, and the forwarder does not know.
+    turned: Arc<AtomicBool>,
     /// Until the announcer takes them.
     fences: Option<Fences>,
     /// Marked probes are delivered as packets of clients are.
@@ -200,13 +203,8 @@ impl Parts {
             return;
         }
         self.probed.extend(towards.keys());
-        let wanted = ProbeEgressSettings {
-            pins: settings.pin_root.join("probe"),
-            backends: Pins::new(settings.pin_root.clone(), settings.version).tables().join(map::BACKENDS),
-            sources: towards.values().filter_map(|real| own_address(*real)).collect(),
-            table: PROBE_TABLE,
-            priority: PROBE_PRIORITY,
-        };
+        let sources = towards.values().filter_map(|real| own_address(*real)).collect();
+        let wanted = probe_egress(&settings.pin_root, settings.version, sources);
         let started = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -237,10 +235,14 @@ impl Work {
         loop {
             match inbox.recv_timeout(PULSE) {
                 Ok(Word::Serve(bindings)) => self.serve(bindings),
-                Ok(Word::Look) => self.carry_verdicts(),
+                Ok(Word::Look) => {}
                 Ok(Word::HandOver) => self.hand_over(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Word::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            // The word of a verdict may have found no room, its mark stays.
+            if self.parts.as_ref().is_some_and(|parts| parts.turned.swap(false, Ordering::Relaxed)) {
+                self.carry_verdicts();
             }
             self.look();
         }
@@ -264,8 +266,8 @@ impl Work {
                     let error = format!("{error:#}");
                     if !self.complained && !self.bindings.is_empty() {
                         tracing::error!(%error, "VIPs are not served");
+                        self.complained = true;
                     }
-                    self.complained = true;
                     return;
                 }
             }
@@ -274,6 +276,8 @@ impl Work {
             parts.health.set_targets(targets(self.bindings.values().map(Arc::as_ref)));
             parts.forwarder.apply(&self.bindings);
         }
+        // Targets that are gone are forgotten without a word, and what was said of them must not outlive them.
+        self.carry_verdicts();
     }
 
     fn start(&self) -> anyhow::Result<Parts> {
@@ -284,12 +288,15 @@ impl Work {
         let is_marked = Arc::clone(&marked);
         let route = move |target: &Target| way(&status.borrow(), target, is_marked.load(Ordering::Relaxed));
         let words = self.words.clone();
+        let turned = Arc::new(AtomicBool::new(false));
+        let has_turned = Arc::clone(&turned);
         let on_change = move |_| {
-            // A word that finds no room is not needed: the loop has others to read.
+            has_turned.store(true, Ordering::Relaxed);
+            // A word that finds no room is not needed: the loop has others to read, and looks at the mark after each.
             let _full = words.try_send(Word::Look);
         };
         let health = Health::start(HealthSettings::default(), route, on_change).context("health checks")?;
-        Ok(Parts { forwarder, health, fences, marked, probed: BTreeSet::new() })
+        Ok(Parts { forwarder, health, turned, fences, marked, probed: BTreeSet::new() })
     }
 
     /// Tells the forwarder what the probes say.
@@ -380,6 +387,17 @@ fn way(status: &ForwarderStatus, target: &Target, marked: bool) -> Way {
             (None, None) => Way::Unknown,
         },
         None => Way::Unknown,
+    }
+}
+
+/// The program of probes and the routing that leads to it, for who starts it and for who takes it away.
+pub fn probe_egress(root: &Path, version: u32, sources: Vec<IpAddr>) -> ProbeEgressSettings {
+    ProbeEgressSettings {
+        pins: root.join("probe"),
+        backends: Pins::new(root, version).tables().join(map::BACKENDS),
+        sources,
+        table: PROBE_TABLE,
+        priority: PROBE_PRIORITY,
     }
 }
 

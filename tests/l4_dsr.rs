@@ -342,3 +342,15 @@ fn a_killed_director_is_replaced_and_connections_go_on() {
 fn a_director_that_is_told_to_end_hands_over() {
     is_replaced_and_connections_go_on(End::Told);
 }
+
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn detach_leaves_nothing_of_a_killed_director() {
+    let mut site = Site::new(Method::L2);
+    let [vip, _] = vips();
+    site.wait_until_served(vip);
+    site.directors[0].kill().expect("killed");
+    assert!(site.ask(&["detach"]).contains("removed the director's programs and tables"));
+    assert_eq!(site.ask(&["detach"]), "nothing to remove\n");
+    assert!(site.connect(vip).is_err(), "nobody forwards any more");
+}
