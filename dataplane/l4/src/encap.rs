@@ -25,11 +25,11 @@ const IPV6: usize = 40;
 const UDP_HEADER: usize = 8;
 
 /// Mask that covers the length of a link header.
-const LONGEST_LINK: usize = 31;
+pub(crate) const LONGEST_LINK: usize = 31;
 
 /// Protocol numbers of IP in IP.
-const IPV4_INSIDE: u8 = 4;
-const IPV6_INSIDE: u8 = 41;
+pub(crate) const IPV4_INSIDE: u8 = 4;
+pub(crate) const IPV6_INSIDE: u8 = 41;
 
 /// First of the source ports of GUE: the dynamic range of RFC 6335, of which 14 bits are used.
 const FIRST_SOURCE_PORT: u16 = 49_152;
@@ -70,7 +70,7 @@ pub(crate) fn deliver<P: Packet>(
 
 /// Out it goes.
 #[inline(always)]
-fn sent<P: Packet>(packet: &P, backend: &Backend, reason: Reason) -> Verdict {
+pub(crate) fn sent<P: Packet>(packet: &P, backend: &Backend, reason: Reason) -> Verdict {
     if leaves_by_its_port(packet, backend) {
         Verdict::Transmit(reason)
     } else {
@@ -87,7 +87,7 @@ fn unusual<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, ha
     if let Err(verdict) = take_hop(packet, datagram) {
         return verdict;
     }
-    match tagged(packet, backend, datagram, hash) {
+    match tagged(packet, backend, datagram, hash, 0) {
         Err(reason) => Verdict::Drop(reason),
         Ok(()) => Verdict::Pass(Reason::FlowHit),
     }
@@ -133,12 +133,18 @@ fn plain<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, hash
     put::<8, _>(link, 0, bytes(&backend.head, 0));
     put::<4, _>(link, 8, bytes(&backend.head, 8));
     put(link, 12, ethertype.to_be_bytes());
-    outer_headers(packet, backend, datagram, hash, ETHERNET, ETHERNET)
+    outer_headers(packet, backend, (datagram, datagram.length), hash, ETHERNET, ETHERNET)
 }
 
-/// Frame or head have tags.
+/// Frame or head have tags, or may have them. `added` bytes were put in front of the packet.
 #[inline(never)]
-fn tagged<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, hash: u64) -> Result<(), Reason> {
+pub(crate) fn tagged<P: Packet>(
+    packet: &mut P,
+    backend: &Backend,
+    datagram: &Datagram,
+    hash: u64,
+    added: usize,
+) -> Result<(), Reason> {
     let outer = outer_length(backend.kind);
     let own = usize::from(backend.head_len).wrapping_sub(outer);
     let (length, tags) = match own {
@@ -164,12 +170,12 @@ fn tagged<P: Packet>(packet: &mut P, backend: &Backend, datagram: &Datagram, has
     if outer == 0 {
         return Ok(());
     }
-    outer_headers(packet, backend, datagram, hash, length, own)
+    outer_headers(packet, backend, (datagram, datagram.length + added), hash, length, own)
 }
 
 /// Decrements TTL or hop limit.
 #[inline(always)]
-fn take_hop<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result<(), Verdict> {
+pub(crate) fn take_hop<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result<(), Verdict> {
     let fault = Verdict::Drop(Reason::Truncated);
     match datagram.family {
         Family::V4 => {
@@ -234,12 +240,12 @@ fn head_at<const N: usize>(backend: &Backend, at: usize) -> [u8; N] {
     }
 }
 
-/// Writes what follows the link header at `at`, from what lies in the head at `from`.
+/// Writes what follows the link header at `at`, from what lies in the head at `from`, in front of `length` bytes.
 #[inline(always)]
 fn outer_headers<P: Packet>(
     packet: &mut P,
     backend: &Backend,
-    datagram: &Datagram,
+    (datagram, length): (&Datagram, usize),
     hash: u64,
     at: usize,
     from: usize,
@@ -248,7 +254,6 @@ fn outer_headers<P: Packet>(
         Family::V4 => IPV4_INSIDE,
         Family::V6 => IPV6_INSIDE,
     };
-    let length = datagram.length;
     let udp = match backend.kind {
         Backend::KIND_IP4 => {
             return outer_ipv4(packet, backend, (at, from), length + IPV4, (datagram.class, inside));

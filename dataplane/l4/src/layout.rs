@@ -150,7 +150,7 @@ pub struct Service {
     /// Slots of the ring that are filled (a prime for Maglev, any number up to [`RING_SLOTS`] for round robin);
     /// 0 = no backend: packets are dropped with that reason.
     pub ring_slots: u32,
-    /// Ring in which the slot's former owner stands (second chance), with as many slots; `u32::MAX` = none.
+    /// Ring in which each slot's former owner stands (second chance; 0 = none), with as many slots; `u32::MAX` = none.
     pub former_ring: u32,
     /// One of `SELECT_*`.
     pub select: u8,
@@ -199,7 +199,8 @@ impl Service {
     pub const FLAG_ONE_PACKET: u8 = 1;
     /// Fragments follow their first one; without it they are dropped by name.
     pub const FLAG_FRAGMENTS: u8 = 2;
-    /// GUE packets carry the address of the slot's former owner.
+    /// GUE packets of TCP flows that are not known carry the address of the slot's former owner
+    /// ([`Service::former_ring`], [`crate::gue`]). Not with [`Service::SELECT_TURN`], where a flow has no slot.
     pub const FLAG_SECOND_CHANCE: u8 = 4;
 }
 

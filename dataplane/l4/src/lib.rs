@@ -6,11 +6,13 @@
 
 mod access;
 mod arp;
+mod chance;
 pub mod checksum;
 pub mod directory;
 mod encap;
 mod field;
 mod flow;
+pub mod gue;
 pub mod hash;
 mod icmp;
 pub mod layout;

@@ -11,7 +11,7 @@ use crate::parse::{
 };
 use crate::select::{self, Known, Query};
 use crate::verdict::{Reason, Verdict};
-use crate::{arp, icmp, ndp};
+use crate::{arp, chance, icmp, ndp};
 
 /// Decides what becomes of a frame, changes it accordingly, and counts the reason.
 #[inline(always)]
@@ -108,7 +108,7 @@ fn choose<P: Packet, T: Tables>(
 /// What comes to a port of a VIP.
 #[inline(always)]
 fn to_service<P: Packet, T: Tables>(
-    packet: &P,
+    packet: &mut P,
     tables: &T,
     control: &Control,
     datagram: &Datagram,
@@ -126,7 +126,11 @@ fn to_service<P: Packet, T: Tables>(
         Known::Backend(backend) => (backend, Reason::FlowHit),
         known => {
             let query = Query { moved: matches!(known, Known::Gone), ..query };
-            match select::anew(tables, &query, datagram).parts() {
+            let chosen = select::anew(tables, &query, datagram);
+            if chosen.former() != 0 {
+                return Err(chance::deliver(packet, tables, datagram, &query, chosen));
+            }
+            match chosen.parts() {
                 (0, reason) => return Err(Verdict::Drop(reason)),
                 chosen => chosen,
             }

@@ -3,8 +3,8 @@
 use crate::access::Tables;
 use crate::flow::{self, Entry};
 use crate::hash;
-use crate::layout::{Address, Control, Service};
-use crate::parse::{Datagram, Family, Transport, UDP};
+use crate::layout::{Address, Backend, Control, MAX_RINGS, Service};
+use crate::parse::{Datagram, Family, Fragment, TCP, Transport, UDP};
 use crate::verdict::Reason;
 
 /// Keeps hashes of clients and of fragments apart from those of flows, whose lowest port bits never look like this.
@@ -55,7 +55,8 @@ impl Query {
 
 /// A backend that was chosen, and why.
 ///
-/// One word, so that a function can return it in a register: the backend (0 = none) and the index of the reason.
+/// One word, so that a function can return it in a register: the backend (0 = none), the index of the reason, and the
+/// former owner of the flow's slot (0 = none).
 #[derive(Clone, Copy)]
 pub(crate) struct Chosen(u64);
 
@@ -65,11 +66,22 @@ impl Chosen {
         Self(backend as u64 | (reason as u64) << 16)
     }
 
+    #[inline(always)]
+    const fn or_else(backend: u16, former: u16) -> Self {
+        Self(backend as u64 | (Reason::SecondChance as u64) << 16 | (former as u64) << 32)
+    }
+
     /// The backend, and why it or none.
     #[inline(always)]
     pub(crate) fn parts(self) -> (u16, Reason) {
-        let reason = Reason::ALL.get((self.0 >> 16) as usize);
+        let reason = Reason::ALL.get((self.0 >> 16) as u16 as usize);
         (self.0 as u16, reason.copied().unwrap_or(Reason::TableFault))
+    }
+
+    /// Who may have the flow if the backend does not; 0 = nobody.
+    #[inline(always)]
+    pub(crate) const fn former(self) -> u16 {
+        (self.0 >> 32) as u16
     }
 }
 
@@ -150,6 +162,13 @@ fn choose<T: Tables>(tables: &T, query: &Query, datagram: &Datagram) -> Result<C
         Some(_) => return Err(Reason::DeadBackend),
         None => return Err(Reason::TableFault),
     };
+    if client.is_none() {
+        // Nothing is remembered: the later packets of the flow need the former owner as much as this one.
+        match former_owner(tables, service, query, datagram, backend) {
+            0 => {}
+            former => return Ok(Chosen::or_else(backend, former)),
+        }
+    }
     let entry = Entry::new(backend, generation, query.stamp, false);
     let kept = flow::remember(tables, control.flow_mask, query.hash, entry);
     if service.persistence_stamps != 0 {
@@ -196,14 +215,52 @@ fn from_ring<T: Tables>(tables: &T, service: &Service, query: &Query, datagram: 
     }
     let slot = match service.select {
         Service::SELECT_TURN => in_turn(tables.turn(query.service), service.ring_slots),
-        Service::SELECT_SOURCE => hash::slot(hash::ring(hash::client(&datagram.source)), service.ring_slots),
-        Service::SELECT_DESTINATION => hash::slot(hash::ring(hash::client(&datagram.destination)), service.ring_slots),
-        _ => hash::slot(hash::ring(query.tuple), service.ring_slots),
+        _ => slot_by_hash(service, query, datagram),
     };
     match tables.ring_slot(service.ring, slot) {
         None => Err(Reason::TableFault),
         Some(0) => Err(Reason::NoBackend),
         Some(backend) => Ok(backend),
+    }
+}
+
+#[inline(always)]
+fn slot_by_hash(service: &Service, query: &Query, datagram: &Datagram) -> u32 {
+    let key = match service.select {
+        Service::SELECT_SOURCE => hash::client(&datagram.source),
+        Service::SELECT_DESTINATION => hash::client(&datagram.destination),
+        _ => query.tuple,
+    };
+    hash::slot(hash::ring(key), service.ring_slots)
+}
+
+/// Who had the slot before `backend`, where that one may have the flow of this packet; 0 = nobody.
+///
+/// A packet that opens a connection is the present owner's. A flow whose backend died is nobody's any more. The address
+/// goes into the tunnel's own header, so both must be behind GUE over the same family.
+#[inline(always)]
+fn former_owner<T: Tables>(tables: &T, service: &Service, query: &Query, datagram: &Datagram, backend: u16) -> u16 {
+    let may_be_known_there = datagram.protocol == TCP
+        && matches!(datagram.fragment, Fragment::No)
+        && query.transport.opens() == 0
+        && !query.moved;
+    let has_formers = service.flags & Service::FLAG_SECOND_CHANCE != 0 && service.former_ring < MAX_RINGS;
+    if !has_formers || !may_be_known_there {
+        return 0;
+    }
+    let slot = slot_by_hash(service, query, datagram);
+    let former = match tables.ring_slot(service.former_ring, slot) {
+        Some(former) if former != backend => former,
+        _ => return 0,
+    };
+    let kind = match tables.backend(backend) {
+        Some(row) => row.kind,
+        None => return 0,
+    };
+    let is_gue = matches!(kind, Backend::KIND_GUE4 | Backend::KIND_GUE6);
+    match tables.backend(former) {
+        Some(row) if is_gue && row.alive == 1 && row.kind == kind => former,
+        _ => 0,
     }
 }
 

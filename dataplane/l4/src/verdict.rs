@@ -100,6 +100,8 @@ pub enum Reason {
     NoRoom = 34,
     /// Dropped: a table does not hold what another one refers to.
     TableFault = 35,
+    /// Forwarded: an unknown flow's packet to the owner of its slot, with the address of the former one.
+    SecondChance = 36,
 }
 
 impl Reason {
@@ -141,6 +143,7 @@ impl Reason {
         Self::BroadcastSource,
         Self::NoRoom,
         Self::TableFault,
+        Self::SecondChance,
     ];
 
     /// Index of the counter.
@@ -189,6 +192,7 @@ impl Reason {
             Self::BroadcastSource => "broadcast_source",
             Self::NoRoom => "no_room",
             Self::TableFault => "table_fault",
+            Self::SecondChance => "second_chance",
         }
     }
 }

@@ -205,3 +205,99 @@ fn echo_arp_and_ndp_are_answered() {
         assert_eq!(naive_checksum(&[pseudo(V6, to, 32, 58), sent[54..].to_vec()].concat()), 0);
     }
 }
+
+/// A world with one slot behind GUE of this kind, which has a former owner.
+fn chance(kind: u8, former: &str) -> MemoryTables {
+    let mut tables = MemoryTables::new(16);
+    let present = tables.add_backend(world::backend(kind, &[], 0));
+    let address = world::memory::words(former.parse().expect("an address"));
+    let before = tables.add_backend(Backend { address, ..world::backend(kind, &[], 0) });
+    let (ring, former_ring) = (tables.add_ring(&[present]), tables.add_ring(&[before]));
+    for address in ["192.0.2.10", V6] {
+        let vip = tables.add_vip(address.parse().expect("an address"), 1);
+        let flags = Service::FLAG_SECOND_CHANCE;
+        let service = Service { ring, ring_slots: 1, former_ring, flags, ..Service::default() };
+        tables.add_service(vip, 0, 0, service);
+    }
+    tables.interfaces.insert(INGRESS, sluicegate_l4::layout::Interface { mac: DIRECTOR, mtu: 1500 });
+    tables
+}
+
+#[test]
+fn an_unknown_flow_is_sent_with_its_former_owner_again_and_again() {
+    let six = Ip { source: CLIENT6, destination: V6, ..Ip::default() };
+    let cases = [(Backend::KIND_GUE4, "203.0.113.21", 34, 12), (Backend::KIND_GUE6, "2001:db8:2::21", 54, 24)];
+    for (kind, former, udp_at, added) in cases {
+        for (client, inside) in [(Ip { class: 0xb9, ..Ip::default() }, 4), (Ip { class: 0x2e, ..six.clone() }, 41)] {
+            let tables = chance(kind, former);
+            for _ in 0..3 {
+                let (verdict, sent) = run(&tables, &client.frame());
+                assert_eq!(verdict, Verdict::Transmit(Reason::SecondChance));
+                let outer = &sent[14..];
+                if kind == Backend::KIND_GUE4 {
+                    assert_eq!(naive_checksum(&outer[..20]), 0);
+                    assert_eq!((be16(outer, 2), outer[1]), (outer.len(), client.class));
+                } else {
+                    assert_eq!((be16(outer, 4), (be16(outer, 0) >> 4) as u8), (outer.len() - 40, client.class));
+                }
+                let udp = &sent[udp_at..];
+                assert_eq!((be16(udp, 2), be16(udp, 4), be16(udp, 6)), (6080, udp.len(), 0));
+                let gue = &udp[8..];
+                assert_eq!(gue[..8], [(added / 4 - 1) as u8, inside, 0, 0, b'S', b'G', 1, 0]);
+                let address: Vec<u8> = match former.parse().expect("an address") {
+                    std::net::IpAddr::V4(address) => address.octets().into(),
+                    std::net::IpAddr::V6(address) => address.octets().into(),
+                };
+                assert_eq!(gue[8..added], address);
+                assert_eq!(gue[added..], one_hop_less(&client.packet()));
+            }
+            assert!(tables.flows.iter().flatten().all(|word| word.load(std::sync::atomic::Ordering::Relaxed) == 0));
+        }
+    }
+}
+
+#[test]
+fn who_opens_a_connection_gets_the_present_owner_and_keeps_it() {
+    let tables = chance(Backend::KIND_GUE4, "203.0.113.21");
+    let segment = |flags| Ip { payload: tcp(40_000, 80, flags, 0), ..Ip::default() }.frame();
+    let (verdict, sent) = run(&tables, &segment(0x02));
+    assert_eq!((verdict, sent[42]), (Verdict::Transmit(Reason::FlowNew), 0x45));
+    let (verdict, sent) = run(&tables, &segment(0x10));
+    assert_eq!((verdict, sent[42]), (Verdict::Transmit(Reason::FlowHit), 0x45));
+}
+
+#[test]
+fn only_tcp_over_gue_to_somebody_else_who_lives_has_a_second_chance() {
+    let plain = |tables: &MemoryTables, frame: Vec<u8>| run(tables, &frame).0;
+    let tables = chance(Backend::KIND_GUE4, "203.0.113.21");
+    let datagram = Ip { protocol: UDP, payload: udp(9, 53, 33), ..Ip::default() }.frame();
+    assert_eq!(plain(&tables, datagram), Verdict::Transmit(Reason::FlowNew));
+    let ack = || Ip::default().frame();
+    let changes: [fn(&mut MemoryTables); 6] = [
+        |tables| tables.backends[2].alive = 0,
+        |tables| tables.backends[2].kind = Backend::KIND_IP4,
+        |tables| tables.rings[1 << 6..].iter_mut().for_each(|line| line.slots[0] = 0),
+        |tables| tables.services.iter_mut().for_each(|service| service.flags = 0),
+        |tables| tables.services.iter_mut().for_each(|service| service.former_ring = service.ring),
+        |tables| tables.services.iter_mut().for_each(|service| service.former_ring = u32::MAX),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut tables = chance(Backend::KIND_GUE4, "203.0.113.21");
+        assert_eq!(plain(&tables, ack()), Verdict::Transmit(Reason::SecondChance));
+        change(&mut tables);
+        assert_eq!(plain(&tables, ack()), Verdict::Transmit(Reason::FlowNew), "change {number}");
+    }
+}
+
+#[test]
+fn what_fits_without_the_former_owner_alone_is_answered_with_what_fits() {
+    let tables = chance(Backend::KIND_GUE4, "203.0.113.21");
+    // The backend's MTU is 1400; the header takes 12.
+    let packet = |data| Ip { payload: tcp(40_000, 80, 0x10, data), ..Ip::default() }.frame();
+    assert_eq!(run(&tables, &packet(1388 - 40)).0, Verdict::Transmit(Reason::SecondChance));
+    let (verdict, answer) = run(&tables, &packet(1389 - 40));
+    assert_eq!(verdict, Verdict::Transmit(Reason::TooBigAnswered));
+    assert_eq!((answer[34], answer[35], be16(&answer, 40)), (3, 4, 1388));
+    let spent = Ip { hops: 1, ..Ip::default() }.frame();
+    assert_eq!(run(&tables, &spent).0, Verdict::Drop(Reason::TtlExpired));
+}

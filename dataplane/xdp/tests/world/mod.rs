@@ -83,6 +83,7 @@ pub fn tables(flow_sets: u32) -> MemoryTables {
     let slots: Vec<u16> = (0..101).map(|slot| ids[slot * 7 % ids.len()]).collect();
     let ring = tables.add_ring(&slots);
     let holes = tables.add_ring(&[ids[0], 0, dead, ids[1], 20_000]);
+    let (chance, former) = second_chance_rings(&mut tables);
     let service = |flags, select| Service { ring, ring_slots: 101, flags, select, ..Service::default() };
     let vip4 = tables.add_vip("192.0.2.10".parse().expect("an address"), AddressEntry::ECHO);
     let vip6 = tables.add_vip("2001:db8::10".parse().expect("an address"), AddressEntry::ECHO);
@@ -102,11 +103,34 @@ pub fn tables(flow_sets: u32) -> MemoryTables {
         tables.add_service(vip, UDP, 53, service(Service::FLAG_ONE_PACKET, Service::SELECT_DESTINATION));
         tables.add_service(vip, TCP, 82, Service { ring: holes, ring_slots: 5, ..Service::default() });
         tables.add_service(vip, TCP, 83, Service::default());
+        let flags = Service::FLAG_SECOND_CHANCE;
+        let second = Service { ring: chance, ring_slots: 8, former_ring: former, flags, ..Service::default() };
+        tables.add_service(vip, TCP, 85, second);
         tables.add_service(vip, 132, 0, service(0, Service::SELECT_TUPLE));
     }
     tables.add_service(local, 0, 0, service(Service::FLAG_FRAGMENTS, Service::SELECT_TUPLE));
     tables.interfaces.insert(INGRESS, Interface { mac: DIRECTOR, mtu: 1500 });
     tables
+}
+
+/// Owners of slots behind GUE, and former owners: of the same family, of the other one, dead, the same, nobody.
+fn second_chance_rings(tables: &mut MemoryTables) -> (u32, u32) {
+    let mut add = |kind, tags: &[u8], egress, alive, address: &str| {
+        let address = memory::words(address.parse().expect("an address"));
+        tables.add_backend(Backend { alive, address, ..backend(kind, tags, egress) })
+    };
+    let four = [
+        add(Backend::KIND_GUE4, &[], 0, 1, "203.0.113.21"),
+        add(Backend::KIND_GUE4, &[0x81, 0, 0, 7], 0, 1, "203.0.113.22"),
+        add(Backend::KIND_GUE4, &[], ELSEWHERE, 0, "203.0.113.23"),
+    ];
+    let six = [
+        add(Backend::KIND_GUE6, &[], 0, 1, "2001:db8:2::21"),
+        add(Backend::KIND_GUE6, &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8], ELSEWHERE, 1, "2001:db8:2::22"),
+    ];
+    let present = [four[0], four[1], six[0], six[1], four[0], four[0], four[0], six[0]];
+    let former = [four[1], four[0], six[1], six[0], six[0], four[2], four[0], 0];
+    (tables.add_ring(&present), tables.add_ring(&former))
 }
 
 /// Loads the director and writes these tables into its maps.
@@ -170,6 +194,7 @@ pub fn naive_checksum(bytes: &[u8]) -> u16 {
 }
 
 /// A frame around an IP payload, with a right IPv4 checksum.
+#[derive(Clone)]
 pub struct Ip<'a> {
     pub source: &'a str,
     pub destination: &'a str,
