@@ -2,6 +2,7 @@
 
 use crate::fleet::{DeliveryKind, FleetReal, FleetService, ServiceKey};
 use crate::head::{address_from_words, kind_number};
+use crate::plan::demand::Demand;
 use crate::tables::{MapOp, Tables, lines_of};
 use sluicegate_config::{Method, TransportProtocol};
 use sluicegate_l4::directory::{address_buckets, service_buckets};
@@ -123,6 +124,8 @@ pub struct Allocations {
     /// Second records of a key.
     pub(crate) stray_backends: Vec<u16>,
     pub(crate) epoch: u64,
+    /// What services wanted of real servers when it was planned last.
+    pub(crate) demand: Demand,
 }
 
 /// A sweep of the flow table that has begun ([`Allocations::begin_sweep`]).
@@ -150,6 +153,7 @@ impl Allocations {
             stray_services: Vec::new(),
             stray_backends: Vec::new(),
             epoch: 0,
+            demand: Demand::default(),
         }
     }
 
@@ -166,6 +170,11 @@ impl Allocations {
         adopted.adopt_rings();
         adopted.adopt_backends();
         adopted
+    }
+
+    /// Forgets what was wanted when it was planned last: the next plan looks at everything. Its operations are the same.
+    pub fn forget(&mut self) {
+        self.demand = Demand::default();
     }
 
     /// A sweep of the flow table begins: call it after the operations of all plans so far were applied.
@@ -390,6 +399,11 @@ impl<K: Ord + Clone> Ids<K> {
         if let Some(id) = self.used.remove(key) {
             self.taken.remove(&id);
         }
+    }
+
+    /// The key in the memory that is used already, where it is.
+    pub(crate) fn shared(&self, key: K) -> K {
+        self.used.get_key_value(&key).map_or(key, |(used, _)| used.clone())
     }
 
     /// Goes on under another key.

@@ -73,7 +73,7 @@ pub struct FleetVip {
     /// ICMP echo to it is answered.
     pub echo: bool,
     /// What is bound to it, by (protocol, port).
-    pub services: Vec<FleetService>,
+    pub services: Vec<Arc<FleetService>>,
 }
 
 /// A port of a VIP, and what serves it.
@@ -274,7 +274,7 @@ impl Fleet {
 
     /// All services.
     pub fn services(&self) -> impl Iterator<Item = &FleetService> {
-        self.vips.values().flat_map(|vip| &vip.services)
+        self.vips.values().flat_map(|vip| &vip.services).map(Arc::as_ref)
     }
 }
 
@@ -311,7 +311,7 @@ impl Survey<'_> {
                 rejected.push(PlanFailure::SecondChanceUnavailable { vip, namespace, service });
             }
             for port in &service.ports {
-                surveyed.services.push(self.service(vip, service, port));
+                surveyed.services.push(Arc::new(self.service(vip, service, port)));
             }
         }
         surveyed.services.sort_by_key(|service| service.key);

@@ -4,12 +4,13 @@
 //! leads to it, and goes after it. Real servers come to life, then rings, services, the directory's words, VIPs; then in
 //! reverse what is removed, and the dead are buried last, when no ring holds them any more.
 
+pub(crate) mod demand;
 mod directory;
 mod rings;
 
 use crate::allocations::{Allocations, BackendKey, RingKey, narrow, protocol_number};
 use crate::failure::{PlanFailure, Waiting};
-use crate::fleet::{Delivery, Fleet, FleetService, FleetVip, ServiceKey, Standing};
+use crate::fleet::{Fleet, FleetService, FleetVip, ServiceKey};
 use crate::head::{address_words, record};
 use crate::tables::MapOp;
 use sluicegate_config::{Scheduler, TransportProtocol};
@@ -56,18 +57,24 @@ pub struct Plan {
 }
 
 /// Brings `allocations` to `fleet` and says which writes do the same to the tables. Where nothing differs there are none.
+///
+/// `allocations` knows what was planned last: services that are as they were cost a comparison of addresses where the fleet
+/// shares them with the one before, and their real servers are not looked at again.
 #[must_use]
 pub fn plan(fleet: &Fleet, allocations: &mut Allocations, settings: &PlanSettings) -> Plan {
+    let whole = allocations.demand.begin(settings);
     let mut planner = Planner { allocations, settings, stages: Stages::default(), failures: fleet.rejected.clone() };
     planner.put_strays_right();
     let admitted = planner.admit(fleet);
-    let backends = planner.backends(&admitted);
+    planner.note_demand(&admitted);
+    let touched = planner.touched(whole);
+    planner.backends(&touched);
     let rings = planner.rings(&admitted);
     planner.services(&admitted, &rings);
     planner.remove_services(&admitted);
     planner.remove_vips(&admitted);
     planner.retire_rings();
-    planner.bury(&backends);
+    planner.bury(&touched);
     let Planner { stages, mut failures, .. } = planner;
     failures.sort();
     Plan { ops: stages.in_order(), failures }
@@ -107,17 +114,7 @@ struct Planner<'a> {
 struct Admitted<'a> {
     vips: BTreeMap<IpAddr, &'a FleetVip>,
     /// By service id.
-    services: BTreeMap<u16, &'a FleetService>,
-}
-
-/// What is wanted of a real server.
-struct WantedBackend {
-    /// A way to it, if any service that uses it has one.
-    delivery: Option<Arc<Delivery>>,
-    /// Its flows stay.
-    alive: bool,
-    /// It gets new flows. Who never did has no flows to keep, and so needs no record.
-    in_ring: bool,
+    services: BTreeMap<u16, &'a Arc<FleetService>>,
 }
 
 impl Planner<'_> {
@@ -191,31 +188,42 @@ impl Planner<'_> {
         }
     }
 
-    /// Real servers come to life, or get a new way in place. Gives what is wanted of each.
-    fn backends(&mut self, admitted: &Admitted<'_>) -> BTreeMap<BackendKey, WantedBackend> {
-        let mut wanted: BTreeMap<BackendKey, WantedBackend> = BTreeMap::new();
-        for service in admitted.services.values() {
-            for (real, standing) in service.standings() {
-                let backend = wanted.entry(BackendKey::of(service, real)).or_insert(WantedBackend {
-                    delivery: None,
-                    alive: false,
-                    in_ring: false,
-                });
-                backend.alive |= standing != Standing::Dead;
-                backend.in_ring |= standing == Standing::InRing;
-                if backend.delivery.is_none() {
-                    backend.delivery = real.delivery.as_ref().ok().cloned();
-                }
-            }
+    /// Services that changed say what they want of real servers; those that are gone want nothing.
+    fn note_demand(&mut self, admitted: &Admitted<'_>) {
+        for (id, service) in &admitted.services {
+            self.allocations.demand.update(*id, service);
         }
-        for (key, backend) in &wanted {
-            let Some(delivery) = backend.delivery.as_ref().filter(|_| backend.alive) else { continue };
+        let gone: Vec<u16> = self.allocations.services().map(|(_, id)| id).collect();
+        for id in gone.into_iter().filter(|id| !admitted.services.contains_key(id)) {
+            self.allocations.demand.remove(id);
+        }
+    }
+
+    /// The records to look at: those that services changed their mind about, or all.
+    fn touched(&mut self, whole: bool) -> BTreeSet<BackendKey> {
+        let mut touched = self.allocations.demand.take_touched();
+        if whole {
+            touched.extend(self.allocations.backends().map(|(key, _)| key));
+        }
+        touched
+    }
+
+    /// Real servers come to life, or get a new way in place.
+    fn backends(&mut self, touched: &BTreeSet<BackendKey>) {
+        for key in touched {
+            let Some(backend) = self.allocations.demand.wanted(key).filter(|backend| backend.alive) else { continue };
+            let Some(delivery) = &backend.delivery else { continue };
             // Who finds no id is reported where rings miss it.
             let id = match self.allocations.backends.get(key) {
                 None if backend.in_ring => self.allocations.backends.claim(*key),
                 known => known,
             };
-            let Some(id) = id.map(narrow) else { continue };
+            let Some(id) = id.map(narrow) else {
+                if backend.in_ring {
+                    self.allocations.demand.without_id(*key);
+                }
+                continue;
+            };
             let former = self.allocations.tables.backends.get(&id).copied().unwrap_or_default();
             let value =
                 Backend { alive: 1, generation: former.generation, owner: key.owner, ..record(key.address, delivery) };
@@ -223,7 +231,6 @@ impl Planner<'_> {
                 write(self.allocations, &mut self.stages.alive, MapOp::Backend { id, value });
             }
         }
-        wanted
     }
 
     /// Writes the services as they are with these rings.
@@ -283,19 +290,19 @@ impl Planner<'_> {
     }
 
     /// Those that are not alive: their flows are selected anew. Those that nobody lists any more lose their id too.
-    fn bury(&mut self, wanted: &BTreeMap<BackendKey, WantedBackend>) {
+    fn bury(&mut self, touched: &BTreeSet<BackendKey>) {
         for id in std::mem::take(&mut self.allocations.stray_backends) {
             self.bury_one(id, true);
             self.allocations.backends.unblock(u32::from(id), self.allocations.epoch);
         }
-        let known: Vec<(BackendKey, u16)> = self.allocations.backends().collect();
-        for (key, id) in known {
-            match wanted.get(&key) {
+        for key in touched {
+            let Some(id) = self.allocations.backends.get(key).map(narrow) else { continue };
+            match self.allocations.demand.wanted(key) {
                 Some(backend) if backend.alive && backend.delivery.is_some() => {}
                 Some(_) => self.bury_one(id, false),
                 None => {
                     self.bury_one(id, true);
-                    self.allocations.backends.retire(&key, self.allocations.epoch);
+                    self.allocations.backends.retire(key, self.allocations.epoch);
                 }
             }
         }

@@ -117,10 +117,8 @@ impl Sketch {
         for ((vip, at), port) in &self.services {
             let address = vip_address(*vip);
             let vip = fleet.vips.entry(address).or_insert_with(|| FleetVip { echo: true, ..FleetVip::default() });
-            vip.services.push(self.service(
-                ServiceKey { vip: address, protocol: TransportProtocol::Tcp, port: 80 + u16::from(*at) },
-                port,
-            ));
+            let key = ServiceKey { vip: address, protocol: TransportProtocol::Tcp, port: 80 + u16::from(*at) };
+            vip.services.push(Arc::new(self.service(key, port)));
         }
         fleet
     }

@@ -334,7 +334,7 @@ impl Control {
         }
     }
 
-    fn vip_status(&self, address: IpAddr, services: &[FleetService]) -> VipStatus {
+    fn vip_status(&self, address: IpAddr, services: &[Arc<FleetService>]) -> VipStatus {
         VipStatus {
             address,
             id: self.allocations.address_id(&address),

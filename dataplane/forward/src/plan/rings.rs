@@ -19,16 +19,24 @@ const NO_RING: (u32, u32) = (0, 0);
 impl Planner<'_> {
     /// Fills the rings that are wanted and gives (ring, slots) for each service.
     pub(super) fn rings(&mut self, admitted: &Admitted<'_>) -> BTreeMap<u16, (u32, u32)> {
-        let wanted: BTreeMap<u16, Option<RingKey>> =
-            admitted.services.iter().map(|(id, service)| (*id, self.ring_wanted(service))).collect();
-        let changing = self.changing_in_place(&wanted);
         let mut given = BTreeMap::new();
+        let mut moving: BTreeMap<u16, RingKey> = BTreeMap::new();
         for (id, service) in &admitted.services {
-            let ring = match wanted.get(id).and_then(Option::as_ref) {
-                None => NO_RING,
-                Some(key) => match self.ring_of(key, &changing) {
-                    Some(ring) => (ring, key.slots()),
-                    None => self.without_ring(*id, service),
+            match self.ring_wanted(*id, service) {
+                None => drop(given.insert(*id, NO_RING)),
+                Some(key) => match self.ring_held(*id).filter(|(_, held)| **held == key) {
+                    Some((ring, held)) => drop(given.insert(*id, (ring, held.slots()))),
+                    None => drop(moving.insert(*id, key)),
+                },
+            }
+        }
+        let changing = self.changing_in_place(&moving);
+        for (id, key) in &moving {
+            let ring = match self.ring_of(key, &changing) {
+                Some(ring) => (ring, key.slots()),
+                None => match admitted.services.get(id) {
+                    Some(service) => self.without_ring(*id, service),
+                    None => NO_RING,
                 },
             };
             given.insert(*id, ring);
@@ -36,8 +44,17 @@ impl Planner<'_> {
         given
     }
 
+    /// The ring that a service has, with its content.
+    fn ring_held(&self, id: u16) -> Option<(u32, &RingKey)> {
+        let service = self.allocations.tables.services.get(&id).filter(|service| service.ring_slots > 0)?;
+        Some((service.ring, self.allocations.rings.key_of(service.ring)?))
+    }
+
     /// The ring that a service should have; `None` = it has no real server.
-    fn ring_wanted(&mut self, service: &FleetService) -> Option<RingKey> {
+    fn ring_wanted(&mut self, id: u16, service: &FleetService) -> Option<RingKey> {
+        if let Some(known) = self.allocations.demand.ring_of(id) {
+            return known.clone();
+        }
         let ids = &self.allocations.backends;
         let mut members = Vec::new();
         let mut left_out = 0;
@@ -47,10 +64,6 @@ impl Planner<'_> {
                 None => left_out += 1,
             }
         }
-        if left_out > 0 {
-            let (key, most, waiting) = (service.key, ids.most(), Waiting(ids.waiting()));
-            self.failures.push(PlanFailure::TooManyBackends { key, left_out, most, waiting });
-        }
         members.sort_unstable();
         let common = members.iter().fold(0, |common, (_, weight)| greatest_common_divisor(common, *weight));
         for (_, weight) in &mut members {
@@ -58,24 +71,34 @@ impl Planner<'_> {
         }
         let turns = matches!(service.options.scheduler, Scheduler::Rr | Scheduler::Wrr);
         let slots = if turns { self.settings.turn_slots } else { self.settings.hash_slots }.min(RING_SLOTS);
-        (!members.is_empty()).then(|| RingKey::Filled { turns, slots, members: members.into() })
+        let wanted = (!members.is_empty()).then(|| RingKey::Filled { turns, slots, members: members.into() });
+        let wanted = wanted.map(|key| self.allocations.rings.shared(key));
+        if left_out > 0 {
+            let (key, most, waiting) = (service.key, ids.most(), Waiting(ids.waiting()));
+            self.failures.push(PlanFailure::TooManyBackends { key, left_out, most, waiting });
+        } else {
+            self.allocations.demand.keep_ring(id, wanted.clone());
+        }
+        wanted
     }
 
-    /// Rings that become another one in place, by what they become.
-    fn changing_in_place(&self, wanted: &BTreeMap<u16, Option<RingKey>>) -> BTreeMap<RingKey, u32> {
-        let still_wanted: BTreeSet<&RingKey> = wanted.values().flatten().collect();
+    /// Rings that become another one in place, by what they become: all services that have such a ring move to the same one, and
+    /// nobody moves to what it holds.
+    fn changing_in_place(&self, moving: &BTreeMap<u16, RingKey>) -> BTreeMap<RingKey, u32> {
+        let mut left: BTreeSet<u32> =
+            moving.keys().filter_map(|id| self.ring_held(*id)).map(|(ring, _)| ring).collect();
+        let wanted: BTreeSet<&RingKey> = moving.values().collect();
+        left.retain(|ring| self.allocations.rings.key_of(*ring).is_some_and(|key| !wanted.contains(key)));
         let mut users: BTreeMap<u32, Vec<(u16, &Service)>> = BTreeMap::new();
-        for (id, service) in self.allocations.tables.services.iter().filter(|(_, service)| service.ring_slots > 0) {
-            users.entry(service.ring).or_default().push((*id, service));
+        for (id, service) in &self.allocations.tables.services {
+            if service.ring_slots > 0 && left.contains(&service.ring) {
+                users.entry(service.ring).or_default().push((*id, service));
+            }
         }
         let mut changing = BTreeMap::new();
         for (ring, users) in &users {
-            let wanted_by = |id: &u16| wanted.get(id).and_then(Option::as_ref);
-            let Some(next) = users.first().and_then(|(id, _)| wanted_by(id)) else { continue };
-            let agreed =
-                users.iter().all(|(id, service)| service.ring_slots == next.slots() && wanted_by(id) == Some(next));
-            let given_up = self.allocations.rings.key_of(*ring).is_some_and(|key| !still_wanted.contains(key));
-            if agreed && given_up {
+            let Some(next) = users.first().and_then(|(id, _)| moving.get(id)) else { continue };
+            if users.iter().all(|(id, service)| service.ring_slots == next.slots() && moving.get(id) == Some(next)) {
                 changing.entry(next.clone()).or_insert(*ring);
             }
         }

@@ -81,7 +81,7 @@ pub fn fleet(services: impl IntoIterator<Item = FleetService>) -> Fleet {
     let mut fleet = Fleet::default();
     for service in services {
         let vip = fleet.vips.entry(service.key.vip).or_insert_with(|| FleetVip { echo: true, ..FleetVip::default() });
-        vip.services.push(service);
+        vip.services.push(Arc::new(service));
         vip.services.sort_by_key(|service| service.key);
     }
     fleet
@@ -216,7 +216,10 @@ impl Director {
 
     /// Plans and writes, and looks at the tables after each step.
     pub fn change(&mut self, next: Fleet) -> Plan {
+        let mut forgetful = self.allocations.clone();
+        forgetful.forget();
         let plan = plan(&next, &mut self.allocations, &SETTINGS);
+        assert_eq!(plan, sluicegate_forward::plan::plan(&next, &mut forgetful, &SETTINGS), "what was kept misleads");
         let watch = Watch::new(&self.model, &self.fleet, &next, &plan);
         let before = self.model.backends.clone();
         for step in plan.ops.iter().flat_map(Model::steps) {
@@ -234,7 +237,11 @@ impl Director {
 
     /// What is there to do though nothing changed?
     pub fn plan_again(&mut self) -> Plan {
-        plan(&self.fleet, &mut self.allocations.clone(), &SETTINGS)
+        let (mut same, mut forgetful) = (self.allocations.clone(), self.allocations.clone());
+        forgetful.forget();
+        let again = plan(&self.fleet, &mut same, &SETTINGS);
+        assert_eq!(again, plan(&self.fleet, &mut forgetful, &SETTINGS), "what was kept misleads");
+        again
     }
 
     /// The process is gone and another one comes.
