@@ -116,6 +116,25 @@ pub enum PlanFailure {
     },
 }
 
+impl PlanFailure {
+    /// The VIP that it is about.
+    #[must_use]
+    pub const fn vip(&self) -> IpAddr {
+        match self {
+            Self::MethodUnavailable { vip, .. }
+            | Self::SecondChanceUnavailable { vip, .. }
+            | Self::VipIsRouter { vip }
+            | Self::VipIsOwn { vip, .. }
+            | Self::TooManyVips { vip, .. }
+            | Self::NoAddressBucket { vip } => *vip,
+            Self::TooManyServices { key, .. }
+            | Self::TooManyBackends { key, .. }
+            | Self::TooManyRings { key, .. }
+            | Self::NoServiceBucket { key } => key.vip,
+        }
+    }
+}
+
 /// How many entries are in quarantine until the next sweep of the flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Waiting(pub usize);

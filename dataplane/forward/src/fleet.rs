@@ -48,12 +48,12 @@ pub enum Health {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Verdicts of the probes. A real server without one counts as healthy: Kubernetes or the operator lists it.
-    pub health: BTreeMap<(ServiceKey, IpAddr), Health>,
+    pub health: Arc<BTreeMap<(ServiceKey, IpAddr), Health>>,
     /// Real servers that the operator drains: their flows stay, new ones go elsewhere.
-    pub drained: BTreeSet<IpAddr>,
+    pub drained: Arc<BTreeSet<IpAddr>>,
     /// Weights for `lc` and `wlc` that follow the flow counts ([`crate::weights`]); without one the configured weight
     /// counts.
-    pub weights: BTreeMap<(ServiceKey, IpAddr), u16>,
+    pub weights: Arc<BTreeMap<(ServiceKey, IpAddr), u16>>,
 }
 
 /// Everything that is to be served.
@@ -61,7 +61,7 @@ pub struct Observed {
 pub struct Fleet {
     /// The VIPs.
     pub vips: BTreeMap<IpAddr, FleetVip>,
-    /// What cannot be served, or not as it was asked for, whatever the state of the tables; and why.
+    /// What cannot be served, or not as it was asked for, whatever the state of the tables; and why. Sorted.
     pub rejected: Vec<PlanFailure>,
 }
 
@@ -259,17 +259,40 @@ impl Fleet {
     /// What is to be served.
     #[must_use]
     pub fn survey(bindings: &BTreeMap<IpAddr, Arc<VipBinding>>, topology: &Topology, observed: &Observed) -> Self {
-        let mut survey = Survey { topology, observed, deliveries: BTreeMap::new() };
         let mut fleet = Self::default();
+        fleet.survey_these(bindings.iter().map(|(vip, binding)| (*vip, &**binding)), topology, observed);
+        fleet
+    }
+
+    /// Looks again at these VIPs alone, where the network is what it was and so is everything about the others. The result is
+    /// that of [`Fleet::survey`].
+    pub fn survey_again(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        bindings: &BTreeMap<IpAddr, Arc<VipBinding>>,
+        topology: &Topology,
+        observed: &Observed,
+    ) {
+        self.vips.retain(|vip, _| !vips.contains(vip));
+        self.rejected.retain(|failure| !vips.contains(&failure.vip()));
+        let bound = vips.iter().filter_map(|vip| Some((*vip, &**bindings.get(vip)?)));
+        self.survey_these(bound, topology, observed);
+    }
+
+    fn survey_these<'a>(
+        &mut self,
+        bindings: impl Iterator<Item = (IpAddr, &'a VipBinding)>,
+        topology: &Topology,
+        observed: &Observed,
+    ) {
+        let mut survey = Survey { topology, observed, deliveries: BTreeMap::new() };
         for (vip, binding) in bindings {
-            match survey.vip(*vip, binding, &mut fleet.rejected) {
-                Ok(surveyed) => {
-                    fleet.vips.insert(*vip, surveyed);
-                }
-                Err(failure) => fleet.rejected.push(failure),
+            match survey.vip(vip, binding, &mut self.rejected) {
+                Ok(surveyed) => drop(self.vips.insert(vip, surveyed)),
+                Err(failure) => self.rejected.push(failure),
             }
         }
-        fleet
+        self.rejected.sort();
     }
 
     /// All services.

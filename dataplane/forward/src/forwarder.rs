@@ -6,6 +6,8 @@
 
 mod control;
 mod neighbours;
+mod surveyor;
+mod views;
 
 use crate::engine::packet::{PacketEngine, PacketSettings};
 use crate::engine::xdp::{Fences, Found, XdpEngine, XdpSettings};
@@ -166,12 +168,12 @@ impl Forwarder {
 
     /// Takes all verdicts of the probes; what is not among them counts as healthy.
     pub fn set_health(&self, health: BTreeMap<(ServiceKey, IpAddr), Health>) -> u64 {
-        self.wish(|wish| wish.observed.health = health)
+        self.wish(|wish| wish.observed.health = Arc::new(health))
     }
 
     /// Drains these real servers and no others: they keep their flows and get no new ones.
     pub fn set_drained(&self, drained: BTreeSet<IpAddr>) -> u64 {
-        self.wish(|wish| wish.observed.drained = drained)
+        self.wish(|wish| wish.observed.drained = Arc::new(drained))
     }
 
     /// Samples one packet of so many for the tap; 0 = none.

@@ -74,24 +74,33 @@ impl Swept {
 /// The packet path writes at the same time: a word is removed only as it was read.
 pub fn sweep(table: &FlowTable<'_>, generation_of: impl Fn(u16) -> Option<u8>) -> Swept {
     let mut swept = Swept { capacity: table.words.len() as u64, ..Swept::default() };
+    // A million flows are looked up by index, not by key.
+    let generations: Vec<Option<u8>> = (0..BACKENDS).map(|id| generation_of(id as u16)).collect();
+    let mut established = vec![0; BACKENDS];
+    let mut tentative = vec![0; BACKENDS];
     for word in table.words {
         let held = word.load(Ordering::Relaxed);
         let Some(entry) = FlowEntry::read(held) else { continue };
-        let removed = if generation_of(entry.backend) != Some(entry.generation) {
+        let removed = if generations[usize::from(entry.backend)] != Some(entry.generation) {
             &mut swept.stale
         } else if entry.idle(table.stamp) >= IDLE_STAMPS && entry.idle(table.stamp) < IDLE_CEILING {
             &mut swept.idle
         } else {
-            let flows = if entry.confirmed { &mut swept.established } else { &mut swept.tentative };
-            *flows.entry(entry.backend).or_default() += 1;
+            let flows = if entry.confirmed { &mut established } else { &mut tentative };
+            flows[usize::from(entry.backend)] += 1;
             continue;
         };
         if word.compare_exchange(held, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             *removed += 1;
         }
     }
+    let counted = |flows: Vec<u64>| (0..).zip(flows).filter(|(_, flows)| *flows > 0).collect();
+    (swept.established, swept.tentative) = (counted(established), counted(tentative));
     swept
 }
+
+/// Ids that a flow's word can name.
+const BACKENDS: usize = 1 << flow_word::BACKEND_BITS;
 
 /// An entry that was stamped between reading the clock and reading the word looks as idle as can be.
 const IDLE_CEILING: u16 = (1 << flow_word::STAMP_BITS) - 2;

@@ -23,7 +23,7 @@ pub struct ForwarderStatus {
     /// Interfaces that cannot be attached to, and other things that an operator should see.
     pub problems: Vec<String>,
     /// VIPs, by address.
-    pub vips: Vec<VipStatus>,
+    pub vips: Vec<Arc<VipStatus>>,
     /// Parts of the desired state that are not served, each with what to do.
     pub failures: Vec<String>,
     /// Packets by reason, those that occurred.

@@ -14,6 +14,7 @@ use crate::allocations::Allocations;
 use crate::fleet::{Fleet, FleetReal, FleetService, Observed, ServiceKey, follows_flows};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A real server under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +68,15 @@ pub fn follow_flows(
     observed: &mut Observed,
 ) -> bool {
     let former = std::mem::take(&mut observed.weights);
+    let mut weights = BTreeMap::new();
     for service in fleet.services().filter(|service| follows_flows(service.options.scheduler)) {
-        let weights = weights_by_flows(&loads(service, allocations, &flows_of, &former));
+        let next = weights_by_flows(&loads(service, allocations, &flows_of, &former));
         let named = service.reals.iter().map(|real| (service.key, real.address));
-        observed.weights.extend(named.zip(weights));
+        weights.extend(named.zip(next));
     }
-    observed.weights != former
+    let changed = weights != *former;
+    observed.weights = if changed { Arc::new(weights) } else { former };
+    changed
 }
 
 fn loads(

@@ -12,7 +12,7 @@ use sluicegate_forward::fleet::{
     DeliveryKind, Fleet, FleetService, Health, MethodReason, NoDelivery, Observed, Standing, Status,
 };
 use sluicegate_forward::topology::{Hop, Link, LinkKind, Neighbour, Prefix, Route, RouteAction, Topology};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -160,16 +160,16 @@ fn statuses_come_from_readiness_probes_and_operators() {
     let bad = Health::Unhealthy("connection refused".into());
     let mut observed = Observed::default();
     for real in reals {
-        observed.health.insert((key("192.0.2.10", 80), ip(real)), bad.clone());
+        Arc::make_mut(&mut observed.health).insert((key("192.0.2.10", 80), ip(real)), bad.clone());
     }
-    observed.health.insert((key("192.0.2.10", 80), ip(reals[0])), Health::Healthy);
+    Arc::make_mut(&mut observed.health).insert((key("192.0.2.10", 80), ip(reals[0])), Health::Healthy);
     let statuses = |observed: &Observed| -> Vec<Status> {
         let fleet = survey(binding("192.0.2.10", None, VipOptions::default(), servers.clone()), &topology(), observed);
         fleet.services().flat_map(|service| &service.reals).map(|real| real.status.clone()).collect()
     };
     let failed = Status::Unhealthy("connection refused".into());
     assert_eq!(statuses(&observed), [Status::Healthy, failed.clone(), Status::Draining]);
-    observed.drained.insert(ip(reals[0]));
+    Arc::make_mut(&mut observed.drained).insert(ip(reals[0]));
     assert_eq!(statuses(&observed), [Status::Draining, failed, Status::Draining]);
     assert_eq!(statuses(&Observed::default()), [Status::Healthy, Status::Healthy, Status::Draining]);
 }
@@ -180,7 +180,7 @@ fn schedulers_look_at_weights_as_ipvs_does() {
         let options = VipOptions { scheduler, ..VipOptions::default() };
         let reals = vec![RealServer { weight: configured, ..server("198.51.100.10") }];
         let mut observed = Observed::default();
-        observed.weights.insert((key("192.0.2.10", 80), ip("198.51.100.10")), 777);
+        Arc::make_mut(&mut observed.weights).insert((key("192.0.2.10", 80), ip("198.51.100.10")), 777);
         let fleet = survey(binding("192.0.2.10", None, options, reals), &topology(), &observed);
         fleet.services().next().expect("one service").reals[0].weight
     };
@@ -260,4 +260,43 @@ fn options_reach_the_table() {
     assert_eq!((value.persistence_stamps, value.udp_idle_stamps), (37, 37));
     assert_eq!((value.persistence_prefix4, value.persistence_prefix6), (24, 64));
     assert_eq!(value.ring_slots, 251);
+}
+
+/// Looking again at what moved comes to what looking at everything does, also where VIPs come, go or are rejected.
+#[test]
+fn a_second_look_at_what_moved_is_a_whole_survey() {
+    let bound = |vip: &str, method, reals: &[&str]| {
+        let reals = reals.iter().copied().map(server).collect();
+        (ip(vip), Arc::new(binding(vip, method, VipOptions::default(), reals)))
+    };
+    let topology = topology();
+    let mut observed = Observed::default();
+    let mut bindings = BTreeMap::from([
+        bound("192.0.2.10", None, &["198.51.100.10", "198.51.100.11"]),
+        bound("192.0.2.11", Some(Method::Pod), &["198.51.100.10"]),
+        // The router's address.
+        bound("198.51.100.254", None, &["198.51.100.10"]),
+    ]);
+    let mut fleet = Fleet::survey(&bindings, &topology, &observed);
+    assert_eq!((fleet.vips.len(), fleet.rejected.len()), (2, 2));
+    type Change<'a> = (&'a str, Option<Method>, &'a [&'a str]);
+    let changes: [&[Change<'_>]; 4] = [
+        &[("192.0.2.10", None, &["198.51.100.10"])],
+        &[("192.0.2.11", Some(Method::L2), &["198.51.100.11"]), ("192.0.2.12", None, &["203.0.113.9"])],
+        &[("192.0.2.10", Some(Method::Pod), &["198.51.100.10"])],
+        &[("192.0.2.10", Some(Method::L2), &["198.51.100.12"]), ("198.51.100.254", None, &[])],
+    ];
+    for change in changes {
+        bindings.extend(change.iter().map(|(vip, method, reals)| bound(vip, *method, reals)));
+        if bindings.contains_key(&ip("192.0.2.12")) {
+            let failing = ((key("192.0.2.11", 80), ip("198.51.100.11")), Health::Unhealthy("timed out".into()));
+            Arc::make_mut(&mut observed.health).extend([failing]);
+        }
+        let moved = change.iter().map(|(vip, ..)| ip(vip)).collect();
+        fleet.survey_again(&moved, &bindings, &topology, &observed);
+        assert_eq!(fleet, Fleet::survey(&bindings, &topology, &observed), "{change:?}");
+    }
+    bindings.remove(&ip("192.0.2.11"));
+    fleet.survey_again(&BTreeSet::from([ip("192.0.2.11")]), &bindings, &topology, &observed);
+    assert_eq!(fleet, Fleet::survey(&bindings, &topology, &observed), "one that is gone");
 }

@@ -66,6 +66,9 @@ pub fn fill(claimants: &mut [Claimant], ring: &mut [u16]) {
         claimant.next = (mix(claimant.identity ^ 0x6f66_6673_6574_0001) % slots) as u32;
         claimant.step = (mix(claimant.identity ^ 0x7374_6570_0000_0001) % (slots - 1)) as u32 + 1;
     }
+    if heap.iter().all(|claimant| claimant.weight == heap[0].weight) {
+        return fill_evenly(heap, ring);
+    }
     for _ in 0..slots {
         let Some(first) = heap.first_mut() else { return };
         if let Some(slot) = claim(first, ring) {
@@ -73,6 +76,20 @@ pub fn fill(claimants: &mut [Claimant], ring: &mut [u16]) {
         }
         first.claimed += 1;
         sink(heap, 0, AT_ONCE);
+    }
+}
+
+/// Equal weights: whose turn it is goes round in the order among equals, without a heap.
+fn fill_evenly(claimants: &mut [Claimant], ring: &mut [u16]) {
+    claimants.sort_unstable_by_key(|claimant| (claimant.identity, claimant.id));
+    let mut left = ring.len();
+    while left > 0 {
+        for claimant in claimants.iter_mut().take(left) {
+            if let Some(slot) = claim(claimant, ring) {
+                *slot = claimant.id;
+            }
+        }
+        left -= left.min(claimants.len());
     }
 }
 

@@ -1,21 +1,22 @@
 //! The loop of the forwarder's thread: what happens when.
 
 use super::neighbours::Neighbours;
+use super::surveyor::Surveyor;
+use super::views::{Readings, Views};
 use super::{ForwarderSettings, Shared};
 use crate::allocations::{Allocations, Geometry};
 use crate::engine::{Attachment, Counters, Engine, EngineError, Mode};
 use crate::failure::PlanFailure;
-use crate::fleet::{Fleet, FleetReal, FleetService, Observed, ServiceKey, Standing, Status};
+use crate::fleet::{Observed, ServiceKey};
 use crate::netlink::NetworkWatch;
 use crate::pins::Pins;
 use crate::plan::plan;
 use crate::ports::{self, Port, Ports};
 use crate::stats::{self, Rates, Swept};
-use crate::status::{FlowTableStatus, ForwarderStatus, PortStatus, RealStatus, ServiceStatus, VipStatus};
+use crate::status::{FlowTableStatus, ForwarderStatus, PortStatus};
 use crate::tables::Tables;
 use crate::topology::{Topology, Way};
 use crate::weights::follow_flows;
-use sluicegate_config::VipBinding;
 use sluicegate_l4::verdict::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -45,7 +46,15 @@ pub(super) struct Control {
     publish: watch::Sender<Arc<ForwarderStatus>>,
     allocations: Allocations,
     neighbours: Neighbours,
-    fleet: Fleet,
+    surveyor: Surveyor,
+    views: Views,
+    /// The network is another one than it was when it was planned last.
+    network_moved: bool,
+    /// It was planned with a forgotten neighbour put back.
+    patched: bool,
+    /// VIPs or real servers are others than when ports were chosen last.
+    ports_moved: bool,
+    wanted_ports: Ports,
     failures: Vec<PlanFailure>,
     ports: Ports,
     attachments: BTreeMap<u32, Attachment>,
@@ -53,13 +62,14 @@ pub(super) struct Control {
     counters: Counters,
     counted: Instant,
     rates: Rates,
+    readings: Readings,
     swept: Swept,
     sweeps: u64,
     applied: u64,
     sampling: u32,
     table_writes: u64,
     /// Weights of `lc` and `wlc`, by the flows of the last sweep.
-    weights: BTreeMap<(ServiceKey, IpAddr), u16>,
+    weights: Arc<BTreeMap<(ServiceKey, IpAddr), u16>>,
     /// When to plan anew; `None` = nothing changed.
     due: Option<Instant>,
     started: Instant,
@@ -84,7 +94,12 @@ impl Control {
             publish,
             allocations: Allocations::adopt(tables, Geometry::default()),
             neighbours: Neighbours::default(),
-            fleet: Fleet::default(),
+            surveyor: Surveyor::default(),
+            views: Views::default(),
+            network_moved: true,
+            patched: false,
+            ports_moved: true,
+            wanted_ports: Ports::default(),
             failures: Vec::new(),
             ports: Ports::default(),
             attachments: BTreeMap::new(),
@@ -92,12 +107,13 @@ impl Control {
             counters: Counters::default(),
             counted: now,
             rates: Rates::default(),
+            readings: Readings::default(),
             swept: Swept::default(),
             sweeps: 0,
             applied: 0,
             sampling: 0,
             table_writes: 0,
-            weights: BTreeMap::new(),
+            weights: Arc::default(),
             due: None,
             started: now,
             retired: false,
@@ -122,7 +138,7 @@ impl Control {
                     self.plan_within(FOLD);
                 }
                 changed = self.network.changed() => match changed {
-                    Ok(()) => self.plan_within(FOLD),
+                    Ok(()) => self.network_changed(),
                     Err(error) => self.follow_anew(&error.to_string()).await,
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => self.replan(),
@@ -141,6 +157,11 @@ impl Control {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
+    fn network_changed(&mut self) {
+        self.network_moved = true;
+        self.plan_within(FOLD);
+    }
+
     /// Brings tables and ports to what is wished.
     fn replan(&mut self) {
         self.due = None;
@@ -155,30 +176,44 @@ impl Control {
         };
         let observed = Observed { weights: self.weights.clone(), ..wish.observed };
         let now = Instant::now();
-        self.neighbours.need(self.network.topology(), &real_servers(&bindings), now);
+        let moved = std::mem::take(&mut self.network_moved);
+        if self.surveyor.bind(&bindings) | moved {
+            self.neighbours.need(self.network.topology(), self.surveyor.reals(), now);
+            self.ports_moved = true;
+        }
         let (patched, grace_ends) = self.neighbours.patched(self.network.topology(), now);
+        // The network with a neighbour put back is another one than that without.
+        let moved = moved | patched.is_some() | std::mem::replace(&mut self.patched, patched.is_some());
         let topology = patched.as_ref().unwrap_or_else(|| self.network.topology());
-        let fleet = Fleet::survey(&bindings, topology, &observed);
-        let ports = ports::resolve(topology, &self.settings.interfaces, &interfaces_of(&bindings, topology));
-        self.bring_tables_to(fleet);
-        self.bring_ports_to(ports);
+        if moved | self.ports_moved {
+            let interfaces = interfaces_of(&self.surveyor, topology);
+            self.wanted_ports = ports::resolve(topology, &self.settings.interfaces, &interfaces);
+            self.ports_moved = false;
+        }
+        let moved = self.surveyor.survey(moved, topology, observed);
+        let settled = self.bring_tables_to_fleet();
+        self.bring_ports_to(self.wanted_ports.clone());
         self.applied = wish.generation;
         if let Some(end) = grace_ends {
             self.plan_within(end.saturating_duration_since(now));
         }
+        // What was not in the tables may have got its ids by a change of something else.
+        let moved = moved.filter(|_| settled);
+        self.views.renew(moved.as_ref(), self.surveyor.fleet(), &self.allocations, &self.readings);
         self.publish();
     }
 
-    fn bring_tables_to(&mut self, fleet: Fleet) {
-        let made = plan(&fleet, &mut self.allocations, &self.settings.plan);
-        self.fleet = fleet;
+    /// True where all of the fleet is in the tables, and was before.
+    fn bring_tables_to_fleet(&mut self) -> bool {
+        let made = plan(self.surveyor.fleet(), &mut self.allocations, &self.settings.plan);
+        let settled = self.failures.is_empty() && made.failures.is_empty();
         self.failures = made.failures;
         if made.ops.is_empty() {
-            return;
+            return settled;
         }
         self.table_writes += made.ops.len() as u64;
         if self.report(|engine| engine.apply(&made.ops)) {
-            return;
+            return settled;
         }
         // What is in the tables is not what was planned: begin with what they hold.
         match self.engine.read() {
@@ -186,6 +221,7 @@ impl Control {
             Err(error) => tracing::error!(%error, "the tables cannot be read back"),
         }
         self.plan_within(RETRY);
+        false
     }
 
     fn bring_ports_to(&mut self, ports: Ports) {
@@ -214,6 +250,7 @@ impl Control {
         let ahead = self.settings.dead_man.max(3 * RENEW);
         self.report(|engine| engine.renew(ahead));
         self.count();
+        self.views.count(self.surveyor.fleet(), &self.allocations, &self.readings);
         self.retire();
         self.publish();
     }
@@ -226,6 +263,7 @@ impl Control {
                 let now = Instant::now();
                 self.rates = stats::rates(&self.counters, &counters, now.saturating_duration_since(self.counted));
                 (self.counters, self.counted) = (counters, now);
+                self.readings.take(&self.counters, &self.rates, &self.swept);
             }
             Err(error) => tracing::warn!(%error, "counters cannot be read"),
         }
@@ -255,7 +293,7 @@ impl Control {
         self.sweeps += 1;
         self.allocations.swept(sweep);
         let mut observed = Observed { weights: std::mem::take(&mut self.weights), ..Observed::default() };
-        let moved = follow_flows(&self.fleet, &self.allocations, |id| self.swept.flows_of(id), &mut observed);
+        let moved = follow_flows(self.surveyor.fleet(), &self.allocations, |id| self.swept.flows_of(id), &mut observed);
         self.weights = observed.weights;
         // What had no room may have some.
         if moved || !self.failures.is_empty() {
@@ -270,7 +308,7 @@ impl Control {
         match NetworkWatch::start().await {
             Ok(network) => {
                 self.network = network;
-                self.plan_within(FOLD);
+                self.network_changed();
             }
             Err(error) => tracing::error!(%error, "the network cannot be followed"),
         }
@@ -302,7 +340,7 @@ impl Control {
             engine: self.publish.borrow().engine.clone(),
             ports: self.ports.ports.values().map(|port| self.port_status(port)).collect(),
             problems,
-            vips: self.fleet.vips.iter().map(|(address, vip)| self.vip_status(*address, &vip.services)).collect(),
+            vips: self.views.all(),
             failures: self.failures.iter().map(ToString::to_string).collect(),
             reasons: Reason::ALL
                 .iter()
@@ -333,53 +371,6 @@ impl Control {
             refused: attachment.map(|attachment| attachment.refused.clone()).unwrap_or_default(),
         }
     }
-
-    fn vip_status(&self, address: IpAddr, services: &[Arc<FleetService>]) -> VipStatus {
-        VipStatus {
-            address,
-            id: self.allocations.address_id(&address),
-            services: services.iter().map(|service| self.service_status(service)).collect(),
-        }
-    }
-
-    fn service_status(&self, service: &FleetService) -> ServiceStatus {
-        let id = self.allocations.service_id(&service.key);
-        ServiceStatus {
-            key: service.key,
-            id,
-            namespace: service.namespace.clone(),
-            service: service.service.clone(),
-            scheduler: service.options.scheduler,
-            method: service.method,
-            method_reason: service.method_reason.clone(),
-            fails_open: service.fails_open(),
-            traffic: id.and_then(|id| self.counters.services.get(&id).copied()).unwrap_or_default(),
-            rate: id.and_then(|id| self.rates.services.get(&id).copied()).unwrap_or_default(),
-            reals: service.standings().map(|(real, standing)| self.real_status(service, real, standing)).collect(),
-        }
-    }
-
-    fn real_status(&self, service: &FleetService, real: &FleetReal, standing: Standing) -> RealStatus {
-        let id = self.allocations.backend_id(service, real);
-        let of = |flows: &BTreeMap<u16, u64>| id.and_then(|id| flows.get(&id).copied()).unwrap_or_default();
-        let reason = match (&real.delivery, &real.status) {
-            (Err(why), _) => Some(why.to_string()),
-            (Ok(_), Status::Unhealthy(why)) => Some(why.to_string()),
-            (Ok(_), Status::Draining) => Some("draining".to_owned()),
-            (Ok(_), Status::Healthy) => (real.weight == 0).then(|| "weight 0".to_owned()),
-        };
-        RealStatus {
-            address: real.address,
-            id,
-            weight: real.weight,
-            standing,
-            reason,
-            traffic: id.and_then(|id| self.counters.backends.get(&id).copied()).unwrap_or_default(),
-            rate: id.and_then(|id| self.rates.backends.get(&id).copied()).unwrap_or_default(),
-            established: of(&self.swept.established),
-            tentative: of(&self.swept.tentative),
-        }
-    }
 }
 
 /// The ladder.
@@ -391,16 +382,11 @@ fn ticker(period: Duration) -> Interval {
     ticker
 }
 
-fn real_servers(bindings: &BTreeMap<IpAddr, Arc<VipBinding>>) -> BTreeSet<IpAddr> {
-    let services = bindings.values().flat_map(|binding| &binding.services);
-    services.flat_map(|service| &service.ports).flat_map(|port| &port.reals).map(|real| real.address).collect()
-}
-
 /// Where VIPs and real servers are: interfaces that packets for them come in or leave by.
-fn interfaces_of(bindings: &BTreeMap<IpAddr, Arc<VipBinding>>, topology: &Topology) -> BTreeSet<u32> {
-    let mut interfaces: BTreeSet<u32> = bindings.keys().filter_map(|vip| topology.on_link(*vip)).collect();
-    for real in real_servers(bindings) {
-        if let Ok(Way::Out(next)) = topology.delivery(real) {
+fn interfaces_of(surveyor: &Surveyor, topology: &Topology) -> BTreeSet<u32> {
+    let mut interfaces: BTreeSet<u32> = surveyor.vips().filter_map(|vip| topology.on_link(*vip)).collect();
+    for real in surveyor.reals() {
+        if let Ok(Way::Out(next)) = topology.delivery(*real) {
             interfaces.insert(next.logical);
         }
     }

@@ -33,7 +33,7 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     /// Learns which neighbours the way to each of `reals` needs.
-    pub(super) fn need(&mut self, topology: &Topology, reals: &BTreeSet<IpAddr>, now: Instant) {
+    pub(super) fn need<'a>(&mut self, topology: &Topology, reals: impl IntoIterator<Item = &'a IpAddr>, now: Instant) {
         let mut seen = BTreeSet::new();
         for real in reals {
             let key = match topology.delivery(*real) {
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(neighbours.due(start).len(), 1);
         assert_eq!(neighbours.due(start + ASK_AGAIN / 2).len(), 0);
         assert_eq!(neighbours.due(start + ASK_AGAIN).len(), 1);
-        neighbours.need(&topology, &BTreeSet::new(), start);
+        neighbours.need(&topology, [], start);
         assert_eq!(neighbours.due(start + ASK_AGAIN * 9).len(), 0);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::PlanSettings;
 use crate::allocations::{BackendKey, RingKey};
-use crate::fleet::{Delivery, FleetService, Standing};
+use crate::fleet::{Delivery, FleetReal, FleetService, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -31,11 +31,32 @@ struct Held {
     ring: Option<Option<RingKey>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Want {
     service: u16,
     standing: Standing,
     delivery: Option<Arc<Delivery>>,
+}
+
+impl Want {
+    fn alike(&self, other: &Self) -> bool {
+        self.standing == other.standing && self.delivery == other.delivery
+    }
+}
+
+/// What a service wants of its real servers, by record.
+fn wants_of(id: u16, service: &FleetService) -> Vec<(BackendKey, Want)> {
+    let want = |(real, standing): (&FleetReal, Standing)| {
+        let delivery = real.delivery.as_ref().ok().cloned();
+        (BackendKey::of(service, real), Want { service: id, standing, delivery })
+    };
+    let mut wants: Vec<_> = service.standings().map(want).collect();
+    wants.sort_by_key(|(key, _)| *key);
+    wants
+}
+
+fn by_key(one: &(BackendKey, Want), other: &(BackendKey, Want)) -> bool {
+    one.0 == other.0
 }
 
 /// What is wanted of a real server, all services taken together.
@@ -58,37 +79,53 @@ impl Demand {
         !kept
     }
 
-    /// A service is as `service` says. One that is as it was costs nothing.
+    /// A service is as `service` says. One that is as it was costs nothing, and of one that is not only what changed.
     pub(super) fn update(&mut self, id: u16, service: &Arc<FleetService>) {
-        if let Some(held) = self.services.get_mut(&id).filter(|held| held.service == *service) {
-            // The same value in other memory: the next comparison is one of addresses.
-            held.service = service.clone();
+        let former = self.services.get_mut(&id).map(|held| std::mem::replace(&mut held.service, service.clone()));
+        if former.as_ref() == Some(service) {
             return;
         }
-        self.remove(id);
-        for (real, standing) in service.standings() {
-            let key = BackendKey::of(service, real);
-            let wants = self.records.entry(key).or_default();
-            let want = Want { service: id, standing, delivery: real.delivery.as_ref().ok().cloned() };
-            wants.insert(wants.partition_point(|other| other.service <= id), want);
-            self.touched.insert(key);
-        }
+        self.exchange(id, &former.map(|former| wants_of(id, &former)).unwrap_or_default(), &wants_of(id, service));
         self.services.insert(id, Held { service: service.clone(), ring: None });
     }
 
     /// A service is gone.
     pub(super) fn remove(&mut self, id: u16) {
-        let Some(former) = self.services.remove(&id) else { return };
-        for real in &former.service.reals {
-            let key = BackendKey::of(&former.service, real);
-            let Some(wants) = self.records.get_mut(&key) else { continue };
-            wants.drain(
-                wants.partition_point(|want| want.service < id)..wants.partition_point(|want| want.service <= id),
-            );
-            if wants.is_empty() {
-                self.records.remove(&key);
+        if let Some(held) = self.services.remove(&id) {
+            self.exchange(id, &wants_of(id, &held.service), &[]);
+        }
+    }
+
+    /// A service wants other things than before. Both lists are ascending.
+    fn exchange(&mut self, id: u16, former: &[(BackendKey, Want)], next: &[(BackendKey, Want)]) {
+        let (mut former, mut next) = (former.chunk_by(by_key).peekable(), next.chunk_by(by_key).peekable());
+        loop {
+            let key = match (former.peek(), next.peek()) {
+                (None, None) => return,
+                (Some(group), None) | (None, Some(group)) => group[0].0,
+                (Some(group), Some(other)) => group[0].0.min(other[0].0),
+            };
+            let before = former.next_if(|group| group[0].0 == key).unwrap_or_default();
+            let after = next.next_if(|group| group[0].0 == key).unwrap_or_default();
+            if before != after {
+                self.replace(key, id, before, after);
             }
+        }
+    }
+
+    /// What a service wants of one record, which it may list more than once.
+    fn replace(&mut self, key: BackendKey, id: u16, before: &[(BackendKey, Want)], after: &[(BackendKey, Want)]) {
+        let wants = self.records.entry(key).or_default();
+        let at = wants.partition_point(|want| want.service < id);
+        let end = wants.partition_point(|want| want.service <= id);
+        wants.splice(at..end, after.iter().map(|(_, want)| want.clone()));
+        // As long as another service, the first one, wants the very same, all together want what they wanted.
+        let first = wants.first().filter(|first| first.service != id);
+        if !first.is_some_and(|first| before.iter().chain(after).all(|(_, want)| want.alike(first))) {
             self.touched.insert(key);
+        }
+        if wants.is_empty() {
+            self.records.remove(&key);
         }
     }
 
