@@ -9,10 +9,16 @@ pub mod xdp;
 
 use crate::ports::Port;
 use crate::tables::{MapOp, Tables};
-use sluicegate_l4::layout::Traffic;
-use std::collections::BTreeMap;
+use crate::tap::Sample;
+use aya::maps::{Map, MapData, RingBuf};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sluicegate_l4::layout::{Control, FLOW_WAYS, Traffic, flow_word, map};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How packets get to the program on a port.
@@ -160,12 +166,139 @@ pub trait Engine: Send {
 
     /// The flow table and what is needed to judge its words; `None` = this engine has none to share.
     fn flows(&mut self) -> Option<FlowTable<'_>>;
+
+    /// What a packet meets beside the rows of [`Tables`]: switches, time, flows.
+    fn passing(&self) -> Passing<'_>;
+
+    /// How far ahead the fence of a VIP lies, by its id; nothing where that cannot be read.
+    fn fence(&self, address: u16) -> Duration;
+}
+
+/// What a packet meets beside the rows of [`Tables`].
+pub struct Passing<'a> {
+    /// The switches.
+    pub control: Control,
+    /// The present in the ticks of deadlines and stamps.
+    pub now: u64,
+    /// The words of all sets of the flow table.
+    pub flows: &'a [AtomicU64],
+    /// Length of a stamp.
+    pub stamp_length: Duration,
+}
+
+impl Passing<'_> {
+    /// The set of the flow table in which a flow with this hash is; empty where there is none.
+    #[must_use]
+    pub fn set(&self, hash: u64) -> &[AtomicU64] {
+        let first = (hash as u32 & self.control.flow_mask) as usize * FLOW_WAYS;
+        self.flows.get(first..first + FLOW_WAYS).unwrap_or_default()
+    }
+
+    /// The present in stamps, modulo their range.
+    #[must_use]
+    pub fn stamp(&self) -> u16 {
+        let stamps = self.now >> self.control.stamp_shift.min(63);
+        (stamps & ((1 << flow_word::STAMP_BITS) - 1)) as u16
+    }
+}
+
+/// Where samples come from, to be opened by who reads them.
+#[derive(Clone, Debug)]
+pub enum Samples {
+    /// A queue of the kernel, by its pin.
+    Kernel(PathBuf),
+    /// A queue of this process.
+    Memory(Arc<SampleQueue>),
+}
+
+/// Samples of this process that wait for their reader; the oldest are kept.
+#[derive(Debug, Default)]
+pub struct SampleQueue {
+    waiting: Mutex<VecDeque<Sample>>,
+    filled: Condvar,
+}
+
+/// Samples that wait at most.
+const MOST_SAMPLES: usize = 4096;
+
+impl SampleQueue {
+    /// Puts a sample in, if there is room.
+    pub fn put(&self, sample: Sample) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < MOST_SAMPLES {
+            waiting.push_back(sample);
+            self.filled.notify_one();
+        }
+    }
+}
+
+impl Samples {
+    /// Opens the queue. One reader at a time.
+    ///
+    /// # Errors
+    /// Where the pin is gone.
+    pub fn open(&self) -> Result<SampleSource, EngineError> {
+        match self {
+            Self::Kernel(path) => MapData::from_pin(path)
+                .and_then(|data| RingBuf::try_from(Map::RingBuf(data)))
+                .map(SampleSource::Kernel)
+                .map_err(|source| EngineError::Map { name: map::SAMPLES, source: Box::new(source) }),
+            Self::Memory(queue) => Ok(SampleSource::Memory(queue.clone())),
+        }
+    }
+}
+
+/// An opened queue of samples.
+pub enum SampleSource {
+    /// Of the kernel.
+    Kernel(RingBuf<MapData>),
+    /// Of this process.
+    Memory(Arc<SampleQueue>),
+}
+
+impl SampleSource {
+    /// Waits until there is something, for so long at most.
+    pub fn wait(&self, limit: Duration) {
+        match self {
+            Self::Kernel(ring) => {
+                let limit = Timespec { tv_sec: 0, tv_nsec: i64::from(limit.subsec_nanos()) };
+                let mut ready = [PollFd::new(ring, PollFlags::IN)];
+                // Interrupted: who waits looks again anyway.
+                let _interrupted = poll(&mut ready, Some(&limit));
+            }
+            Self::Memory(queue) => {
+                let waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if waiting.is_empty() {
+                    let _woken = queue.filled.wait_timeout(waiting, limit);
+                }
+            }
+        }
+    }
+
+    /// Takes what is there.
+    pub fn drain(&mut self, mut take: impl FnMut(Sample)) {
+        match self {
+            // Bounded: under load there is always a next one.
+            Self::Kernel(ring) => {
+                for _ in 0..MOST_SAMPLES {
+                    let Some(record) = ring.next() else { return };
+                    if let Some(sample) = Sample::read(&record) {
+                        take(sample);
+                    }
+                }
+            }
+            Self::Memory(queue) => {
+                let waiting = std::mem::take(&mut *queue.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+                waiting.into_iter().for_each(take);
+            }
+        }
+    }
 }
 
 /// The flow table, shared with who forwards at this moment.
 pub struct FlowTable<'a> {
     /// The words of all sets.
-    pub words: &'a [std::sync::atomic::AtomicU64],
+    pub words: &'a [AtomicU64],
     /// Present time in stamps, modulo their range.
     pub stamp: u16,
     /// Length of a stamp.

@@ -134,6 +134,19 @@ pub struct FleetReal {
     pub delivery: Result<Arc<Delivery>, NoDelivery>,
 }
 
+impl FleetReal {
+    /// Why it does not get new flows, as far as it is its own doing.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match (&self.delivery, &self.status) {
+            (Err(why), _) => Some(why.to_string()),
+            (Ok(_), Status::Unhealthy(why)) => Some(why.to_string()),
+            (Ok(_), Status::Draining) => Some("draining".to_owned()),
+            (Ok(_), Status::Healthy) => (self.weight == 0).then(|| "weight 0".to_owned()),
+        }
+    }
+}
+
 /// Whether a real server answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {

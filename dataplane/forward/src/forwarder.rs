@@ -11,11 +11,14 @@ mod views;
 
 use crate::engine::packet::{PacketEngine, PacketSettings};
 use crate::engine::xdp::{Fences, Found, XdpEngine, XdpSettings};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Samples};
+use crate::explain::Explanation;
 use crate::fleet::{Health, Observed, ServiceKey};
 use crate::netlink::{NetlinkError, NetworkWatch};
+use crate::packet_tuple::PacketTuple;
 use crate::pins::{DEFAULT_ROOT, PinError, Pins};
 use crate::plan::PlanSettings;
+use crate::sampling::{Hub, NoTap, Selection, Tap};
 use crate::status::{EngineState, ForwarderStatus};
 use control::Control;
 use sluicegate_config::VipBinding;
@@ -24,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -115,12 +119,93 @@ struct Wish {
 #[derive(Default)]
 struct Shared {
     wish: Mutex<Wish>,
+    questions: Mutex<Vec<Question>>,
     changed: Notify,
 }
 
+/// Somebody wants to know what would become of a packet.
+struct Question {
+    packet: PacketTuple,
+    answer: SyncSender<Explanation>,
+}
+
+/// Questions that wait at most; who asks one more is refused.
+const MOST_QUESTIONS: usize = 16;
+/// How long an answer may take: the thread may be filling rings.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a packet was not explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// The engine is off, or the thread has ended.
+    #[error("no packets are forwarded here; `sluicegate vips` and the log say why")]
+    Off,
+    /// Too many questions, or one thing that takes long.
+    #[error("the forwarder is busy; ask again")]
+    Busy,
+}
+
+/// Asks a forwarder from any thread, for as long as that runs.
+#[derive(Clone)]
+pub struct Inquiry {
+    shared: Arc<Shared>,
+    hub: Arc<Hub>,
+    runs: bool,
+}
+
+impl Inquiry {
+    /// Sampled packets, from here on.
+    ///
+    /// # Errors
+    /// Where nothing is forwarded, or as many read already as may.
+    pub fn tap(&self, selection: Selection) -> Result<Tap, NoTap> {
+        self.hub.open(selection)
+    }
+
+    /// What would become of a packet, by the tables as they are. It blocks for a moment.
+    ///
+    /// # Errors
+    /// Where nothing is forwarded, or nobody has time.
+    pub fn explain(&self, packet: PacketTuple) -> Result<Explanation, NoAnswer> {
+        if !self.runs {
+            return Err(NoAnswer::Off);
+        }
+        let (answer, answered) = sync_channel(1);
+        {
+            let mut questions = self.shared.questions.lock().unwrap_or_else(PoisonError::into_inner);
+            if questions.len() >= MOST_QUESTIONS {
+                return Err(NoAnswer::Busy);
+            }
+            questions.push(Question { packet, answer });
+        }
+        self.shared.changed.notify_one();
+        answered.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => NoAnswer::Busy,
+            RecvTimeoutError::Disconnected => NoAnswer::Off,
+        })
+    }
+}
+
 impl Shared {
-    fn wish(&self) -> MutexGuard<'_, Wish> {
+    /// Changes the wish and gives word; the number of the new one.
+    fn wish(&self, change: impl FnOnce(&mut Wish)) -> u64 {
+        let generation = {
+            let mut wish = self.wished();
+            change(&mut wish);
+            wish.generation += 1;
+            wish.generation
+        };
+        self.changed.notify_one();
+        generation
+    }
+
+    fn wished(&self) -> MutexGuard<'_, Wish> {
         self.wish.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the questions that wait.
+    fn questions(&self) -> Vec<Question> {
+        std::mem::take(&mut *self.questions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -129,6 +214,7 @@ impl Shared {
 pub struct Forwarder {
     shared: Arc<Shared>,
     status: watch::Receiver<Arc<ForwarderStatus>>,
+    hub: Arc<Hub>,
     fences: Option<Fences>,
     root: PathBuf,
     thread: Option<JoinHandle<()>>,
@@ -142,7 +228,7 @@ impl Forwarder {
     /// Where the engine cannot start; in the mode `auto` that is a state of it instead ([`EngineState::Off`]).
     pub fn start(settings: ForwarderSettings) -> Result<Self, ForwardError> {
         let shared = Arc::new(Shared::default());
-        let (state, engine, fences) = start_engine(&settings)?;
+        let (state, engine, fences, samples) = start_engine(&settings)?;
         let status = ForwarderStatus { engine: state, ..ForwarderStatus::default() };
         let (publish, subscribe) = watch::channel(Arc::new(status));
         let root = settings.pin_root.clone();
@@ -157,7 +243,11 @@ impl Forwarder {
                 std::thread::Builder::new().name("forwarder".to_owned()).spawn(move || runtime.block_on(control.run()));
             thread = Some(spawned.map_err(ForwardError::Thread)?);
         }
-        Ok(Self { shared, status: subscribe, fences, root, thread })
+        let of_readers = shared.clone();
+        let hub = Hub::new(samples, subscribe.clone(), move |every| {
+            of_readers.wish(|wish| wish.sample_every = every);
+        });
+        Ok(Self { shared, status: subscribe, hub, fences, root, thread })
     }
 
     /// Serves these VIPs and no others. The number that comes back is that of the wish: once
@@ -176,11 +266,6 @@ impl Forwarder {
         self.wish(|wish| wish.observed.drained = Arc::new(drained))
     }
 
-    /// Samples one packet of so many for the tap; 0 = none.
-    pub fn set_sampling(&self, every: u32) -> u64 {
-        self.wish(|wish| wish.sample_every = every)
-    }
-
     /// The state at this moment; counters are at most about a second old.
     #[must_use]
     pub fn status(&self) -> Arc<ForwarderStatus> {
@@ -191,6 +276,12 @@ impl Forwarder {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<ForwarderStatus>> {
         self.status.clone()
+    }
+
+    /// For who asks about packets.
+    #[must_use]
+    pub fn inquiry(&self) -> Inquiry {
+        Inquiry { shared: self.shared.clone(), hub: self.hub.clone(), runs: self.thread.is_some() }
     }
 
     /// The fences, once: for who decides about the ownership of VIPs. Ids of VIPs are in [`ForwarderStatus::vips`].
@@ -209,17 +300,11 @@ impl Forwarder {
     }
 
     fn wish(&self, change: impl FnOnce(&mut Wish)) -> u64 {
-        let generation = {
-            let mut wish = self.shared.wish();
-            change(&mut wish);
-            wish.generation += 1;
-            wish.generation
-        };
-        self.shared.changed.notify_one();
-        generation
+        self.shared.wish(change)
     }
 
     fn stop(&mut self) {
+        self.hub.end();
         self.wish(|wish| wish.stop = true);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -247,16 +332,16 @@ pub fn detach(root: &Path) -> Result<bool, PinError> {
     crate::pins::detach(root)
 }
 
-type Started = (EngineState, Option<Box<dyn Engine>>, Option<Fences>);
+type Started = (EngineState, Option<Box<dyn Engine>>, Option<Fences>, Option<Samples>);
 
 fn start_engine(settings: &ForwarderSettings) -> Result<Started, ForwardError> {
     match settings.mode {
-        ForwardMode::Off => return Ok((EngineState::Off("--forward off".to_owned()), None, None)),
+        ForwardMode::Off => return Ok((EngineState::Off("--forward off".to_owned()), None, None, None)),
         ForwardMode::Packet => {
             let wanted = PacketSettings { flow_sets: settings.flow_sets, ..PacketSettings::default() };
             let engine = PacketEngine::start(&wanted)?;
-            let fences = engine.fences();
-            return Ok((EngineState::On(Found::Fresh), Some(Box::new(engine)), Some(fences)));
+            let (fences, samples) = (engine.fences(), engine.samples());
+            return Ok((EngineState::On(Found::Fresh), Some(Box::new(engine)), Some(fences), Some(samples)));
         }
         ForwardMode::Auto | ForwardMode::Xdp => {}
     }
@@ -266,13 +351,13 @@ fn start_engine(settings: &ForwarderSettings) -> Result<Started, ForwardError> {
         flow_sets: settings.flow_sets,
     };
     let started = XdpEngine::start(&wanted).and_then(|engine| {
-        let fences = engine.fences()?;
-        Ok((EngineState::On(engine.found().clone()), Some(Box::new(engine) as Box<dyn Engine>), Some(fences)))
+        let (found, fences, samples) = (engine.found().clone(), engine.fences()?, engine.samples());
+        Ok((EngineState::On(found), Some(Box::new(engine) as Box<dyn Engine>), Some(fences), Some(samples)))
     });
     match started {
         Err(error) if settings.mode == ForwardMode::Auto => {
             tracing::error!(%error, "packets are not forwarded");
-            Ok((EngineState::Off(error.to_string()), None, None))
+            Ok((EngineState::Off(error.to_string()), None, None, None))
         }
         started => Ok(started?),
     }

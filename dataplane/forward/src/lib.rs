@@ -2,15 +2,19 @@
 //! tables say what the desired state says, make before break.
 
 pub mod allocations;
+pub mod dissect;
 pub mod engine;
+pub mod explain;
 pub mod failure;
 pub mod fleet;
 pub mod forwarder;
 pub mod head;
 pub mod netlink;
+pub mod packet_tuple;
 pub mod pins;
 pub mod plan;
 pub mod ports;
+pub mod sampling;
 pub mod stats;
 pub mod status;
 pub mod tables;

@@ -2,6 +2,7 @@
 
 use crate::engine::{Counters, FlowTable};
 use sluicegate_l4::layout::{Traffic, flow_word};
+use sluicegate_l4::verdict::Reason;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -104,6 +105,76 @@ const BACKENDS: usize = 1 << flow_word::BACKEND_BITS;
 
 /// An entry that was stamped between reading the clock and reading the word looks as idle as can be.
 const IDLE_CEILING: u16 = (1 << flow_word::STAMP_BITS) - 2;
+
+/// What a reason means for the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It went to a real server.
+    Forwarded,
+    /// The director answered by itself.
+    Answered,
+    /// It is left to the machine's own stack.
+    Passed,
+    /// The end of it.
+    Dropped,
+}
+
+impl Outcome {
+    /// All of them, in the order of tables.
+    pub const ALL: [Self; 4] = [Self::Forwarded, Self::Answered, Self::Passed, Self::Dropped];
+
+    /// What the reason is counted as.
+    #[must_use]
+    pub const fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::NotIp
+            | Reason::NotVip
+            | Reason::Expired
+            | Reason::LocalBackend
+            | Reason::LocalAddress
+            | Reason::NotOwned
+            | Reason::NdpOther => Self::Passed,
+            Reason::FlowHit
+            | Reason::FlowNew
+            | Reason::FlowUntracked
+            | Reason::FlowMoved
+            | Reason::Persistent
+            | Reason::OnePacket
+            | Reason::Fragment
+            | Reason::IcmpError
+            | Reason::SecondChance => Self::Forwarded,
+            Reason::ArpAnswered | Reason::NdpAnswered | Reason::EchoAnswered | Reason::TooBigAnswered => Self::Answered,
+            Reason::Truncated
+            | Reason::BadHeader
+            | Reason::TooManyHeaders
+            | Reason::BadChecksum
+            | Reason::TtlExpired
+            | Reason::NoService
+            | Reason::NoBackend
+            | Reason::DeadBackend
+            | Reason::UnknownProtocol
+            | Reason::FragmentUnwanted
+            | Reason::FragmentUnknown
+            | Reason::IcmpUnknownFlow
+            | Reason::IcmpUnsupported
+            | Reason::TooBig
+            | Reason::BroadcastSource
+            | Reason::NoRoom
+            | Reason::TableFault => Self::Dropped,
+        }
+    }
+
+    /// The word in metrics, tables and captures.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Answered => "answered",
+            Self::Passed => "passed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
 
 /// Packets, bytes and new flows a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

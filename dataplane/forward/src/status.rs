@@ -10,6 +10,7 @@ use sluicegate_l4::layout::Traffic;
 use sluicegate_l4::verdict::Reason;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Everything.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,8 @@ pub struct ForwarderStatus {
     pub vips: Vec<Arc<VipStatus>>,
     /// Parts of the desired state that are not served, each with what to do.
     pub failures: Vec<String>,
+    /// When counters were read last; `None` = not yet.
+    pub counted: Option<Instant>,
     /// Packets by reason, those that occurred.
     pub reasons: Vec<(Reason, u64)>,
     /// The flow table.

@@ -14,7 +14,7 @@
 
 mod aside;
 mod counters;
-mod frame;
+pub(crate) mod frame;
 mod merging;
 mod ring;
 mod state;
@@ -22,7 +22,7 @@ mod worker;
 
 use super::clock::JiffiesClock;
 use super::xdp::Fences;
-use super::{Attachment, Counters, Engine, EngineError, FlowTable, Mode};
+use super::{Attachment, Counters, Engine, EngineError, FlowTable, Mode, Passing, Samples};
 use crate::ports::Port;
 use crate::tables::{MapOp, Tables};
 use aside::Aside;
@@ -115,6 +115,12 @@ impl PacketEngine {
     #[must_use]
     pub fn fences(&self) -> Fences {
         Fences::in_memory(self.shared.fences.clone(), self.clock.clone())
+    }
+
+    /// The queue of sampled packets.
+    #[must_use]
+    pub fn samples(&self) -> Samples {
+        Samples::Memory(self.shared.samples.clone())
     }
 
     /// Packets that found a ring full, or that were to be sent and no interface took.
@@ -219,8 +225,8 @@ impl Engine for PacketEngine {
         Ok(())
     }
 
-    /// Not implemented: a packet socket of anybody else (tcpdump) sees what comes in and what goes out here.
-    fn sample(&mut self, _every: u32) -> Result<(), EngineError> {
+    fn sample(&mut self, every: u32) -> Result<(), EngineError> {
+        self.shared.rows_mut().control.sample_every = every;
         Ok(())
     }
 
@@ -243,6 +249,20 @@ impl Engine for PacketEngine {
             stamp: stamp as u16,
             stamp_length: self.clock.stamp_length(shift),
         })
+    }
+
+    fn passing(&self) -> Passing<'_> {
+        let control = self.shared.rows().control;
+        Passing {
+            control,
+            now: self.clock.at(Instant::now()),
+            flows: self.shared.flow_words(),
+            stamp_length: self.clock.stamp_length(control.stamp_shift),
+        }
+    }
+
+    fn fence(&self, address: u16) -> Duration {
+        self.fences().remaining(address)
     }
 }
 

@@ -6,7 +6,7 @@
 use super::clock::JiffiesClock;
 use super::memory::MappedWords;
 use super::rows::Row;
-use super::{Attachment, Counters, Engine, EngineError, FlowTable, Mode};
+use super::{Attachment, Counters, Engine, EngineError, FlowTable, Mode, Passing, Samples};
 use crate::pins::{GEOMETRY, Geometry, PinLock, Pins};
 use crate::ports::Port;
 use crate::tables::{MapOp, Tables, lines_of};
@@ -165,14 +165,10 @@ impl XdpEngine {
         Ok(Fences { places: Places::Kernel(opened.map_err(map_error(map::FENCES))?), clock: self.clock.clone() })
     }
 
-    /// The queue of sampled packets. One reader at a time.
-    ///
-    /// # Errors
-    /// Where the pin is gone.
-    pub fn samples(&self) -> Result<aya::maps::RingBuf<MapData>, EngineError> {
-        MapData::from_pin(self.pins.tables().join(map::SAMPLES))
-            .and_then(|data| aya::maps::RingBuf::try_from(Map::RingBuf(data)))
-            .map_err(map_error(map::SAMPLES))
+    /// The queue of sampled packets.
+    #[must_use]
+    pub fn samples(&self) -> Samples {
+        Samples::Kernel(self.pins.tables().join(map::SAMPLES))
     }
 
     /// Takes the switches over, or sets them for the first time.
@@ -189,6 +185,8 @@ impl XdpEngine {
         }
         wanted.flow_mask = flow_sets.saturating_sub(1);
         wanted.stamp_shift = self.clock.stamp_shift();
+        // Whoever read samples of a process before this one is gone with it.
+        wanted.sample_every = 0;
         self.switches = wanted;
         if wanted == held { Ok(()) } else { self.write_switches() }
     }
@@ -470,6 +468,19 @@ impl Engine for XdpEngine {
         let stamp = (self.clock.at(Instant::now()) >> shift) & ((1 << layout::flow_word::STAMP_BITS) - 1);
         Some(FlowTable { words: self.flows.words(), stamp: stamp as u16, stamp_length: self.clock.stamp_length(shift) })
     }
+
+    fn passing(&self) -> Passing<'_> {
+        Passing {
+            control: self.switches,
+            now: self.clock.at(Instant::now()),
+            flows: self.flows.words(),
+            stamp_length: self.clock.stamp_length(self.switches.stamp_shift),
+        }
+    }
+
+    fn fence(&self, address: u16) -> Duration {
+        self.fences().map(|fences| fences.remaining(address)).unwrap_or_default()
+    }
 }
 
 /// The fences: until when ARP and NDP are answered for each VIP.
@@ -510,6 +521,18 @@ impl Fences {
             0 => self.release(address),
             ticks => self.set(address, present + ticks),
         }
+    }
+
+    /// How far ahead the deadline lies; nothing where it is over, or cannot be read.
+    #[must_use]
+    pub fn remaining(&self, address: u16) -> Duration {
+        let until = match &self.places {
+            Places::Kernel(map) => map.get(&u32::from(address), 0).unwrap_or(0),
+            Places::Memory(places) => places.get(usize::from(address)).map_or(0, |place| place.load(Ordering::Relaxed)),
+        };
+        let ticks = until.saturating_sub(self.clock.at(Instant::now()));
+        // A deadline lies seconds ahead at most; what is beyond fits into no duration of interest.
+        Duration::from_secs(ticks.min(u64::from(u32::MAX))) / self.clock.rate()
     }
 
     /// Answers no more.

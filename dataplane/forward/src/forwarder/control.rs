@@ -6,6 +6,7 @@ use super::views::{Readings, Views};
 use super::{ForwarderSettings, Shared};
 use crate::allocations::{Allocations, Geometry};
 use crate::engine::{Attachment, Counters, Engine, EngineError, Mode};
+use crate::explain::{Facts, explain};
 use crate::failure::PlanFailure;
 use crate::fleet::{Observed, ServiceKey};
 use crate::netlink::NetworkWatch;
@@ -132,10 +133,13 @@ impl Control {
                 biased;
                 _ = renewal.tick() => self.renew(),
                 () = shared.changed.notified() => {
-                    if shared.wish().stop {
+                    if shared.wished().stop {
                         return;
                     }
-                    self.plan_within(FOLD);
+                    self.answer();
+                    if shared.wished().generation != self.applied {
+                        self.plan_within(FOLD);
+                    }
                 }
                 changed = self.network.changed() => match changed {
                     Ok(()) => self.network_changed(),
@@ -152,6 +156,22 @@ impl Control {
         }
     }
 
+    /// Answers the questions about packets that wait.
+    fn answer(&self) {
+        for question in self.shared.questions() {
+            let facts = Facts {
+                fleet: self.surveyor.fleet(),
+                failures: &self.failures,
+                allocations: &self.allocations,
+                passing: self.engine.passing(),
+                fence: &|address| self.engine.fence(address),
+                ports: &self.ports.ports,
+            };
+            // Whoever asked may have stopped waiting.
+            let _gone = question.answer.send(explain(&question.packet, &facts));
+        }
+    }
+
     fn plan_within(&mut self, time: Duration) {
         let at = Instant::now() + time;
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
@@ -165,7 +185,7 @@ impl Control {
     /// Brings tables and ports to what is wished.
     fn replan(&mut self) {
         self.due = None;
-        let wish = self.shared.wish().clone();
+        let wish = self.shared.wished().clone();
         if wish.sample_every != self.sampling && self.report(|engine| engine.sample(wish.sample_every)) {
             self.sampling = wish.sample_every;
         }
@@ -354,6 +374,7 @@ impl Control {
                 tentative: self.swept.tentative.values().sum(),
                 sweeps: self.sweeps,
             },
+            counted: (!self.counters.reasons.is_empty()).then_some(self.counted),
             table_writes: self.table_writes,
         };
         self.publish.send_replace(Arc::new(status));

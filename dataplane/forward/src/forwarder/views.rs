@@ -3,7 +3,7 @@
 
 use crate::allocations::Allocations;
 use crate::engine::Counters;
-use crate::fleet::{Fleet, FleetReal, FleetService, FleetVip, Standing, Status};
+use crate::fleet::{Fleet, FleetReal, FleetService, FleetVip, Standing};
 use crate::stats::{Rate, Rates, Swept};
 use crate::status::{RealStatus, ServiceStatus, VipStatus};
 use sluicegate_l4::layout::{MAX_BACKENDS, MAX_SERVICES, Traffic};
@@ -159,18 +159,12 @@ fn real_status(
     readings: &Readings,
 ) -> RealStatus {
     let id = allocations.backend_id(service, real);
-    let reason = match (&real.delivery, &real.status) {
-        (Err(why), _) => Some(why.to_string()),
-        (Ok(_), Status::Unhealthy(why)) => Some(why.to_string()),
-        (Ok(_), Status::Draining) => Some("draining".to_owned()),
-        (Ok(_), Status::Healthy) => (real.weight == 0).then(|| "weight 0".to_owned()),
-    };
     let mut status = RealStatus {
         address: real.address,
         id,
         weight: real.weight,
         standing,
-        reason,
+        reason: real.trouble(),
         traffic: Traffic::default(),
         rate: Rate::default(),
         established: 0,

@@ -26,6 +26,12 @@ impl<'a> RoomyFrame<'a> {
         self.bounds.clone()
     }
 
+    /// The frame.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.bounds.clone()).unwrap_or_default()
+    }
+
     /// Puts back the VLAN tag that the kernel took out on reception. False where there is no room.
     pub fn insert_tag(&mut self, protocol: u16, tag: u16) -> bool {
         const ADDRESSES: usize = 12;

@@ -4,7 +4,7 @@
 //! the order of a plan is the order in which packets see it.
 
 use super::counters::Counters;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, SampleQueue};
 use crate::tables::{MapOp, Tables as Image};
 use rustix::time::{ClockId, clock_gettime};
 use sluicegate_l4::layout::{
@@ -13,6 +13,7 @@ use sluicegate_l4::layout::{
 };
 use sluicegate_l4::verdict::Reason;
 use sluicegate_l4::{FlowPlaces, Tables};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,8 @@ pub struct Shared {
     rows: RwLock<Rows>,
     /// By address id.
     pub fences: Arc<[AtomicU64]>,
+    /// Sampled packets.
+    pub samples: Arc<SampleQueue>,
     flows: Flows,
     counters: Mutex<Vec<Arc<Counters>>>,
 }
@@ -62,7 +65,13 @@ impl Shared {
             backends: vec![Backend::default(); layout::MAX_BACKENDS as usize + 1],
         };
         let fences = std::iter::repeat_with(AtomicU64::default).take(layout::MAX_ADDRESSES as usize + 1).collect();
-        Self { rows: RwLock::new(rows), fences, flows: Flows::new(flow_sets), counters: Mutex::default() }
+        Self {
+            rows: RwLock::new(rows),
+            fences,
+            samples: Arc::default(),
+            flows: Flows::new(flow_sets),
+            counters: Mutex::default(),
+        }
     }
 
     /// The rows, to be read.
@@ -100,7 +109,7 @@ impl Shared {
 
     /// What one worker forwards by, for one batch.
     pub fn view<'a>(&'a self, rows: &'a Rows, counters: &'a Counters) -> View<'a> {
-        View { rows, shared: self, counters }
+        View { rows, shared: self, counters, service: Cell::new(0), backend: Cell::new(0) }
     }
 }
 
@@ -195,6 +204,16 @@ pub struct View<'a> {
     rows: &'a Rows,
     shared: &'a Shared,
     counters: &'a Counters,
+    /// Who the last packet was counted for, for its sample.
+    service: Cell<u16>,
+    backend: Cell<u16>,
+}
+
+impl View<'_> {
+    /// Service and backend that were counted since the last call; 0 = none.
+    pub fn take_counted(&self) -> (u16, u16) {
+        (self.service.take(), self.backend.take())
+    }
 }
 
 impl Tables for View<'_> {
@@ -256,6 +275,8 @@ impl Tables for View<'_> {
 
     #[inline(always)]
     fn count_traffic(&self, service: u16, backend: u16, bytes: usize, selected: bool) {
+        self.service.set(service);
+        self.backend.set(backend);
         self.counters.traffic(service, backend, bytes, selected);
     }
 

@@ -4,8 +4,10 @@ use super::counters::Counters;
 use super::frame::RoomyFrame;
 use super::ring::{self, ReceiveRing};
 use super::state::{Shared, coarse_ticks, ticks};
+use crate::tap::Sample;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
+use rustix::time::{ClockId, clock_gettime};
 use sluicegate_l4::layout::Interface;
 use sluicegate_l4::verdict::{Reason, Verdict};
 use socket2::Socket;
@@ -48,7 +50,16 @@ impl Worker {
         let theirs = stop.clone();
         let counters = shared.free_counters();
         let (index, interface) = port;
-        let work = Work { ring, index, interface, shared, counters, senders: BTreeMap::new(), outgoing: Vec::new() };
+        let work = Work {
+            ring,
+            index,
+            interface,
+            shared,
+            counters,
+            senders: BTreeMap::new(),
+            outgoing: Vec::new(),
+            dice: Dice(1),
+        };
         let thread = std::thread::Builder::new().name(name).spawn(move || work.run(&theirs))?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -86,6 +97,42 @@ struct Work {
     counters: Arc<Counters>,
     senders: BTreeMap<u32, Socket>,
     outgoing: Vec<Outgoing>,
+    dice: Dice,
+}
+
+/// Which packets are sampled: by xorshift, so that no rhythm of the traffic meets that of the sampling.
+struct Dice(u64);
+
+impl Dice {
+    /// True for one call of `every`; never for 0.
+    #[inline]
+    fn falls(&mut self, every: u32) -> bool {
+        if every == 0 {
+            return false;
+        }
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.checked_rem(u64::from(every)) == Some(0)
+    }
+}
+
+/// Bytes of a frame that are kept, as in the kernel's engine.
+const CAPTURED: usize = 232;
+
+/// A frame as it came, without what becomes of it.
+fn sample(frame: &RoomyFrame<'_>, ifindex: u32) -> Sample {
+    let now = clock_gettime(ClockId::Monotonic);
+    let bytes = frame.bytes();
+    Sample {
+        time: Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)),
+        ifindex,
+        length: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        reason: None,
+        backend: 0,
+        service: 0,
+        frame: bytes.get(..bytes.len().min(CAPTURED)).unwrap_or_default().to_vec(),
+    }
 }
 
 impl Work {
@@ -123,7 +170,14 @@ impl Work {
                 if received.tag.is_some_and(|(protocol, tag)| !frame.insert_tag(protocol, tag)) {
                     continue;
                 }
-                let (port, reason) = match sluicegate_l4::forward(&mut frame, &view) {
+                let sampled = self.dice.falls(rows.control.sample_every).then(|| sample(&frame, self.index));
+                let verdict = sluicegate_l4::forward(&mut frame, &view);
+                if let Some(sample) = sampled {
+                    let (service, backend) = view.take_counted();
+                    let reason = Some(verdict.reason());
+                    shared.samples.put(Sample { reason, service, backend, ..sample });
+                }
+                let (port, reason) = match verdict {
                     // The kernel has its own copy of what passes.
                     Verdict::Pass(_) | Verdict::Drop(_) => continue,
                     Verdict::Transmit(reason) => (self.index, reason),
