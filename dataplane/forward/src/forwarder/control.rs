@@ -9,6 +9,7 @@ use crate::engine::{Attachment, Counters, Engine, EngineError, Mode};
 use crate::explain::{Facts, explain};
 use crate::failure::PlanFailure;
 use crate::fleet::{Observed, ServiceKey};
+use crate::head::address_from_words;
 use crate::netlink::NetworkWatch;
 use crate::pins::Pins;
 use crate::plan::plan;
@@ -16,8 +17,9 @@ use crate::ports::{self, Port, Ports};
 use crate::stats::{self, Rates, Swept};
 use crate::status::{FlowTableStatus, ForwarderStatus, PortStatus};
 use crate::tables::Tables;
-use crate::topology::{Topology, Way};
+use crate::topology::{Mac, Topology, Way};
 use crate::weights::follow_flows;
+use sluicegate_l4::layout::Backend;
 use sluicegate_l4::verdict::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -87,6 +89,7 @@ impl Control {
         publish: watch::Sender<Arc<ForwarderStatus>>,
     ) -> Self {
         let now = Instant::now();
+        let neighbours = Neighbours::adopting(next_hops(&tables));
         Self {
             settings,
             engine,
@@ -94,7 +97,7 @@ impl Control {
             shared,
             publish,
             allocations: Allocations::adopt(tables, Geometry::default()),
-            neighbours: Neighbours::default(),
+            neighbours,
             surveyor: Surveyor::default(),
             views: Views::default(),
             network_moved: true,
@@ -401,6 +404,12 @@ fn ticker(period: Duration) -> Interval {
     let mut ticker = interval(period);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticker
+}
+
+/// Where the tables send to: by real server, the MAC address that its head begins with.
+fn next_hops(tables: &Tables) -> BTreeMap<IpAddr, Mac> {
+    let sent = tables.backends.values().filter(|record| record.alive == 1 && record.kind != Backend::KIND_LOCAL);
+    sent.filter_map(|record| Some((address_from_words(record.address), *record.head.first_chunk()?))).collect()
 }
 
 /// Where VIPs and real servers are: interfaces that packets for them come in or leave by.

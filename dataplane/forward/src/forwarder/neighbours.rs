@@ -29,9 +29,17 @@ struct Needed {
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     needed: BTreeMap<Key, Needed>,
+    /// By real server, until it is first needed.
+    adopted: BTreeMap<IpAddr, Mac>,
 }
 
 impl Neighbours {
+    /// With the next hops' addresses that adopted tables send to: one that the kernel does not know at the start counts as
+    /// forgotten, not as never known, or the flows of its real servers would be selected anew.
+    pub(super) fn adopting(next_hops: BTreeMap<IpAddr, Mac>) -> Self {
+        Self { adopted: next_hops, ..Self::default() }
+    }
+
     /// Learns which neighbours the way to each of `reals` needs.
     pub(super) fn need<'a>(&mut self, topology: &Topology, reals: impl IntoIterator<Item = &'a IpAddr>, now: Instant) {
         let mut seen = BTreeSet::new();
@@ -43,7 +51,8 @@ impl Neighbours {
             };
             let Some(key) = key else { continue };
             seen.insert(key);
-            let needed = self.needed.entry(key).or_insert(Needed { mac: None, lost: None, asked: None });
+            let adopted = self.adopted.remove(real);
+            let needed = self.needed.entry(key).or_insert(Needed { mac: adopted, lost: None, asked: None });
             match topology.neighbour(key.0, key.1) {
                 Some(Neighbour::Known(mac)) => (needed.mac, needed.lost) = (Some(mac), None),
                 Some(Neighbour::Failed) => (needed.mac, needed.lost) = (None, None),
@@ -144,6 +153,25 @@ mod tests {
         topology.set_neighbour(2, real, Neighbour::Failed);
         neighbours.need(&topology, &reals, lost);
         assert_eq!(neighbours.patched(&topology, lost).0, None, "who was asked in vain is gone");
+    }
+
+    #[test]
+    fn the_next_hop_of_an_adopted_real_server_counts_as_forgotten() {
+        let real: IpAddr = [192, 0, 2, 7].into();
+        let reals = BTreeSet::from([real]);
+        let mut topology = topology();
+        let mut neighbours = Neighbours::adopting(BTreeMap::from([(real, [2; 6])]));
+        let start = Instant::now();
+        neighbours.need(&topology, &reals, start);
+        assert_eq!(neighbours.due(start), [(2, real)], "it is asked for at once");
+        let (patched, ends) = neighbours.patched(&topology, start);
+        assert_eq!(patched.and_then(|with| with.neighbour(2, real)), Some(Neighbour::Known([2; 6])));
+        assert_eq!(ends, Some(start + GRACE), "and not believed in for ever");
+
+        topology.set_neighbour(2, real, Neighbour::Failed);
+        let mut neighbours = Neighbours::adopting(BTreeMap::from([(real, [2; 6])]));
+        neighbours.need(&topology, &reals, start);
+        assert_eq!(neighbours.patched(&topology, start).0, None, "who was asked in vain is gone");
     }
 
     #[test]
