@@ -5,7 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::packet_socket::{LONGEST_FRAME, PacketSocket};
 use crate::{Frame, LabError, Namespace};
@@ -54,7 +54,8 @@ struct Seen {
     frames: Vec<Frame>,
     bytes: usize,
     left_out: u64,
-    stopping: bool,
+    /// Since when it is to end.
+    stopping: Option<SystemTime>,
 }
 
 impl Capture {
@@ -115,7 +116,7 @@ impl Capture {
     }
 
     fn end(&mut self) {
-        self.shared.lock().stopping = true;
+        self.shared.lock().stopping = Some(SystemTime::now());
         if let Some(thread) = self.thread.take() {
             // Where the predicate panicked, what was seen before is still there.
             let _ = thread.join();
@@ -144,6 +145,10 @@ fn read(socket: &PacketSocket, shared: &Shared, wanted: &dyn Fn(&Frame) -> bool)
             Ok(received) => {
                 let bytes = initialised(&buffer, received.length);
                 let frame = Frame { at: socket.received_at(), outgoing: received.outgoing, bytes };
+                // Under traffic there is no round that finds nothing.
+                if shared.lock().stopping.is_some_and(|since| frame.at > since) {
+                    return;
+                }
                 if wanted(&frame) {
                     keep(shared, frame);
                 }
@@ -152,12 +157,12 @@ fn read(socket: &PacketSocket, shared: &Shared, wanted: &dyn Fn(&Frame) -> bool)
                 if stopping {
                     return;
                 }
-                stopping = shared.lock().stopping;
+                stopping = shared.lock().stopping.is_some();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // The interface went down, which is told once, or for good.
             Err(_) => {
-                if shared.lock().stopping {
+                if shared.lock().stopping.is_some() {
                     return;
                 }
                 std::thread::sleep(PATIENCE);

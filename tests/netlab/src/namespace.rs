@@ -174,6 +174,11 @@ impl Namespace {
         self.ask(|| netlink::set_neighbour(interface, address, mac))
     }
 
+    /// Forgets the neighbours that ARP and NDP found, as the kernel does by itself with those that it has no use for.
+    pub fn forget_neighbours(&self, interface: &str) -> Result<(), LabError> {
+        self.ask(|| netlink::forget_neighbours(interface))
+    }
+
     /// Sets an interface up or down, as an administrator of this host would. Setting it down removes its routes and
     /// IPv6 addresses; [`Bridge::unplug`](crate::Bridge::unplug) takes the carrier alone.
     pub fn set_link(&self, interface: &str, up: bool) -> Result<(), LabError> {

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{
     AddressMessageBuilder, Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
@@ -165,6 +166,22 @@ pub(crate) fn set_neighbour(interface: &str, address: IpAddr, mac: [u8; 6]) -> R
     let index = find(interface)?.index;
     ask(format!("setting the neighbour {address} of {interface}"), async |handle| {
         handle.neighbours().add(index, address).link_layer_address(&mac).replace().execute().await
+    })
+}
+
+/// Removes the neighbours of an interface that were learned.
+pub(crate) fn forget_neighbours(interface: &str) -> Result<(), LabError> {
+    let index = find(interface)?.index;
+    ask(format!("forgetting the neighbours of {interface}"), async |handle| {
+        let mut known = handle.neighbours().get().execute();
+        while let Some(neighbour) = known.try_next().await? {
+            let learned = !matches!(neighbour.header.state, NeighbourState::Permanent | NeighbourState::Noarp);
+            if neighbour.header.ifindex == index && learned {
+                // One that ages out in between is as good.
+                let _gone = handle.neighbours().del(neighbour).execute().await;
+            }
+        }
+        Ok(())
     })
 }
 
