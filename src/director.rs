@@ -10,7 +10,7 @@ use sluicegate_announce::{
     AnnounceSettings, Announcer, DirectorId, FenceError, FenceSink, Fitness, Moment, OnIsolation, Port, Secret, Timing,
 };
 use sluicegate_backend::{ProbeEgress, ProbeEgressSettings};
-use sluicegate_config::{TransportProtocol, VipBinding};
+use sluicegate_config::{Readiness, TransportProtocol, VipBinding};
 use sluicegate_dsr::layout::mark;
 use sluicegate_forward::engine::xdp::Fences;
 use sluicegate_forward::fleet::{Health as Verdict, ServiceKey, Standing};
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often fitness and ports are looked at where nobody gives word.
 const PULSE: Duration = Duration::from_millis(100);
@@ -54,6 +54,8 @@ pub struct DirectorSettings {
     pub secret: Secret,
     pub failback: bool,
     pub on_isolation: OnIsolation,
+    /// For how long the flows of a VIP that is bound to nothing any more are forwarded before it is released.
+    pub vip_drain: Duration,
 }
 
 /// The director. Dropping it hands its VIPs over and leaves the tables to who comes next.
@@ -106,6 +108,7 @@ impl Director {
             shared: Arc::clone(&shared),
             words: words.clone(),
             bindings: Arc::default(),
+            leaving: BTreeMap::new(),
             parts: None,
             announcer: None,
             complained: false,
@@ -219,11 +222,42 @@ impl Parts {
     }
 }
 
+/// A VIP that is to go once its flows are over.
+struct Leaving {
+    /// As it was, with real servers that get no new flows.
+    binding: Arc<VipBinding>,
+    /// When it goes in any case.
+    until: Instant,
+    /// Sweeps of the flow table when it began to leave.
+    sweeps: u64,
+}
+
+impl Leaving {
+    fn new(binding: &VipBinding, until: Instant, sweeps: u64) -> Self {
+        let mut binding = binding.clone();
+        let ports = binding.services.iter_mut().flat_map(|service| &mut service.ports);
+        for real in ports.flat_map(|port| &mut port.reals) {
+            real.readiness = Readiness::Draining;
+        }
+        Self { binding: Arc::new(binding), until, sweeps }
+    }
+
+    /// True when its time is over, or a whole sweep has found that its real servers have no flows.
+    fn is_over(&self, status: &ForwarderStatus, now: Instant) -> bool {
+        let vip = status.vips.iter().find(|vip| vip.address == self.binding.address);
+        let mut reals = vip.into_iter().flat_map(|vip| &vip.services).flat_map(|service| &service.reals);
+        let swept = status.flows.sweeps >= self.sweeps + 2;
+        now >= self.until || swept && reals.all(|real| real.established == 0 && real.tentative == 0)
+    }
+}
+
 struct Work {
     settings: DirectorSettings,
     shared: Arc<Shared>,
     words: SyncSender<Word>,
     bindings: Arc<Bindings>,
+    /// VIPs that are in no binding any more and still have flows.
+    leaving: BTreeMap<IpAddr, Leaving>,
     parts: Option<Parts>,
     announcer: Option<Announcer>,
     /// Starting failed, and that was said.
@@ -244,6 +278,7 @@ impl Work {
             if self.parts.as_ref().is_some_and(|parts| parts.turned.swap(false, Ordering::Relaxed)) {
                 self.carry_verdicts();
             }
+            self.release();
             self.look();
         }
         self.hand_over();
@@ -258,7 +293,8 @@ impl Work {
     }
 
     fn serve(&mut self, bindings: Arc<Bindings>) {
-        self.bindings = bindings;
+        let before = std::mem::replace(&mut self.bindings, bindings);
+        self.leave(&before);
         if self.parts.is_none() && (!self.bindings.is_empty() || self.settings.forwarder.pin_root.exists()) {
             match self.start() {
                 Ok(parts) => self.parts = Some(parts),
@@ -274,10 +310,47 @@ impl Work {
         }
         if let Some(parts) = &self.parts {
             parts.health.set_targets(targets(self.bindings.values().map(Arc::as_ref)));
-            parts.forwarder.apply(&self.bindings);
+            parts.forwarder.apply(&self.wished());
         }
         // Targets that are gone are forgotten without a word, and what was said of them must not outlive them.
         self.carry_verdicts();
+    }
+
+    /// VIPs that were bound before and are not any more begin to leave.
+    fn leave(&mut self, before: &Bindings) {
+        self.leaving.retain(|vip, _| !self.bindings.contains_key(vip));
+        let Some(parts) = &self.parts else { return };
+        let (until, sweeps) = (Instant::now() + self.settings.vip_drain, parts.forwarder.status().flows.sweeps);
+        for (vip, binding) in before.iter().filter(|(vip, _)| !self.bindings.contains_key(*vip)) {
+            tracing::info!(%vip, at_most = ?self.settings.vip_drain, "the VIP takes no new flows and is released when those that it has are over");
+            self.leaving.insert(*vip, Leaving::new(binding, until, sweeps));
+        }
+    }
+
+    /// Lets go of VIPs whose flows are over.
+    fn release(&mut self) {
+        let Some(parts) = &self.parts else { return };
+        if self.leaving.is_empty() {
+            return;
+        }
+        let (status, now, before) = (parts.forwarder.status(), Instant::now(), self.leaving.len());
+        self.leaving.retain(|vip, leaving| {
+            let over = leaving.is_over(&status, now);
+            if over {
+                tracing::info!(%vip, "the VIP is released");
+            }
+            !over
+        });
+        if self.leaving.len() < before {
+            parts.forwarder.apply(&self.wished());
+        }
+    }
+
+    /// What is to be in the tables.
+    fn wished(&self) -> Bindings {
+        let mut wished = Bindings::clone(&self.bindings);
+        wished.extend(self.leaving.iter().map(|(vip, leaving)| (*vip, Arc::clone(&leaving.binding))));
+        wished
     }
 
     fn start(&self) -> anyhow::Result<Parts> {
@@ -353,8 +426,13 @@ impl Work {
 
     /// The VIPs that are in the tables, each with whether it can be served.
     fn able(&self, status: &ForwarderStatus) -> BTreeMap<IpAddr, bool> {
-        let known = status.vips.iter().filter(|vip| vip.id.is_some() && self.bindings.contains_key(&vip.address));
-        known.map(|vip| (vip.address, is_able(vip))).collect()
+        let known = status.vips.iter().filter(|vip| vip.id.is_some());
+        let able = |vip: &VipStatus| match self.bindings.contains_key(&vip.address) {
+            true => Some(is_able(vip)),
+            // Held until its flows are over.
+            false => self.leaving.contains_key(&vip.address).then_some(true),
+        };
+        known.filter_map(|vip| Some((vip.address, able(vip)?))).collect()
     }
 }
 

@@ -180,6 +180,9 @@ options! {
 
         #[arg(long, hide = true)]
         pub kubeconfig: Option<PathBuf>,
+        /// Works on tables of another version, as a later release would: upgrades and ways back are tested with it.
+        #[arg(long, hide = true)]
+        pub tables_version: Option<u32>,
         /// What this process does: all, director (packets alone) or gateway (HTTP and TCP alone) [default: all]
         #[arg(long, env = "SLUICEGATE_ROLE", value_name = "ROLE", help_heading = "Virtual IPs")]
         pub role: Option<Role>,

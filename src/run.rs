@@ -181,7 +181,7 @@ fn director_settings(serve: &ServeOptions) -> Result<DirectorSettings, Failure> 
         forwarder: ForwarderSettings {
             mode: serve.forward.unwrap_or_default().into(),
             interfaces: serve.interface.clone(),
-            ..ForwarderSettings::default()
+            ..of_version(serve.tables_version)
         },
         name: id("--director-name", &name)?,
         peers,
@@ -189,7 +189,17 @@ fn director_settings(serve: &ServeOptions) -> Result<DirectorSettings, Failure> 
         secret,
         failback: serve.failback.unwrap_or(false),
         on_isolation: serve.on_isolation.unwrap_or_default().into(),
+        vip_drain: serve.drain.unwrap_or(DRAIN),
     })
+}
+
+/// This release's tables, or as a release would have them whose tables have that version and mean the same.
+fn of_version(version: Option<u32>) -> ForwarderSettings {
+    let own = ForwarderSettings::default();
+    match version {
+        Some(version) => ForwarderSettings { version, compatible: vec![own.version], ..own },
+        None => own,
+    }
 }
 
 fn proxy_settings(serve: ServeOptions, http: Vec<SocketAddr>, https: Vec<SocketAddr>) -> ProxySettings {
