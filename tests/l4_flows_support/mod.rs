@@ -49,7 +49,7 @@ impl Manifests {
         Self {
             vips: vips().into(),
             members: members.into_iter().map(|number| (number, READY)).collect(),
-            annotations: vec![("health-interval", "500ms"), ("health-timeout", "400ms")],
+            annotations: Vec::new(),
         }
     }
 
@@ -177,7 +177,7 @@ impl Site {
     pub fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !is_so() {
-            assert!(begun.elapsed() < PATIENCE, "not so: {what}\n{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "not so: {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -215,6 +215,14 @@ impl Site {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(log(self.folder.path())).unwrap_or_default()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
     }
 }
 
