@@ -3,6 +3,7 @@
 use crate::fleet::{DeliveryKind, FleetReal, FleetService, ServiceKey};
 use crate::head::{address_from_words, kind_number};
 use crate::plan::demand::Demand;
+use crate::plan::formers::{NO_FORMERS, formers_of};
 use crate::tables::{MapOp, Tables, lines_of};
 use sluicegate_config::{Method, TransportProtocol};
 use sluicegate_l4::directory::{address_buckets, service_buckets};
@@ -102,6 +103,8 @@ pub(crate) enum RingKey {
         /// (Id, weight divided by what all have in common), by id.
         members: Arc<[(u16, u16)]>,
     },
+    /// Former owners by slot, 0 = none.
+    Formers(Arc<[u16]>),
     /// Found in the tables by this number.
     Found(u32),
 }
@@ -289,6 +292,15 @@ impl Allocations {
             let key = RingKey::Found(service.ring);
             if !whole || (self.rings.get(&key).is_none() && !self.rings.take(key, service.ring)) {
                 service.ring_slots = 0;
+            }
+        }
+        for service in self.tables.services.values_mut() {
+            let Some(ring) = formers_of(service) else { continue };
+            let lines = self.tables.rings.get(&ring).map_or(0, Vec::len);
+            let whole = lines as u32 == lines_of(service.ring_slots);
+            let key = RingKey::Found(ring);
+            if !whole || (self.rings.get(&key).is_none() && !self.rings.take(key, ring)) {
+                service.former_ring = NO_FORMERS;
             }
         }
         let found: BTreeSet<u32> = self.rings.iter().map(|(_, ring)| ring).collect();

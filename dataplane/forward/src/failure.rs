@@ -23,10 +23,10 @@ pub enum PlanFailure {
         /// What was asked for.
         method: Method,
     },
-    /// The Service asks for a second chance, which the packet path does not give. It is served without.
+    /// The Service asks for a second chance, which it cannot have as it is bound. It is served without.
     #[error(
-        "{namespace}/{service} on VIP {vip}: the second chance is not available yet, it is served without: remove \
-         sluicegate.io/second-chance"
+        "{namespace}/{service} on VIP {vip}: there is no second chance {why}, it is served without: {}, or remove \
+         sluicegate.io/second-chance", why.remedy()
     )]
     SecondChanceUnavailable {
         /// The VIP.
@@ -35,6 +35,8 @@ pub enum PlanFailure {
         namespace: Arc<str>,
         /// Name of the Service.
         service: Arc<str>,
+        /// Why it cannot.
+        why: NoSecondChance,
     },
     /// The VIP is the address of a router.
     #[error(
@@ -100,6 +102,19 @@ pub enum PlanFailure {
         /// Rings that the next sweep frees.
         waiting: Waiting,
     },
+    /// No ring is left for the former owners of slots. The service goes on without a second chance.
+    #[error(
+        "{key}: the table of rings is full ({most}), so there is no second chance: give more Services the same real servers \
+         and weights, or bind fewer{waiting}"
+    )]
+    NoRingOfFormers {
+        /// Which one.
+        key: ServiceKey,
+        /// How many fit.
+        most: usize,
+        /// Rings that the next sweep frees.
+        waiting: Waiting,
+    },
     /// Both buckets of the VIP are full, and nothing in them can move.
     #[error(
         "VIP {vip}: no room in its two buckets of the directory of VIPs: bind fewer, or use a neighbouring address"
@@ -130,7 +145,28 @@ impl PlanFailure {
             Self::TooManyServices { key, .. }
             | Self::TooManyBackends { key, .. }
             | Self::TooManyRings { key, .. }
+            | Self::NoRingOfFormers { key, .. }
             | Self::NoServiceBucket { key } => key.vip,
+        }
+    }
+}
+
+/// Why a Service has no second chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum NoSecondChance {
+    /// Only the header of GUE has room for the former owner.
+    #[error("without the method GUE")]
+    Method,
+    /// `rr` and `wrr`: a flow has no slot.
+    #[error("with a scheduler that takes real servers in turn")]
+    Scheduler,
+}
+
+impl NoSecondChance {
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Method => "write :GUE behind the Service or set sluicegate.io/method: GUE",
+            Self::Scheduler => "use mh, sh, dh, lc or wlc",
         }
     }
 }

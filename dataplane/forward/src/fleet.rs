@@ -3,7 +3,7 @@
 //! [`Fleet::survey`] brings together what is wished ([`VipBinding`]), what the network looks like ([`Topology`]) and what
 //! was observed (probes, operators, flow counts). It asks nobody and knows no ids of tables: [`crate::plan`] does.
 
-use crate::failure::PlanFailure;
+use crate::failure::{NoSecondChance, PlanFailure};
 use crate::topology::{LinkKind, Mac, NoNextHop, Topology, VlanTag, Way};
 use sluicegate_config::{
     Method, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
@@ -171,6 +171,16 @@ pub enum Standing {
 }
 
 impl FleetService {
+    /// True where a packet of a flow that is not known carries the former owner of its slot: TCP alone, as nothing else says
+    /// whether a flow is known.
+    #[must_use]
+    pub fn has_second_chance(&self) -> bool {
+        self.options.second_chance
+            && self.method == Method::Gue
+            && self.key.protocol == TransportProtocol::Tcp
+            && !takes_turns(self.options.scheduler)
+    }
+
     /// The standing of each real server, in their order.
     ///
     /// While none that has a weight is healthy, [`WhenAllFail::FailOpen`] takes those that are ready as if they were.
@@ -342,9 +352,9 @@ impl Survey<'_> {
                 rejected.push(PlanFailure::MethodUnavailable { vip, namespace, service, method: Method::Pod });
                 continue;
             }
-            if service.options.second_chance {
+            if let Some(why) = no_second_chance(service) {
                 let (namespace, service) = (service.namespace.clone(), service.service.clone());
-                rejected.push(PlanFailure::SecondChanceUnavailable { vip, namespace, service });
+                rejected.push(PlanFailure::SecondChanceUnavailable { vip, namespace, service, why });
             }
             for port in &service.ports {
                 surveyed.services.push(Arc::new(self.service(vip, service, port)));
@@ -419,6 +429,21 @@ impl Survey<'_> {
         let topology = self.topology;
         self.deliveries.entry((real, method)).or_insert_with(|| deliver(topology, real, method).map(Arc::new)).clone()
     }
+}
+
+/// Why a Service does not get the second chance that it asks for.
+fn no_second_chance(service: &VipService) -> Option<NoSecondChance> {
+    match service.method {
+        _ if !service.options.second_chance => None,
+        Some(Method::Gue) if takes_turns(service.options.scheduler) => Some(NoSecondChance::Scheduler),
+        Some(Method::Gue) => None,
+        _ => Some(NoSecondChance::Method),
+    }
+}
+
+/// True where a flow has no slot of its own.
+const fn takes_turns(scheduler: Scheduler) -> bool {
+    matches!(scheduler, Scheduler::Rr | Scheduler::Wrr)
 }
 
 /// True where weights follow flow counts.

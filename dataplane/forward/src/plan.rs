@@ -6,6 +6,7 @@
 
 pub(crate) mod demand;
 mod directory;
+pub(crate) mod formers;
 mod rings;
 
 use crate::allocations::{Allocations, BackendKey, RingKey, narrow, protocol_number};
@@ -13,6 +14,7 @@ use crate::failure::{PlanFailure, Waiting};
 use crate::fleet::{Fleet, FleetService, FleetVip, ServiceKey};
 use crate::head::{address_words, record};
 use crate::tables::MapOp;
+use formers::{NO_FORMERS, formers_of};
 use sluicegate_config::{Scheduler, TransportProtocol};
 use sluicegate_l4::layout::{AddressEntry, Backend, RING_SLOTS, Service, service_key, service_word};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,8 +71,9 @@ pub fn plan(fleet: &Fleet, allocations: &mut Allocations, settings: &PlanSetting
     planner.note_demand(&admitted);
     let touched = planner.touched(whole);
     planner.backends(&touched);
-    let rings = planner.rings(&admitted);
-    planner.services(&admitted, &rings);
+    let (rings, owners) = planner.rings(&admitted);
+    let formers = planner.formers(&admitted, &rings, &owners);
+    planner.services(&admitted, &rings, &formers);
     planner.remove_services(&admitted);
     planner.remove_vips(&admitted);
     planner.retire_rings();
@@ -85,6 +88,8 @@ pub fn plan(fleet: &Fleet, allocations: &mut Allocations, settings: &PlanSetting
 struct Stages {
     strays: Vec<MapOp>,
     alive: Vec<MapOp>,
+    /// Former owners, before slots change hands.
+    formers: Vec<MapOp>,
     rings: Vec<MapOp>,
     services: Vec<MapOp>,
     words: Vec<MapOp>,
@@ -97,9 +102,9 @@ struct Stages {
 
 impl Stages {
     fn in_order(self) -> Vec<MapOp> {
-        let Self { strays, alive, rings, services, words, vips, vips_removed, words_removed, services_removed, dead } =
-            self;
-        [strays, alive, rings, services, words, vips, vips_removed, words_removed, services_removed, dead].concat()
+        let built = [self.strays, self.alive, self.formers, self.rings, self.services, self.words, self.vips];
+        let removed = [self.vips_removed, self.words_removed, self.services_removed, self.dead];
+        built.into_iter().chain(removed).flatten().collect()
     }
 }
 
@@ -234,10 +239,11 @@ impl Planner<'_> {
     }
 
     /// Writes the services as they are with these rings.
-    fn services(&mut self, admitted: &Admitted<'_>, rings: &BTreeMap<u16, (u32, u32)>) {
+    fn services(&mut self, admitted: &Admitted<'_>, rings: &BTreeMap<u16, (u32, u32)>, formers: &BTreeMap<u16, u32>) {
         for (id, service) in &admitted.services {
             let Some((ring, ring_slots)) = rings.get(id).copied() else { continue };
-            let value = service_value(service, ring, ring_slots, self.settings);
+            let former_ring = formers.get(id).copied().unwrap_or(NO_FORMERS);
+            let value = Service { former_ring, ..service_value(service, ring, ring_slots, self.settings) };
             if self.allocations.tables.services.get(id) != Some(&value) {
                 write(self.allocations, &mut self.stages.services, MapOp::Service { id: *id, value });
             }
@@ -277,8 +283,9 @@ impl Planner<'_> {
     /// Rings that no service has any more.
     fn retire_rings(&mut self) {
         let tables = &self.allocations.tables;
+        let in_use = tables.services.values().filter(|service| service.ring_slots > 0);
         let used: BTreeSet<u32> =
-            tables.services.values().filter(|service| service.ring_slots > 0).map(|service| service.ring).collect();
+            in_use.flat_map(|service| [Some(service.ring), formers_of(service)]).flatten().collect();
         let gone: Vec<(RingKey, u32)> = (self.allocations.rings.iter())
             .filter(|(_, ring)| !used.contains(ring))
             .map(|(key, ring)| (key.clone(), ring))
@@ -343,15 +350,13 @@ fn service_value(service: &FleetService, ring: u32, ring_slots: u32, settings: &
     if options.fragments {
         flags |= Service::FLAG_FRAGMENTS;
     }
+    if service.has_second_chance() {
+        flags |= Service::FLAG_SECOND_CHANCE;
+    }
     let mut value = Service {
         ring,
         ring_slots,
-        select: match options.scheduler {
-            Scheduler::Mh | Scheduler::Lc | Scheduler::Wlc => Service::SELECT_TUPLE,
-            Scheduler::Sh => Service::SELECT_SOURCE,
-            Scheduler::Dh => Service::SELECT_DESTINATION,
-            Scheduler::Rr | Scheduler::Wrr => Service::SELECT_TURN,
-        },
+        select: select_number(options.scheduler),
         flags,
         udp_idle_stamps: if udp { stamps(settings.udp_idle, settings.stamp) } else { 0 },
         ..Service::default()
@@ -362,6 +367,16 @@ fn service_value(service: &FleetService, ring: u32, ring_slots: u32, settings: &
         value.persistence_stamps = stamps(persistence.timeout, settings.stamp).max(1);
     }
     value
+}
+
+/// `SELECT_*` of a scheduler.
+const fn select_number(scheduler: Scheduler) -> u8 {
+    match scheduler {
+        Scheduler::Mh | Scheduler::Lc | Scheduler::Wlc => Service::SELECT_TUPLE,
+        Scheduler::Sh => Service::SELECT_SOURCE,
+        Scheduler::Dh => Service::SELECT_DESTINATION,
+        Scheduler::Rr | Scheduler::Wrr => Service::SELECT_TURN,
+    }
 }
 
 /// A duration in stamps, rounded up.

@@ -136,10 +136,23 @@ fn what_cannot_be_served_is_named_and_the_rest_is_served() {
     assert!(matches!(&pod.rejected[..], [PlanFailure::MethodUnavailable { method: Method::Pod, .. }]), "{pod:?}");
     assert!(pod.rejected[0].to_string().contains(":TUNNEL"), "the remedy: {}", pod.rejected[0]);
     assert_eq!(pod.vips.len(), 1, "the VIP is announced all the same");
-    let options = VipOptions { second_chance: true, ..VipOptions::default() };
-    let chance = survey(binding("192.0.2.10", None, options, vec![]), &topology(), &Observed::default());
-    assert!(matches!(&chance.rejected[..], [PlanFailure::SecondChanceUnavailable { .. }]), "{chance:?}");
-    assert_eq!(chance.services().count(), 1, "served without it, and said so");
+    let chance = |method, scheduler| {
+        let options = VipOptions { second_chance: true, scheduler, ..VipOptions::default() };
+        survey(binding("192.0.2.10", method, options, vec![]), &topology(), &Observed::default())
+    };
+    let cases = [
+        (None, Scheduler::Mh, "method: GUE"),
+        (Some(Method::Tunnel), Scheduler::Mh, "method: GUE"),
+        (Some(Method::Gue), Scheduler::Wrr, "use mh"),
+    ];
+    for (method, scheduler, remedy) in cases {
+        let fleet = chance(method, scheduler);
+        assert!(matches!(&fleet.rejected[..], [PlanFailure::SecondChanceUnavailable { .. }]), "{fleet:?}");
+        assert!(fleet.rejected[0].to_string().contains(remedy), "the remedy: {}", fleet.rejected[0]);
+        assert_eq!(fleet.services().filter(|service| !service.has_second_chance()).count(), 1, "served without it");
+    }
+    let fleet = chance(Some(Method::Gue), Scheduler::Sh);
+    assert_eq!((fleet.rejected.len(), fleet.services().all(FleetService::has_second_chance)), (0, true));
     let router = ask("198.51.100.254", None);
     assert_eq!(router.rejected, [PlanFailure::VipIsRouter { vip: ip("198.51.100.254") }]);
     assert!(router.vips.is_empty());

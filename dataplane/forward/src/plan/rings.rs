@@ -2,6 +2,7 @@
 //! in the lines that differ, where all services that have it want the same change; else the change gets a ring of its own,
 //! so that no service is led to real servers of another one, not for a moment.
 
+use super::formers::Owners;
 use super::{Admitted, Planner, write};
 use crate::allocations::{BackendKey, RingKey, narrow};
 use crate::failure::{PlanFailure, Waiting};
@@ -17,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const NO_RING: (u32, u32) = (0, 0);
 
 impl Planner<'_> {
-    /// Fills the rings that are wanted and gives (ring, slots) for each service.
-    pub(super) fn rings(&mut self, admitted: &Admitted<'_>) -> BTreeMap<u16, (u32, u32)> {
+    /// Fills the rings that are wanted and gives (ring, slots) for each service, and who had the slots before.
+    pub(super) fn rings(&mut self, admitted: &Admitted<'_>) -> (BTreeMap<u16, (u32, u32)>, Owners) {
         let mut given = BTreeMap::new();
         let mut moving: BTreeMap<u16, RingKey> = BTreeMap::new();
         for (id, service) in &admitted.services {
@@ -30,6 +31,7 @@ impl Planner<'_> {
                 },
             }
         }
+        let owners = self.owners(admitted, &moving);
         let changing = self.changing_in_place(&moving);
         for (id, key) in &moving {
             let ring = match self.ring_of(key, &changing) {
@@ -41,7 +43,7 @@ impl Planner<'_> {
             };
             given.insert(*id, ring);
         }
-        given
+        (given, owners)
     }
 
     /// The ring that a service has, with its content.
@@ -106,7 +108,7 @@ impl Planner<'_> {
     }
 
     /// The ring with this content, which it has from here on; `None` where there is none left.
-    fn ring_of(&mut self, key: &RingKey, changing: &BTreeMap<RingKey, u32>) -> Option<u32> {
+    pub(super) fn ring_of(&mut self, key: &RingKey, changing: &BTreeMap<RingKey, u32>) -> Option<u32> {
         if let Some(ring) = self.allocations.rings.get(key) {
             return Some(ring);
         }
@@ -124,7 +126,11 @@ impl Planner<'_> {
         };
         let lines = lines_that_differ(&self.allocations.tables, ring, &slots_of(&self.allocations.tables, key));
         if !lines.is_empty() {
-            write(self.allocations, &mut self.stages.rings, MapOp::Ring { ring, lines });
+            let stage = match key {
+                RingKey::Formers(_) => &mut self.stages.formers,
+                _ => &mut self.stages.rings,
+            };
+            write(self.allocations, stage, MapOp::Ring { ring, lines });
         }
         Some(ring)
     }
@@ -151,6 +157,7 @@ impl RingKey {
     fn slots(&self) -> u32 {
         match self {
             Self::Filled { slots, .. } => *slots,
+            Self::Formers(slots) => slots.len() as u32,
             Self::Found(_) => 0,
         }
     }
@@ -158,7 +165,11 @@ impl RingKey {
 
 /// Fills a ring.
 fn slots_of(tables: &Tables, key: &RingKey) -> Vec<u16> {
-    let RingKey::Filled { turns, slots, members } = key else { return Vec::new() };
+    let (turns, slots, members) = match key {
+        RingKey::Filled { turns, slots, members } => (turns, slots, members),
+        RingKey::Formers(slots) => return slots.to_vec(),
+        RingKey::Found(_) => return Vec::new(),
+    };
     let mut claimants: Vec<Claimant> = members
         .iter()
         .map(|(id, weight)| {

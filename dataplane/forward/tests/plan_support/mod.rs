@@ -156,6 +156,10 @@ impl Model {
         for service in self.services.values().filter(|service| service.ring_slots > 0) {
             let lines = (0..lines_of(service.ring_slots)).map(|line| self.line(service.ring, line)).collect();
             tables.rings.insert(service.ring, lines);
+            let formers = (0..lines_of(service.ring_slots)).map(|line| self.line(service.former_ring, line)).collect();
+            if service.former_ring != u32::MAX {
+                tables.rings.insert(service.former_ring, formers);
+            }
         }
         tables
     }
@@ -179,8 +183,12 @@ impl Model {
     }
 
     pub fn slots(&self, service: &Service) -> Vec<u16> {
-        let lines = (0..lines_of(service.ring_slots)).map(|line| self.line(service.ring, line));
-        lines.flat_map(|line| line.slots).take(service.ring_slots as usize).collect()
+        self.slots_of(service.ring, service.ring_slots)
+    }
+
+    pub fn slots_of(&self, ring: u32, count: u32) -> Vec<u16> {
+        let lines = (0..lines_of(count)).map(|line| self.line(ring, line));
+        lines.flat_map(|line| line.slots).take(count as usize).collect()
     }
 
     /// Where a service leads: records by id.
@@ -330,6 +338,7 @@ fn concerns(failure: &PlanFailure, wanted: ServiceKey) -> bool {
         PlanFailure::TooManyServices { key, .. }
         | PlanFailure::TooManyBackends { key, .. }
         | PlanFailure::TooManyRings { key, .. }
+        | PlanFailure::NoRingOfFormers { key, .. }
         | PlanFailure::NoServiceBucket { key } => *key == wanted,
     }
 }

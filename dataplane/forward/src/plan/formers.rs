@@ -1,0 +1,151 @@
+//! Former owners of slots, for services with the second chance: whoever had a slot before the owner that it has now.
+//!
+//! They stand in a ring of their own, which only services with this option have, and which those with equal content share.
+//! A slot's former owner stays until the slot changes hands again, or until the Service does not list that real server any
+//! more. It may be dead for a while: the packet path looks.
+
+use super::{Admitted, Planner};
+use crate::allocations::{BackendKey, RingKey, narrow};
+use crate::failure::{PlanFailure, Waiting};
+use crate::fleet::FleetService;
+use crate::tables::Tables;
+use sluicegate_l4::layout::{MAX_BACKENDS, MAX_RINGS, Service};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What services without former owners have.
+pub(crate) const NO_FORMERS: u32 = u32::MAX;
+
+/// Owners of slots before this plan, by ring: of rings that a service with the second chance leaves, or that change.
+pub(super) type Owners = BTreeMap<u32, Vec<u16>>;
+
+impl Planner<'_> {
+    /// Remembers the owners of slots that may change hands, before rings are written.
+    pub(super) fn owners(&self, admitted: &Admitted<'_>, moving: &BTreeMap<u16, RingKey>) -> Owners {
+        let tables = &self.allocations.tables;
+        let mut owners = Owners::new();
+        for id in moving.keys() {
+            let chosen = admitted.services.get(id).is_some_and(|service| service.has_second_chance());
+            let row = tables.services.get(id).filter(|row| chosen && row.ring_slots > 0);
+            if let Some(row) = row {
+                owners.entry(row.ring).or_insert_with(|| slots(tables, row.ring, row.ring_slots));
+            }
+        }
+        owners
+    }
+
+    /// Gives the ring of former owners of each service that has some.
+    pub(super) fn formers(
+        &mut self,
+        admitted: &Admitted<'_>,
+        rings: &BTreeMap<u16, (u32, u32)>,
+        owners: &Owners,
+    ) -> BTreeMap<u16, u32> {
+        let mut wanted = BTreeMap::new();
+        for (id, service) in admitted.services.iter().filter(|(_, service)| service.has_second_chance()) {
+            let ring = rings.get(id).copied().unwrap_or_default();
+            if let Some(content) = self.content(*id, service, ring, owners) {
+                wanted.insert(*id, RingKey::Formers(content.into()));
+            }
+        }
+        let changing = self.formers_changing_in_place(&wanted);
+        let mut given = BTreeMap::new();
+        for (id, key) in &wanted {
+            match self.ring_of(key, &changing) {
+                Some(ring) => {
+                    given.insert(*id, ring);
+                }
+                None => {
+                    let (most, waiting) = (self.allocations.rings.most(), Waiting(self.allocations.rings.waiting()));
+                    let Some(service) = admitted.services.get(id) else { continue };
+                    self.failures.push(PlanFailure::NoRingOfFormers { key: service.key, most, waiting });
+                }
+            }
+        }
+        given
+    }
+
+    /// The former owners that a service should have by slot, 0 = none; `None` where no slot has one.
+    fn content(&self, id: u16, service: &FleetService, (ring, count): (u32, u32), owners: &Owners) -> Option<Vec<u16>> {
+        let tables = &self.allocations.tables;
+        let row = tables.services.get(&id)?;
+        // With another number of slots or another key, a flow's slot was another one.
+        if row.ring_slots != count || row.select != super::select_number(service.options.scheduler) {
+            return None;
+        }
+        let known = formers_of(row).map(|formers| slots(tables, formers, count));
+        let before = owners.get(&row.ring);
+        if known.is_none() && before.is_none() {
+            return None;
+        }
+        let listed = self.listed(service);
+        let at = |slots: Option<&Vec<u16>>, slot: usize| slots.and_then(|slots| slots.get(slot)).copied().unwrap_or(0);
+        let mut found = false;
+        let present = tables.slots(ring).take(count as usize);
+        let content = present.enumerate().map(|(slot, present)| {
+            let former = match at(before, slot) {
+                0 => at(known.as_ref(), slot),
+                owner if owner == present => at(known.as_ref(), slot),
+                owner => owner,
+            };
+            let usable = former != present && listed.contains(former);
+            found |= usable;
+            if usable { former } else { 0 }
+        });
+        let content: Vec<u16> = content.collect();
+        found.then_some(content)
+    }
+
+    /// Records of all real servers of a service.
+    fn listed(&self, service: &FleetService) -> Listed {
+        let mut listed = Listed(vec![false; MAX_BACKENDS as usize + 1]);
+        for real in &service.reals {
+            let id = self.allocations.backends.get(&BackendKey::of(service, real)).map(narrow);
+            if let Some(place) = id.and_then(|id| listed.0.get_mut(usize::from(id))) {
+                *place = true;
+            }
+        }
+        listed
+    }
+
+    /// Rings of former owners that become another one in place, by what they become: all services that have such a ring want
+    /// the same, and nobody wants what it holds.
+    fn formers_changing_in_place(&self, wanted: &BTreeMap<u16, RingKey>) -> BTreeMap<RingKey, u32> {
+        let still_wanted: BTreeSet<&RingKey> = wanted.values().collect();
+        let mut users: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
+        for (id, row) in &self.allocations.tables.services {
+            if let Some(ring) = formers_of(row) {
+                users.entry(ring).or_default().push(*id);
+            }
+        }
+        let mut changing = BTreeMap::new();
+        for (ring, users) in &users {
+            let Some(next) = users.first().and_then(|id| wanted.get(id)) else { continue };
+            let agreed = users.iter().all(|id| wanted.get(id) == Some(next));
+            let given_up = self.allocations.rings.key_of(*ring).is_some_and(|key| !still_wanted.contains(key));
+            if agreed && given_up {
+                changing.entry(next.clone()).or_insert(*ring);
+            }
+        }
+        changing
+    }
+}
+
+/// The ring of former owners that a service has.
+pub(crate) fn formers_of(row: &Service) -> Option<u32> {
+    let has = row.ring_slots > 0 && row.flags & Service::FLAG_SECOND_CHANCE != 0 && row.former_ring < MAX_RINGS;
+    has.then_some(row.former_ring)
+}
+
+fn slots(tables: &Tables, ring: u32, count: u32) -> Vec<u16> {
+    tables.slots(ring).take(count as usize).collect()
+}
+
+/// By id of the record.
+struct Listed(Vec<bool>);
+
+impl Listed {
+    /// 0 is nobody's.
+    fn contains(&self, id: u16) -> bool {
+        id != 0 && self.0.get(usize::from(id)).copied().unwrap_or(false)
+    }
+}
