@@ -33,7 +33,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start echo backends and the gateway on built-in manifests, to try it
+    /// Start echo backends and the gateway on built-in manifests, to try it; as root also a network with a director
     #[command(
         after_help = "Examples:\n  sluicegate demo\n  sluicegate demo --once\n  sluicegate demo --http 127.0.0.1:9080 --https 127.0.0.1:9443"
     )]
@@ -106,6 +106,9 @@ pub struct DemoArguments {
     /// Drive every path once, print a table of what happened, and exit 0 or 1
     #[arg(long)]
     pub once: bool,
+    /// Leave out the network of namespaces that is built where there are the rights for it (root)
+    #[arg(long)]
+    pub no_packets: bool,
     /// Where to serve HTTP; if the port is taken, the next free one is used
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub http: std::net::SocketAddr,

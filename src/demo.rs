@@ -1,9 +1,18 @@
-//! `demo`: echo backends and the gateway on built-in manifests, on one machine and without any rights.
+//! `demo`: echo backends and the gateway on built-in manifests, on one machine and without any rights; with the rights for
+//! it, also a network of namespaces in which a director forwards packets.
 //!
-//! The manifests are copied into a temporary folder, so that they can be edited while the gateway serves them. The folder
-//! is removed at the end, whether that is the end of `--once`, Ctrl-C or an error.
+//! The manifests are copied into temporary folders, so that they can be edited while they are served. Folders and
+//! namespaces are removed at the end, whether that is the end of `--once`, a signal or an error; what a killed demo left is
+//! removed by the next one.
 
 mod client;
+mod folder;
+mod laboratory;
+mod packets;
+mod passage;
+mod programme;
+mod report;
+mod rights;
 mod stage;
 mod tour;
 
@@ -11,10 +20,15 @@ use crate::Failure;
 use crate::cli::DemoArguments;
 use crate::output::print;
 use crate::run::{Signals, log_to_stderr};
+use anyhow::Context as _;
+use laboratory::Laboratory;
+use report::Part;
 use sluicegate_telemetry::logging::LogFormat;
 use stage::Stage;
-use std::fmt::Write as _;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime};
 
 /// How long open connections may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -22,79 +36,154 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub fn demo(arguments: &DemoArguments) -> Result<(), Failure> {
     log_to_stderr(LogFormat::Text, &arguments.log_level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let signals = runtime.block_on(async { Signals::new() })?;
+    folder::sweep();
     let mut stage = Stage::set_up(&runtime, arguments.http, arguments.https)?;
-    if !arguments.once {
-        print(&programme(&stage))?;
-        runtime.block_on(signals.next());
-        print("\nstopping: the temporary folder is removed\n")?;
-        stage.strike(DRAIN);
-        return Ok(());
-    }
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = tour::tour(&mut stage) => Some(outcome),
-            _ = signals.next() => None,
-        }
-    });
-    stage.strike(DRAIN);
-    let Some(outcome) = outcome else { return Err(Failure::Silent) };
-    print(&outcome.render(arguments.output))?;
-    if outcome.is_ok() { Ok(()) } else { Err(Failure::Silent) }
-}
-
-/// What there is to try.
-fn programme(stage: &Stage) -> String {
-    let mut text = String::new();
-    for (wanted, got) in stage.moved_ports() {
-        line(&mut text, &format!("{wanted} is taken; using {got}"));
-    }
-    let (http, https) = (stage.http(), stage.https());
-    let folder = stage.folder().display();
-    let resolve = |host: &str, port: u16| format!("--resolve {host}:{port}:{}", http.ip());
-    line(&mut text, &format!("Sluicegate serves the manifests in {folder}"));
-    line(&mut text, &format!("  HTTP  http://{http}   HTTPS https://{https}   status page http://{}", stage.admin()));
-    line(&mut text, "");
-    line(&mut text, "Try:");
-    let plain =
-        |host: &str, path: &str| format!("  curl {} http://{host}:{}{path}", resolve(host, http.port()), http.port());
-    let secure = |host: &str, path: &str, more: &str| {
-        format!("  curl -k{more} {} https://{host}:{}{path}", resolve(host, https.port()), https.port())
+    let result = match arguments.once {
+        true => once(arguments, &runtime, signals, &mut stage),
+        false => until_signal(arguments, &runtime, signals, &stage),
     };
-    for request in [
-        plain("shop.example", "/"),
-        plain("shop.example", "/cart/checkout") + "    # the longest prefix wins",
-        plain("blog.example", "/") + "             # another virtual host",
-        plain("any.apps.example", "/") + "         # a wildcard",
-        plain("blog.example", "/empty") + "        # a Service without endpoints",
-        secure("shop.example", "/", " -v") + "     # TLS by server name, HTTP/2",
-        secure("grpc.example", "/", "") + "        # gRPC backends speak h2c",
-        format!(
-            "  curl --http1.1 -N {} -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' \
-             -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' 'http://chat.example:{}/ws?hello=1' --output -    # WebSocket, Ctrl-C ends it",
-            resolve("chat.example", http.port()),
-            http.port()
-        ),
-    ] {
-        line(&mut text, &request);
-    }
-    line(&mut text, "");
-    line(&mut text, "See inside:");
-    let admin = stage.admin();
-    for command in ["routes", "backends", "explain http://shop.example/cart/checkout"] {
-        line(&mut text, &format!("  sluicegate {command} --admin {admin}"));
-    }
-    line(&mut text, "");
-    line(
-        &mut text,
-        &format!(
-            "Change it live: edit {folder}/blog.yaml, save, and ask again. Ctrl-C ends it and removes the folder."
-        ),
-    );
-    text
+    stage.strike(DRAIN);
+    result
 }
 
-fn line(text: &mut String, line: &str) {
-    // Writing to a String does not fail.
-    let _ok = writeln!(text, "{line}");
+/// Every path once.
+fn once(arguments: &DemoArguments, runtime: &Runtime, mut signals: Signals, stage: &mut Stage) -> Result<(), Failure> {
+    let progress = Progress::start();
+    let mut parts = Vec::new();
+    let finished = runtime.block_on(async {
+        tokio::select! {
+            part = tour::tour(stage) => parts.push(part),
+            _ = signals.next() => return false,
+        }
+        let packets = move |handle, cancelled| -> anyhow::Result<Part> {
+            let say = |text: &str| progress.say(text);
+            packets::tour(&Laboratory::build(handle, cancelled, &say)?, &say)
+        };
+        match with_rights(arguments, &mut signals, progress, packets).await {
+            Asked::Done(part) => parts.push(part),
+            Asked::LeftOut => {}
+            Asked::Interrupted => return false,
+            Asked::Failed(error) => parts.push(failed(error)),
+        }
+        true
+    });
+    if !finished {
+        return Err(Failure::Silent);
+    }
+    print(&report::render(&parts, arguments.output))?;
+    if report::is_ok(&parts) { Ok(()) } else { Err(Failure::Silent) }
+}
+
+/// Stays up.
+fn until_signal(
+    arguments: &DemoArguments,
+    runtime: &Runtime,
+    mut signals: Signals,
+    stage: &Stage,
+) -> Result<(), Failure> {
+    let progress = Progress::start();
+    print(&programme::of_gateway(stage))?;
+    let _laboratory = runtime.block_on(async {
+        let build = move |handle, cancelled| Laboratory::build(handle, cancelled, &|text| progress.say(text));
+        let laboratory = match with_rights(arguments, &mut signals, progress, build).await {
+            Asked::Done(laboratory) => Some(laboratory),
+            Asked::LeftOut => None,
+            Asked::Interrupted => return Ok::<_, Failure>(None),
+            Asked::Failed(error) => {
+                progress.say(&format!("the packet part is left out, it failed: {error:#}"));
+                None
+            }
+        };
+        if let Some(laboratory) = &laboratory {
+            print(&programme::of_packets(laboratory))?;
+        }
+        print(programme::END)?;
+        signals.next().await;
+        Ok(laboratory)
+    })?;
+    print("\nstopping: what the demo made is removed\n")?;
+    Ok(())
+}
+
+/// What became of the packet part.
+enum Asked<T> {
+    Done(T),
+    /// There are no rights for it, which was said.
+    LeftOut,
+    /// A signal came in between, and all of it is removed.
+    Interrupted,
+    Failed(anyhow::Error),
+}
+
+/// Does the work on a thread that may block, where there are the rights for it; a signal ends it early, a second one at
+/// once.
+async fn with_rights<T: Send + 'static>(
+    arguments: &DemoArguments,
+    signals: &mut Signals,
+    progress: Progress,
+    work: impl FnOnce(Handle, Arc<AtomicBool>) -> anyhow::Result<T> + Send + 'static,
+) -> Asked<T> {
+    if arguments.no_packets {
+        return Asked::LeftOut;
+    }
+    let missing = rights::missing();
+    if !missing.is_empty() {
+        progress.say(&format!("the packet part is left out: it needs root, and {} is missing", missing.join(", ")));
+        return Asked::LeftOut;
+    }
+    laboratory::sweep();
+    progress.say("packets: building a network of namespaces");
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let (handle, theirs) = (Handle::current(), Arc::clone(&cancelled));
+    let mut working = tokio::task::spawn_blocking(move || work(handle, theirs));
+    let (done, interrupted) = tokio::select! {
+        done = &mut working => (done, false),
+        name = signals.next() => {
+            progress.say(&format!("{name}: removing the network"));
+            cancelled.store(true, Ordering::Relaxed);
+            tokio::select! {
+                done = &mut working => (done, true),
+                name = signals.next() => second(name),
+            }
+        }
+    };
+    match done.context("the packet part ended by a panic").and_then(|done| done) {
+        _ if interrupted => Asked::Interrupted,
+        Ok(value) => Asked::Done(value),
+        Err(error) if laboratory::is_denied(&error) => {
+            progress.say(&format!("the packet part is left out: {error:#}"));
+            Asked::LeftOut
+        }
+        Err(error) => Asked::Failed(error),
+    }
+}
+
+/// Ends the process as it is: the next demo cleans up.
+fn second(name: &'static str) -> ! {
+    tracing::error!("{name}: ended at once by a second signal; the next demo removes what this one made");
+    std::process::exit(1)
+}
+
+/// A part that did not come to its steps.
+fn failed(error: anyhow::Error) -> Part {
+    let mut part = Part::new("Packets: the laboratory");
+    part.add("a network of namespaces", "build it".to_owned(), Instant::now(), Err(error));
+    part
+}
+
+/// Lines on standard error that say what goes on.
+#[derive(Clone, Copy)]
+struct Progress {
+    begun: Instant,
+}
+
+impl Progress {
+    fn start() -> Self {
+        Self { begun: Instant::now() }
+    }
+
+    fn say(self, text: &str) {
+        eprintln!("demo {:5.1} s  {text}", self.begun.elapsed().as_secs_f64());
+    }
 }

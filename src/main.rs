@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return cli::report(&error),
     };
-    // Nothing that is started from here on may gain rights, and nothing is started.
+    // Nothing that is started from here on may gain rights; `demo` alone starts anything, which is this program again.
     let _unsupported = rustix::thread::set_no_new_privs(true);
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,

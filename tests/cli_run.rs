@@ -237,7 +237,7 @@ fn the_demo_drives_every_path_and_leaves_nothing() {
     let place = TempDir::new().unwrap();
     let end = cli_support::run_to_end_in(
         place.path(),
-        &["demo", "--once", "-o", "json", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"],
+        &["demo", "--once", "--no-packets", "-o", "json", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0"],
     );
     let report: serde_json::Value =
         serde_json::from_str(&end.stdout).unwrap_or_else(|error| panic!("{error}: {}{}", end.stdout, end.stderr));

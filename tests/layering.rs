@@ -26,6 +26,7 @@ const PICTURE: &[(&str, &[&str])] = &[
             "sluicegate-forward",
             "sluicegate-health",
             "sluicegate-l4",
+            "sluicegate-netlab",
             "sluicegate-proxy",
             "sluicegate-route",
             "sluicegate-source",

@@ -57,11 +57,16 @@ impl Answer {
 
 /// Goes there and comes back.
 pub async fn visit(visit: &Visit) -> anyhow::Result<Answer> {
-    tokio::time::timeout(PATIENCE, go(visit)).await.with_context(|| format!("no answer within {PATIENCE:?}"))?
+    visit_over(connect(visit.to).await?, visit).await
 }
 
-async fn go(visit: &Visit) -> anyhow::Result<Answer> {
-    let stream = connect(visit.to).await?;
+/// As [`visit`], on a connection that is there.
+pub async fn visit_over(stream: TcpStream, visit: &Visit) -> anyhow::Result<Answer> {
+    let answer = tokio::time::timeout(PATIENCE, go(stream, visit)).await;
+    answer.with_context(|| format!("no answer within {PATIENCE:?}"))?
+}
+
+async fn go(stream: TcpStream, visit: &Visit) -> anyhow::Result<Answer> {
     let Some(tls) = &visit.tls else {
         let response = if visit.http2 { send_http2(stream, visit).await? } else { send_http1(stream, visit).await? };
         return collect(response, None).await;
@@ -75,7 +80,10 @@ async fn go(visit: &Visit) -> anyhow::Result<Answer> {
 
 /// A TCP connection without delays.
 pub async fn connect(to: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect(to).await.with_context(|| format!("connecting to {to}"))?;
+    let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(to)).await;
+    let stream = connecting
+        .with_context(|| format!("connecting to {to}: nothing within {PATIENCE:?}"))?
+        .with_context(|| format!("connecting to {to}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -1,5 +1,6 @@
 //! What the demo plays on: backends, manifests, certificates, the gateway.
 
+use super::folder::{self, Folder};
 use crate::gateway::{Gateway, GatewaySettings};
 use anyhow::Context as _;
 use sluicegate_admin::AdminSettings;
@@ -14,7 +15,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// The manifests, as they are in the repository.
@@ -56,13 +56,13 @@ pub struct Stage {
     certificates: BTreeMap<&'static str, Made>,
     wanted: [SocketAddr; 2],
     got: [SocketAddr; 2],
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Stage {
     /// Starts everything and waits until it serves.
     pub fn set_up(runtime: &Runtime, http: SocketAddr, https: SocketAddr) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("sluicegate-demo-").tempdir().context("a temporary folder")?;
+        let folder = folder::make("")?;
         let pods = runtime.block_on(start_pods())?;
         for (name, text) in MANIFESTS {
             fs::write(folder.path().join(name), fill_in(text, &pods)).context("a temporary folder")?;
@@ -171,18 +171,25 @@ fn make_certificates() -> anyhow::Result<(BTreeMap<&'static str, Made>, String)>
     let mut made = BTreeMap::new();
     let mut manifest = "# Made at the start of the demo.\n".to_owned();
     for (secret, host) in CERTIFICATES {
-        let pair = rcgen::generate_simple_self_signed(vec![host.to_owned()])?;
-        let (pem, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
-        let block = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
-        manifest.push_str(&format!(
-            "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: {secret}\n  namespace: demo\ntype: kubernetes.io/tls\n\
-             stringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
-            block(&pem),
-            block(&key)
-        ));
-        made.insert(host, Made { pem, der: pair.cert.der().to_vec() });
+        let (certificate, text) = make_certificate(secret, host)?;
+        manifest.push_str(&text);
+        made.insert(host, certificate);
     }
     Ok((made, manifest))
+}
+
+/// A self-signed certificate, and the Secret that holds it.
+pub fn make_certificate(secret: &str, host: &str) -> anyhow::Result<(Made, String)> {
+    let pair = rcgen::generate_simple_self_signed(vec![host.to_owned()])?;
+    let (pem, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
+    let block = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let manifest = format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: {secret}\n  namespace: demo\ntype: kubernetes.io/tls\n\
+         stringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
+        block(&pem),
+        block(&key)
+    );
+    Ok((Made { pem, der: pair.cert.der().to_vec() }, manifest))
 }
 
 /// The address, or one with a port close by, or any free one.

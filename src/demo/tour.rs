@@ -1,13 +1,11 @@
 //! `demo --once`: every path once, with what was sent, which way it went and what came back.
 
 use super::client::{Answer, Visit, connect, visit};
+use super::report::Part;
 use super::stage::Stage;
-use crate::cli::OutputFormat;
-use crate::output::Table;
 use anyhow::{Context as _, bail, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::Version;
-use serde_json::json;
 use sluicegate_echo::EchoRequest;
 use sluicegate_echo::client::{ClientTls, EchoClient};
 use sluicegate_route::{Outcome as Found, RouteTable};
@@ -22,70 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients that ask all the time while a pod goes away.
 const CLIENTS: usize = 4;
 
-/// What was seen.
-#[derive(Default)]
-pub struct Outcome {
-    rows: Vec<Row>,
-}
-
-struct Row {
-    what: &'static str,
-    sent: String,
-    way: String,
-    back: String,
-    took: Duration,
-    ok: bool,
-}
-
-impl Outcome {
-    /// True if all went as it should.
-    pub fn is_ok(&self) -> bool {
-        self.rows.iter().all(|row| row.ok)
-    }
-
-    /// For people or machines.
-    pub fn render(&self, format: OutputFormat) -> String {
-        if format == OutputFormat::Json {
-            let steps = self.rows.iter().map(|row| {
-                json!({"what": row.what, "sent": row.sent, "way": row.way, "came_back": row.back,
-                       "took_ms": row.took.as_secs_f64() * 1e3, "ok": row.ok})
-            });
-            return format!("{:#}\n", json!({"ok": self.is_ok(), "steps": steps.collect::<Vec<_>>()}));
-        }
-        let mut table = Table::new(&["WHAT", "SENT", "WAY", "CAME BACK", ">TOOK", "RESULT"]);
-        for row in &self.rows {
-            let took = format!("{:.1} ms", row.took.as_secs_f64() * 1e3);
-            table.row([row.what, &row.sent, &row.way, &row.back, &took, if row.ok { "ok" } else { "FAIL" }]);
-        }
-        let failed = self.rows.iter().filter(|row| !row.ok).count();
-        let sum = if failed == 0 { "all ok".to_owned() } else { format!("{failed} FAILED") };
-        format!("{}\n{} steps, {sum}\n", table.render(), self.rows.len())
-    }
-
-    fn add(&mut self, what: &'static str, sent: String, start: Instant, result: anyhow::Result<(String, String)>) {
-        let took = start.elapsed();
-        let (way, back, ok) = match result {
-            Ok((way, back)) => (way, back, true),
-            Err(error) => (String::new(), format!("{error:#}"), false),
-        };
-        self.rows.push(Row { what, sent, way, back, took, ok });
-    }
-}
-
 /// Goes through all of it.
-pub async fn tour(stage: &mut Stage) -> Outcome {
-    let mut outcome = Outcome::default();
-    hosts_and_paths(stage, &mut outcome).await;
-    certificates(stage, &mut outcome).await;
-    protocols(stage, &mut outcome).await;
-    refusals(stage, &mut outcome).await;
-    live_change(stage, &mut outcome).await;
-    pod_leaves(stage, &mut outcome).await;
-    pod_crashes(stage, &mut outcome).await;
-    outcome
+pub async fn tour(stage: &mut Stage) -> Part {
+    let mut part = Part::new("The gateway: requests to it on loopback, backends behind it");
+    hosts_and_paths(stage, &mut part).await;
+    certificates(stage, &mut part).await;
+    protocols(stage, &mut part).await;
+    refusals(stage, &mut part).await;
+    live_change(stage, &mut part).await;
+    pod_leaves(stage, &mut part).await;
+    pod_crashes(stage, &mut part).await;
+    part
 }
 
-async fn hosts_and_paths(stage: &Stage, outcome: &mut Outcome) {
+async fn hosts_and_paths(stage: &Stage, part: &mut Part) {
     for (what, host, path, service) in [
         ("virtual host", "shop.example", "/", "shop"),
         ("another virtual host", "blog.example", "/2026/post", "blog"),
@@ -97,11 +45,11 @@ async fn hosts_and_paths(stage: &Stage, outcome: &mut Outcome) {
         ("prefixes end at a slash", "shop.example", "/cartoon", "shop"),
     ] {
         let request = plain(stage, host, path);
-        step(stage, outcome, what, &request, |answer| expect_service(answer, service)).await;
+        step(stage, part, what, &request, |answer| expect_service(answer, service)).await;
     }
 }
 
-async fn certificates(stage: &Stage, outcome: &mut Outcome) {
+async fn certificates(stage: &Stage, part: &mut Part) {
     for (what, host, name, http2) in [
         ("TLS by server name", "shop.example", "shop.example", false),
         ("TLS, another certificate", "blog.example", "blog.example", false),
@@ -122,10 +70,10 @@ async fn certificates(stage: &Stage, outcome: &mut Outcome) {
             Ok((way(&stage.table(), host, "/", &pod), format!("200 over {version}, certificate {name} verified")))
         };
         let start = Instant::now();
-        outcome.add(what, format!("GET https://{host}/"), start, request().await);
+        part.add(what, format!("GET https://{host}/"), start, request().await);
     }
     let unknown = Visit { to: stage.https(), tls: Some(ClientTls::insecure()), ..plain(stage, "unknown.example", "/") };
-    step(stage, outcome, "unknown name, default certificate", &unknown, |answer| {
+    step(stage, part, "unknown name, default certificate", &unknown, |answer| {
         let shown = answer.certificate.as_deref().unwrap_or_default();
         let is_default = shown.windows(7).any(|part| part == b"Default");
         ensure!(is_default, "not the default certificate");
@@ -134,13 +82,13 @@ async fn certificates(stage: &Stage, outcome: &mut Outcome) {
     .await;
 }
 
-async fn protocols(stage: &Stage, outcome: &mut Outcome) {
+async fn protocols(stage: &Stage, part: &mut Part) {
     let start = Instant::now();
-    outcome.add("gRPC unary", "grpc.example Echo/Unary, over TLS".to_owned(), start, grpc_unary(stage).await);
+    part.add("gRPC unary", "grpc.example Echo/Unary, over TLS".to_owned(), start, grpc_unary(stage).await);
     let start = Instant::now();
-    outcome.add("gRPC both ways", "grpc.example Echo/Bidi, 3 messages".to_owned(), start, grpc_bidi(stage).await);
+    part.add("gRPC both ways", "grpc.example Echo/Bidi, 3 messages".to_owned(), start, grpc_bidi(stage).await);
     let start = Instant::now();
-    outcome.add("WebSocket", "ws://chat.example/ws, 3 messages".to_owned(), start, websocket(stage).await);
+    part.add("WebSocket", "ws://chat.example/ws, 3 messages".to_owned(), start, websocket(stage).await);
 }
 
 async fn grpc_client(stage: &Stage) -> anyhow::Result<EchoClient> {
@@ -193,23 +141,23 @@ async fn websocket(stage: &Stage) -> anyhow::Result<(String, String)> {
     Ok((way(&stage.table(), "chat.example", "/ws", pod), texts.join(" ")))
 }
 
-async fn refusals(stage: &Stage, outcome: &mut Outcome) {
+async fn refusals(stage: &Stage, part: &mut Part) {
     let unknown = plain(stage, "unknown.example", "/");
-    step(stage, outcome, "no such host", &unknown, |answer| {
+    step(stage, part, "no such host", &unknown, |answer| {
         ensure!(answer.header("content-type").starts_with("application/json"), "not JSON");
         expect_status(answer, 404)
     })
     .await;
     let browser = Visit { headers: vec![("accept", "text/html")], ..plain(stage, "two.labels.apps.example", "/") };
-    step(stage, outcome, "a wildcard is one label; a browser asks", &browser, |answer| {
+    step(stage, part, "a wildcard is one label; a browser asks", &browser, |answer| {
         ensure!(answer.header("content-type").starts_with("text/html"), "not HTML");
         expect_status(answer, 404)
     })
     .await;
     let empty = plain(stage, "blog.example", "/empty");
-    step(stage, outcome, "no endpoints", &empty, |answer| expect_status(answer, 503)).await;
+    step(stage, part, "no endpoints", &empty, |answer| expect_status(answer, 503)).await;
     let grpc = Visit { http2: true, headers: vec![("content-type", "application/grpc"), ("te", "trailers")], ..empty };
-    step(stage, outcome, "no endpoints, gRPC asks", &grpc, |answer| {
+    step(stage, part, "no endpoints, gRPC asks", &grpc, |answer| {
         ensure!(answer.header("grpc-status") == "14", "grpc-status {:?}", answer.header("grpc-status"));
         Ok(format!("grpc-status 14 ({})", answer.header("x-sluicegate-reason")))
     })
@@ -217,7 +165,7 @@ async fn refusals(stage: &Stage, outcome: &mut Outcome) {
 }
 
 /// Sends the blog's traffic elsewhere by editing its manifest, and back again.
-async fn live_change(stage: &Stage, outcome: &mut Outcome) {
+async fn live_change(stage: &Stage, part: &mut Part) {
     let change = async || -> anyhow::Result<(String, String)> {
         ensure!(serves(stage, "blog").await?, "blog.example is not served by blog at first");
         let start = Instant::now();
@@ -239,7 +187,7 @@ async fn live_change(stage: &Stage, outcome: &mut Outcome) {
         ))
     };
     let start = Instant::now();
-    outcome.add("live change", "edit blog.yaml: service blog -> apps -> blog".to_owned(), start, change().await);
+    part.add("live change", "edit blog.yaml: service blog -> apps -> blog".to_owned(), start, change().await);
 }
 
 async fn serves(stage: &Stage, service: &str) -> anyhow::Result<bool> {
@@ -256,7 +204,7 @@ async fn until_served_by(stage: &Stage, service: &str, start: Instant) -> anyhow
 }
 
 /// Takes a pod out of its EndpointSlice and then stops it, while clients ask all the time.
-async fn pod_leaves(stage: &Stage, outcome: &mut Outcome) {
+async fn pod_leaves(stage: &Stage, part: &mut Part) {
     let play = async |asking: &Asking| -> anyhow::Result<()> {
         asking.until(100).await?;
         stage.edit("shop.yaml", |text| without_pod(text, "shop-1"))?;
@@ -266,7 +214,7 @@ async fn pod_leaves(stage: &Stage, outcome: &mut Outcome) {
     };
     under_requests(
         stage,
-        outcome,
+        part,
         "a pod leaves under requests",
         "shop.example",
         "remove shop-1 from its slice, then stop it",
@@ -276,7 +224,7 @@ async fn pod_leaves(stage: &Stage, outcome: &mut Outcome) {
 }
 
 /// Kills a pod that its EndpointSlice still lists, while clients ask all the time.
-async fn pod_crashes(stage: &Stage, outcome: &mut Outcome) {
+async fn pod_crashes(stage: &Stage, part: &mut Part) {
     let play = async |asking: &Asking| -> anyhow::Result<()> {
         asking.until(100).await?;
         stage.pod("blog-1")?.kill();
@@ -284,7 +232,7 @@ async fn pod_crashes(stage: &Stage, outcome: &mut Outcome) {
     };
     under_requests(
         stage,
-        outcome,
+        part,
         "connect failures are retried",
         "blog.example",
         "kill blog-1, which its slice still lists",
@@ -300,7 +248,7 @@ fn without_pod(manifest: &str, pod: &str) -> String {
 
 async fn under_requests(
     stage: &Stage,
-    outcome: &mut Outcome,
+    part: &mut Part,
     what: &'static str,
     host: &str,
     sent: &str,
@@ -318,7 +266,7 @@ async fn under_requests(
         Ok((way(&stage.table(), host, "/", ""), format!("{count} requests, 0 failed")))
     };
     let result = result.await;
-    outcome.add(what, format!("{sent}; {CLIENTS} clients ask {host}"), start, result);
+    part.add(what, format!("{sent}; {CLIENTS} clients ask {host}"), start, result);
 }
 
 /// Clients that ask without pause.
@@ -419,7 +367,7 @@ fn plain(stage: &Stage, host: &str, path: &str) -> Visit {
 
 async fn step(
     stage: &Stage,
-    outcome: &mut Outcome,
+    part: &mut Part,
     what: &'static str,
     request: &Visit,
     check: impl FnOnce(&Answer) -> anyhow::Result<String>,
@@ -433,7 +381,7 @@ async fn step(
         }
         Err(error) => Err(error),
     };
-    outcome.add(what, format!("GET {scheme}://{}{}", request.host, request.path), start, result);
+    part.add(what, format!("GET {scheme}://{}{}", request.host, request.path), start, result);
 }
 
 fn expect_service(answer: &Answer, service: &str) -> anyhow::Result<String> {

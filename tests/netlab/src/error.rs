@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 /// Why the laboratory could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
@@ -80,6 +82,18 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// Whether the kernel refused it for want of rights, as containers do to their root.
+    pub fn is_denied(&self) -> bool {
+        let denied = [Errno::PERM, Errno::ACCESS];
+        match self {
+            Self::Netlink { source: rtnetlink::Error::NetlinkError(error), .. } => {
+                denied.iter().any(|errno| error.raw_code() == -errno.raw_os_error())
+            }
+            Self::System { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            _ => false,
+        }
+    }
+
     /// For `map_err`: says what was tried.
     pub(crate) fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |source| Self::System { what: what.into(), source: source.into() }

@@ -91,6 +91,7 @@ pub struct DsrLab {
     pub backends: Vec<Host>,
     /// For more hosts and wires.
     pub lab: Lab,
+    topology: DsrTopology,
 }
 
 impl Lab {
@@ -122,6 +123,28 @@ impl DsrLab {
     /// A VIP of IPv6; nobody has it yet.
     pub fn vip6(number: u8) -> Ipv6Addr {
         Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x100 + u16::from(number))
+    }
+
+    /// Adds a host to the VIP network. Its addresses end in `number`, which no other host there has: the router has 1,
+    /// directors count from 11, backends from 21, VIPs from 100.
+    pub fn add_on_link(&mut self, label: &str, number: u8) -> Result<Host, LabError> {
+        let namespace = self.lab.namespace(label)?;
+        let options = WireOptions { mtu: self.topology.mtu, ..WireOptions::default() };
+        self.lan.attach(&namespace, "eth0", options)?;
+        self.topology.settle(namespace, LAN, number)
+    }
+
+    /// Adds a host to the backends' own network, as [`add_on_link`](Self::add_on_link) does to the VIP network.
+    ///
+    /// # Errors
+    /// Also where the backends are on the link, and there is no network of their own.
+    pub fn add_behind_router(&mut self, label: &str, number: u8) -> Result<Host, LabError> {
+        let missing = || LabError::NoPort { bridge: "the backends' own network".to_owned(), host: label.to_owned() };
+        let farm = self.farm.as_mut().ok_or_else(missing)?;
+        let namespace = self.lab.namespace(label)?;
+        let options = WireOptions { mtu: self.topology.farm_mtu, ..WireOptions::default() };
+        farm.attach(&namespace, "eth0", options)?;
+        self.topology.settle(namespace, FARM, number)
     }
 
     /// The router's address on the VIP network.
@@ -191,7 +214,7 @@ impl Builder {
             (self.hosts("backend", backends, 21, &mut farm, FARM, farm_mtu)?, Some(farm))
         };
         let clients = (1..=clients).map(|number| self.client(number, &router)).collect::<Result<_, _>>()?;
-        Ok(DsrLab { clients, router, lan, farm, directors, backends, lab: self.lab })
+        Ok(DsrLab { clients, router, lan, farm, directors, backends, lab: self.lab, topology: self.topology })
     }
 
     fn client(&mut self, number: u8, router: &Namespace) -> Result<Host, LabError> {
@@ -200,8 +223,8 @@ impl Builder {
         let namespace = self.lab.namespace(&label)?;
         let options = WireOptions { mtu: self.topology.mtu, ..WireOptions::default() };
         self.lab.connect(&namespace, "eth0", router, &label, options)?;
-        self.give_addresses(router, &label, subnet, 1)?;
-        self.settle(namespace, subnet, 2)
+        self.topology.give_addresses(router, &label, subnet, 1)?;
+        self.topology.settle(namespace, subnet, 2)
     }
 
     fn hosts(
@@ -216,7 +239,7 @@ impl Builder {
         let host = |number: u8| {
             let namespace = self.lab.namespace(&format!("{role}{}", number + 1))?;
             bridge.attach(&namespace, "eth0", WireOptions { mtu, ..WireOptions::default() })?;
-            self.settle(namespace, subnet, first + number)
+            self.topology.settle(namespace, subnet, first + number)
         };
         (0..count).map(host).collect()
     }
@@ -231,26 +254,28 @@ impl Builder {
         mtu: u32,
     ) -> Result<(), LabError> {
         bridge.attach(host, interface, WireOptions { mtu, ..WireOptions::default() })?;
-        self.give_addresses(host, interface, subnet, number)
+        self.topology.give_addresses(host, interface, subnet, number)
     }
+}
 
+impl DsrTopology {
     /// Gives a host its addresses and the router as the way to everywhere else.
-    fn settle(&self, namespace: Namespace, subnet: Subnet, number: u8) -> Result<Host, LabError> {
+    fn settle(self, namespace: Namespace, subnet: Subnet, number: u8) -> Result<Host, LabError> {
         self.give_addresses(&namespace, "eth0", subnet, number)?;
-        if self.topology.ipv4 {
+        if self.ipv4 {
             namespace.add_route("0.0.0.0/0", subnet.ipv4(1).into())?;
         }
-        if self.topology.ipv6 {
+        if self.ipv6 {
             namespace.add_route("::/0", subnet.ipv6(1).into())?;
         }
         Ok(Host { namespace, ipv4: subnet.ipv4(number), ipv6: subnet.ipv6(number) })
     }
 
-    fn give_addresses(&self, host: &Namespace, interface: &str, subnet: Subnet, number: u8) -> Result<(), LabError> {
-        if self.topology.ipv4 {
+    fn give_addresses(self, host: &Namespace, interface: &str, subnet: Subnet, number: u8) -> Result<(), LabError> {
+        if self.ipv4 {
             host.add_address(interface, &format!("{}/{}", subnet.ipv4(number), subnet.ipv4_length))?;
         }
-        if self.topology.ipv6 {
+        if self.ipv6 {
             host.add_address(interface, &format!("{}/64", subnet.ipv6(number)))?;
         }
         Ok(())

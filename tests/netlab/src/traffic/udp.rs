@@ -29,6 +29,8 @@ pub struct UdpReply {
     pub server: String,
     /// What was sent back.
     pub payload: Vec<u8>,
+    /// The port of the client that asked.
+    pub client_port: u16,
 }
 
 impl UdpEcho {
@@ -85,6 +87,7 @@ pub fn udp_ask(
             Ok(socket)
         })
         .map_err(LabError::system::<io::Error>(what()))?;
+    let client_port = socket.local_addr().map_err(LabError::system(what()))?.port();
     let deadline = Instant::now() + at_most;
     let mut buffer = vec![0; 65_536];
     loop {
@@ -96,18 +99,18 @@ pub fn udp_ask(
         let _ = socket.send(payload);
         socket.set_read_timeout(Some(left.min(AGAIN))).map_err(LabError::system(what()))?;
         match socket.recv(&mut buffer) {
-            Ok(length) => return parse_reply(&buffer[..length], what),
+            Ok(length) => return parse_reply(&buffer[..length], client_port, what),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => std::thread::sleep(left.min(AGAIN)),
         }
     }
 }
 
-fn parse_reply(datagram: &[u8], what: impl Fn() -> String) -> Result<UdpReply, LabError> {
+fn parse_reply(datagram: &[u8], client_port: u16, what: impl Fn() -> String) -> Result<UdpReply, LabError> {
     let newline = datagram.iter().position(|byte| *byte == b'\n');
     let newline = newline.ok_or_else(|| LabError::Unexpected { what: what(), got: "no name".to_owned() })?;
     let (server, payload) = datagram.split_at(newline);
-    Ok(UdpReply { server: String::from_utf8_lossy(server).into_owned(), payload: payload[1..].to_vec() })
+    Ok(UdpReply { server: String::from_utf8_lossy(server).into_owned(), payload: payload[1..].to_vec(), client_port })
 }
 
 fn answer(socket: &UdpSocket, prefix: &[u8], count: &AtomicU64) {
