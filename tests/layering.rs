@@ -37,7 +37,10 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("sluicegate-admin", &["sluicegate-config", "sluicegate-telemetry"]),
     ("sluicegate-announce", &[]),
     ("sluicegate-backend", &["sluicegate-dsr", "sluicegate-l4", "sluicegate-xdp"]),
-    ("sluicegate-bench", &["sluicegate-forward", "sluicegate-l4", "sluicegate-xdp"]),
+    (
+        "sluicegate-bench",
+        &["sluicegate-config", "sluicegate-forward", "sluicegate-l4", "sluicegate-netlab", "sluicegate-xdp"],
+    ),
     ("sluicegate-config", &[]),
     ("sluicegate-dsr", &["sluicegate-l4"]),
     ("sluicegate-echo", &[]),

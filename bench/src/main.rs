@@ -1,6 +1,7 @@
 //! `sluicegate-bench`: measures the parts of Sluicegate that claim to be fast. It is not needed to run a gateway, and it
 //! knows no result in advance.
 
+mod flows;
 mod packet;
 
 use clap::{Parser, Subcommand};
@@ -13,7 +14,8 @@ use std::process::ExitCode;
     version,
     after_help = "Examples:\n  sluicegate-bench packet                          # every scenario, as a table\n  \
                   sluicegate-bench packet tcp4_hit gue4 -o json    # two of them, as JSON\n  \
-                  sluicegate-bench packet tcp4_hit --keep          # leave the program pinned for another harness\n\n\
+                  sluicegate-bench packet tcp4_hit --keep          # leave the program pinned for another harness\n  \
+                  sluicegate-bench flows                           # who moves when things change\n\n\
                   Exit codes: 0 success, 1 something did not work, 2 wrong usage."
 )]
 struct Cli {
@@ -25,12 +27,19 @@ struct Cli {
 enum Command {
     /// Time the XDP program by BPF_PROG_TEST_RUN: nanoseconds per packet, floor subtracted and shown (needs root)
     Packet(packet::Arguments),
+    /// Count flows that change their real server when something happens to the director (needs root)
+    Flows(flows::Arguments),
+    /// The process that `flows` kills
+    #[command(hide = true)]
+    FlowsProgrammer(flows::programmer::Arguments),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Packet(arguments) => packet::run(&arguments),
+        Command::Flows(arguments) => flows::run(&arguments),
+        Command::FlowsProgrammer(arguments) => flows::programmer::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
