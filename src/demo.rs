@@ -38,6 +38,7 @@ pub fn demo(arguments: &DemoArguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let signals = runtime.block_on(async { Signals::new() })?;
     folder::sweep();
+    laboratory::sweep();
     let mut stage = Stage::set_up(&runtime, arguments.http, arguments.https)?;
     let result = match arguments.once {
         true => once(arguments, &runtime, signals, &mut stage),
@@ -132,7 +133,6 @@ async fn with_rights<T: Send + 'static>(
         progress.say(&format!("the packet part is left out: it needs root, and {} is missing", missing.join(", ")));
         return Asked::LeftOut;
     }
-    laboratory::sweep();
     progress.say("packets: building a network of namespaces");
     let cancelled = Arc::new(AtomicBool::new(false));
     let (handle, theirs) = (Handle::current(), Arc::clone(&cancelled));

@@ -10,8 +10,8 @@ const COLUMNS: usize = 118;
 /// Narrower than that, cells would be unreadable; lines may then be longer than the terminal.
 const FEWEST_COLUMNS: usize = 80;
 
-/// What the second line of a step begins with.
-const BELOW: &str = "  ";
+/// From so many columns on, what was sent and which way it went have room beside each other.
+const SIDE_BY_SIDE: usize = 110;
 
 /// Steps that belong together.
 pub struct Part {
@@ -26,6 +26,16 @@ struct Row {
     back: String,
     took: Duration,
     ok: bool,
+}
+
+impl Row {
+    fn took(&self) -> String {
+        format!("{:.1} ms", self.took.as_secs_f64() * 1e3)
+    }
+
+    fn result(&self) -> &'static str {
+        if self.ok { "ok" } else { "FAIL" }
+    }
 }
 
 impl Part {
@@ -64,16 +74,29 @@ impl Part {
         self.rows.iter().filter(|row| !row.ok).count()
     }
 
-    /// Two lines a step, so that a terminal has room for them.
     fn table(&self, columns: usize) -> String {
+        if columns < SIDE_BY_SIDE { self.stacked(columns) } else { self.side_by_side(columns) }
+    }
+
+    /// Two lines a step.
+    fn side_by_side(&self, columns: usize) -> String {
         let mut table = Table::new(&["WHAT", "WAY", ">TOOK", "RESULT"]);
-        let below = |text: &str| if text.is_empty() { String::new() } else { format!("{BELOW}{text}") };
         table.row([below("SENT"), below("CAME BACK"), String::new(), String::new()]);
         for row in &self.rows {
-            let took = format!("{:.1} ms", row.took.as_secs_f64() * 1e3);
-            let result = if row.ok { "ok" } else { "FAIL" };
-            table.row([&row.what as &str, &row.way, &took, result]);
+            table.row([&row.what as &str, &row.way, &row.took(), row.result()]);
             table.row([below(&row.sent), below(&row.back), String::new(), String::new()]);
+        }
+        table.render_within(columns)
+    }
+
+    /// A line for each that there is to say, where the terminal is narrow.
+    fn stacked(&self, columns: usize) -> String {
+        let mut table = Table::new(&["RESULT", ">TOOK", "WHAT, SENT, WAY, CAME BACK"]);
+        for row in &self.rows {
+            table.row([row.result(), &row.took(), &row.what]);
+            for text in [&row.sent, &row.way, &row.back].into_iter().filter(|text| !text.is_empty()) {
+                table.row([String::new(), String::new(), below(text)]);
+            }
         }
         table.render_within(columns)
     }
@@ -84,6 +107,11 @@ impl Part {
                    "took_ms": row.took.as_secs_f64() * 1e3, "ok": row.ok})
         })
     }
+}
+
+/// A line that belongs to the one above.
+fn below(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("  {text}") }
 }
 
 /// True if all went as it should.
@@ -108,6 +136,23 @@ pub fn render(parts: &[Part], format: OutputFormat) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_narrow_terminal_gets_the_same() {
+        let mut part = Part::new("Part");
+        let [sent, way, back] =
+            ["GET /a/rather/long/path", "by this way and no other one", "came back"].map(str::to_owned);
+        part.add_timed("what was tried", sent, Duration::from_millis(5), Ok((way, back)));
+        for columns in [80, 120] {
+            let text = part.table(columns);
+            for cell in
+                ["GET /a/rather/long/path", "by this way and no other one", "came back", "what was tried", "5.0 ms"]
+            {
+                assert!(text.contains(cell), "{cell}: {text}");
+            }
+            assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
+        }
+    }
 
     #[test]
     fn one_failure_is_a_failure() {

@@ -84,12 +84,12 @@ pub enum LabError {
 impl LabError {
     /// Whether the kernel refused it for want of rights, as containers do to their root.
     pub fn is_denied(&self) -> bool {
-        let denied = [Errno::PERM, Errno::ACCESS];
+        let denied = [Errno::PERM, Errno::ACCESS, Errno::ROFS];
         match self {
             Self::Netlink { source: rtnetlink::Error::NetlinkError(error), .. } => {
                 denied.iter().any(|errno| error.raw_code() == -errno.raw_os_error())
             }
-            Self::System { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::System { source, .. } => Errno::from_io_error(source).is_some_and(|errno| denied.contains(&errno)),
             _ => false,
         }
     }
