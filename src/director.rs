@@ -310,10 +310,9 @@ impl Work {
         }
         if let Some(parts) = &self.parts {
             parts.health.set_targets(targets(self.bindings.values().map(Arc::as_ref)));
-            parts.forwarder.apply(&self.wished());
+            // Targets that are gone are forgotten without a word, and what was said of them must not outlive them.
+            parts.forwarder.apply_with_health(&self.wished(), verdicts(&parts.health));
         }
-        // Targets that are gone are forgotten without a word, and what was said of them must not outlive them.
-        self.carry_verdicts();
     }
 
     /// VIPs that were bound before and are not any more begin to leave.
@@ -369,21 +368,15 @@ impl Work {
             let _full = words.try_send(Word::Look);
         };
         let health = Health::start(HealthSettings::default(), route, on_change).context("health checks")?;
+        health.presume_failed(forwarder.found_dead().clone());
         Ok(Parts { forwarder, health, turned, fences, marked, probed: BTreeSet::new() })
     }
 
     /// Tells the forwarder what the probes say.
     fn carry_verdicts(&self) {
-        let Some(parts) = &self.parts else { return };
-        let verdicts = parts.health.snapshot().into_iter().map(|(target, status)| {
-            let key = ServiceKey { vip: target.vip, protocol: target.protocol, port: target.port };
-            let verdict = match status.verdict.reason {
-                Some(reason) => Verdict::Unhealthy(reason.to_string().into()),
-                None => Verdict::Healthy,
-            };
-            ((key, target.real), verdict)
-        });
-        parts.forwarder.set_health(verdicts.collect());
+        if let Some(parts) = &self.parts {
+            parts.forwarder.set_health(verdicts(&parts.health));
+        }
     }
 
     /// Tells the announcer what the forwarder is able to do.
@@ -434,6 +427,19 @@ impl Work {
         };
         known.filter_map(|vip| Some((vip.address, able(vip)?))).collect()
     }
+}
+
+/// What the probes say, as the forwarder takes it.
+fn verdicts(health: &Health) -> BTreeMap<(ServiceKey, IpAddr), Verdict> {
+    let verdicts = health.snapshot().into_iter().map(|(target, status)| {
+        let key = ServiceKey { vip: target.vip, protocol: target.protocol, port: target.port };
+        let verdict = match status.verdict.reason {
+            Some(reason) => Verdict::Unhealthy(reason.to_string().into()),
+            None => Verdict::Healthy,
+        };
+        ((key, target.real), verdict)
+    });
+    verdicts.collect()
 }
 
 /// A VIP that is bound to nothing is announced for its own sake.

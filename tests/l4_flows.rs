@@ -28,8 +28,12 @@ fn with_history() -> (Site, Traffic) {
 }
 
 fn all_three_are_reached(site: &Site) {
+    all_are_reached(site, &["backend0", "backend1", "backend2"]);
+}
+
+fn all_are_reached(site: &Site, names: &[&str]) {
     for vip in vips() {
-        site.wait_until_reached(vip, &["backend0", "backend1", "backend2"]);
+        site.wait_until_reached(vip, names);
     }
 }
 
@@ -56,6 +60,34 @@ fn a_director_that_knows_no_neighbour_adopts_what_flows() {
     site.come_back(&[]);
     all_three_are_reached(&site);
     traffic.assert_all_whole("started without neighbours");
+}
+
+/// A director that begins takes real servers for healthy, but not those that the one before found dead.
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn a_dead_real_server_stays_dead_when_the_director_starts_again() {
+    let manifests = Manifests::with([0, 1])
+        .annotated("health-interval", "3s")
+        .annotated("health-timeout", "1s")
+        .annotated("health-fall", "1")
+        .annotated("health-rise", "1");
+    let mut site = Site::new(&manifests);
+    all_are_reached(&site, &["backend0", "backend1"]);
+    for vip in vips() {
+        site.lab.backends[1].namespace.drop_vip(vip).expect("dropped");
+    }
+    let found_dead = |site: &Site| site.shown().to_string().matches("\"healthy\":false").count() == 2;
+    site.wait("found dead", || found_dead(&site));
+    site.director.kill().expect("killed");
+    site.come_back(&[]);
+    for vip in vips() {
+        let answered = (0..16).filter(|_| site.connect(vip, Duration::from_millis(800)).is_ok()).count();
+        assert_eq!(answered, 16, "{vip}: new connections are led to a dead real server");
+    }
+    for vip in vips() {
+        site.lab.backends[1].namespace.hold_vip(vip).expect("held");
+    }
+    all_are_reached(&site, &["backend0", "backend1"]);
 }
 
 #[test]

@@ -85,6 +85,13 @@ pub const fn protocol_number(protocol: TransportProtocol) -> u8 {
     }
 }
 
+/// What probes found dead; `None` where the record is alive, free, or not one that probes decide about.
+pub(crate) fn dead_port(record: &Backend) -> Option<(IpAddr, TransportProtocol, u16)> {
+    let dead = record.alive == 0 && record.kind != Backend::KIND_NONE && record.owner != 0;
+    let protocol = protocol_of((record.owner >> 16) as u8).filter(|_| dead)?;
+    Some((address_from_words(record.address), protocol, record.owner as u16))
+}
+
 fn protocol_of(number: u8) -> Option<TransportProtocol> {
     [TransportProtocol::Tcp, TransportProtocol::Udp, TransportProtocol::Sctp]
         .into_iter()

@@ -9,6 +9,7 @@ mod neighbours;
 mod surveyor;
 mod views;
 
+use crate::allocations::dead_port;
 use crate::engine::packet::{PacketEngine, PacketSettings};
 use crate::engine::xdp::{Fences, Found, XdpEngine, XdpSettings};
 use crate::engine::{Engine, EngineError, Samples};
@@ -21,7 +22,7 @@ use crate::plan::PlanSettings;
 use crate::sampling::{Hub, NoTap, Selection, Tap};
 use crate::status::{EngineState, ForwarderStatus};
 use control::Control;
-use sluicegate_config::VipBinding;
+use sluicegate_config::{TransportProtocol, VipBinding};
 use sluicegate_l4::layout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -216,6 +217,7 @@ pub struct Forwarder {
     status: watch::Receiver<Arc<ForwarderStatus>>,
     hub: Arc<Hub>,
     fences: Option<Fences>,
+    found_dead: BTreeSet<(IpAddr, TransportProtocol, u16)>,
     root: PathBuf,
     thread: Option<JoinHandle<()>>,
 }
@@ -233,11 +235,13 @@ impl Forwarder {
         let (publish, subscribe) = watch::channel(Arc::new(status));
         let root = settings.pin_root.clone();
         let mut thread = None;
+        let mut found_dead = BTreeSet::new();
         if let Some(engine) = engine {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(ForwardError::Thread)?;
             let network = runtime.block_on(NetworkWatch::start())?;
             let tables = engine.read()?;
+            found_dead = tables.backends.values().filter_map(dead_port).collect();
             let control = Control::new(settings, engine, network, tables, shared.clone(), publish);
             let spawned =
                 std::thread::Builder::new().name("forwarder".to_owned()).spawn(move || runtime.block_on(control.run()));
@@ -247,13 +251,32 @@ impl Forwarder {
         let hub = Hub::new(samples, subscribe.clone(), move |every| {
             of_readers.wish(|wish| wish.sample_every = every);
         });
-        Ok(Self { shared, status: subscribe, hub, fences, root, thread })
+        Ok(Self { shared, status: subscribe, hub, fences, found_dead, root, thread })
     }
 
     /// Serves these VIPs and no others. The number that comes back is that of the wish: once
     /// [`ForwarderStatus::applied`] has reached it, it is in the tables.
     pub fn apply(&self, bindings: &BTreeMap<IpAddr, Arc<VipBinding>>) -> u64 {
         self.wish(|wish| wish.bindings = Some(Arc::new(bindings.clone())))
+    }
+
+    /// [`Forwarder::apply`] and [`Forwarder::set_health`] in one: no plan sees the one without the other.
+    pub fn apply_with_health(
+        &self,
+        bindings: &BTreeMap<IpAddr, Arc<VipBinding>>,
+        health: BTreeMap<(ServiceKey, IpAddr), Health>,
+    ) -> u64 {
+        self.wish(|wish| {
+            wish.bindings = Some(Arc::new(bindings.clone()));
+            wish.observed.health = Arc::new(health);
+        })
+    }
+
+    /// Ports of real servers (address, transport, port of the service) that probes of a process before this one had found
+    /// dead, as the tables said at the start.
+    #[must_use]
+    pub fn found_dead(&self) -> &BTreeSet<(IpAddr, TransportProtocol, u16)> {
+        &self.found_dead
     }
 
     /// Takes all verdicts of the probes; what is not among them counts as healthy.

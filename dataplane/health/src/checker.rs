@@ -11,13 +11,15 @@
 //!
 //! A new target is healthy: Kubernetes calls it ready, so it is used at once, and a probe that fails `fall` times takes it
 //! out. The other choice (unhealthy until probed) would black-hole every new pod for `rise` intervals, and every service
-//! after a restart of the director. A target whose check changed keeps its verdict and begins its count anew.
+//! after a restart of the director. Those that a process before this one left dead are the exception: they prove themselves
+//! first ([`Checker::presume_failed`]). A target whose check changed keeps its verdict and begins its count anew.
 
 use crate::failure::Failure;
 use crate::target::{Change, LastProbe, Status, Target, Verdict};
-use sluicegate_config::HealthCheck;
+use sluicegate_config::{HealthCheck, TransportProtocol};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +40,12 @@ pub struct Checker {
     /// Probes that were handed out, by ticket.
     running: BTreeMap<Ticket, Target>,
     next_ticket: u64,
+    /// Real servers whose first target begins as unhealthy.
+    presumed: BTreeSet<RealPort>,
 }
+
+/// A port of a real server: its address, the transport and the port of the service.
+pub type RealPort = (IpAddr, TransportProtocol, u16);
 
 /// Names one probe that was handed out by [`Checker::poll`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,7 +78,19 @@ impl Checker {
     /// Without targets. `seed` spreads the probes over time; directors with different seeds do not probe in step.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, entries: BTreeMap::new(), waiting: BTreeSet::new(), running: BTreeMap::new(), next_ticket: 0 }
+        Self {
+            seed,
+            entries: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            running: BTreeMap::new(),
+            next_ticket: 0,
+            presumed: BTreeSet::new(),
+        }
+    }
+
+    /// The next targets of these begin as unhealthy, where there is doubt: a process before this one found them dead.
+    pub fn presume_failed(&mut self, reals: BTreeSet<RealPort>) {
+        self.presumed = reals;
     }
 
     /// Replaces the targets. Those that stay keep their verdict, and where the check stays too, their place in time.
@@ -89,11 +108,13 @@ impl Checker {
                     self.add(target, check, verdict, now);
                 }
                 None => {
-                    let verdict = Verdict { healthy: true, reason: None, since: now };
-                    self.add(target, check, verdict, now);
+                    let failed = self.presumed.contains(&(target.real, target.protocol, target.port));
+                    let reason = failed.then_some(Failure::Before);
+                    self.add(target, check, Verdict { healthy: !failed, reason, since: now }, now);
                 }
             }
         }
+        self.presumed.clear();
     }
 
     /// Probes that are due, the longest overdue first, at most `room`. Each is under way until [`Checker::handle`] gets

@@ -58,6 +58,10 @@ pub enum Failure {
     #[error("{0} {1}")]
     Other(Arc<str>, Step),
 
+    /// No probe of this process has been answered yet, and a process before it found the real server dead.
+    #[error("failed before this process started")]
+    Before,
+
     /// This machine could not send the probe: the real server is not to blame, and the verdict stays.
     #[error("not probed: {0}")]
     Local(Arc<str>),

@@ -1,12 +1,12 @@
 //! The thread of the checks: one for all targets, with a task for each probe that is under way.
 
-use crate::checker::{Checker, DueProbe, Ticket};
+use crate::checker::{Checker, DueProbe, RealPort, Ticket};
 use crate::failure::Failure;
 use crate::probe::Prober;
 use crate::route::ProbeRoute;
 use crate::target::{Change, Status, Target};
 use sluicegate_config::HealthCheck;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -90,6 +90,11 @@ impl Health {
             .spawn(move || LocalSet::new().block_on(&runtime, shell.run()))
             .map_err(StartError::Thread)?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The targets that are set next begin as unhealthy where a process before this one left their real server dead.
+    pub fn presume_failed(&self, reals: BTreeSet<RealPort>) {
+        self.shared.lock().checker.presume_failed(reals);
     }
 
     /// Replaces the targets. Those that stay keep their verdict; a new one is healthy until probes say otherwise. One that

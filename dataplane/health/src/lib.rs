@@ -23,7 +23,7 @@ mod tls;
 mod udp;
 
 pub use binding::{Combined, combine, targets};
-pub use checker::{Checker, DueProbe, Ticket};
+pub use checker::{Checker, DueProbe, RealPort, Ticket};
 pub use failure::{Failure, Step};
 pub use health::{Health, HealthSettings, StartError};
 pub use probe::Prober;

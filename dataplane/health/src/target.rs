@@ -38,7 +38,8 @@ impl fmt::Display for Target {
 /// What the probes of a target have shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it should get packets. A target that was never probed is healthy.
+    /// Whether it should get packets. A target that was never probed is healthy, unless a process before this one left it
+    /// dead.
     pub healthy: bool,
     /// Why not: the latest failure. `None` while healthy.
     pub reason: Option<Failure>,
@@ -64,7 +65,8 @@ pub struct Status {
     pub verdict: Verdict,
     /// Answers in a row that speak against the verdict; at `rise` or `fall` it turns.
     pub streak: u8,
-    /// The latest probe that ended; `None` = there was none, the verdict is the benefit of the doubt.
+    /// The latest probe that ended; `None` = there was none, the verdict is the benefit of the doubt, or
+    /// that of a process before.
     pub last: Option<LastProbe>,
 }
 

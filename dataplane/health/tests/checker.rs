@@ -114,6 +114,26 @@ fn a_new_target_is_used_until_probes_speak_against_it() {
 }
 
 #[test]
+fn a_target_that_was_left_dead_proves_itself_first() {
+    let mut now = Instant::now();
+    let mut checker = Checker::new(0);
+    let Target { protocol, port, real, .. } = target(1);
+    checker.presume_failed([(real, protocol, port)].into());
+    checker.set_targets(targets([1, 2], &check(SECOND, 2, 2)), now);
+    let verdict = |checker: &Checker, number| checker.status(&target(number)).expect("a target").verdict.clone();
+    assert_eq!((verdict(&checker, 1).healthy, verdict(&checker, 1).reason), (false, Some(Failure::Before)));
+    assert!(verdict(&checker, 2).healthy);
+    while !verdict(&checker, 1).healthy {
+        let due = next(&mut checker, &mut now);
+        checker.handle(due.ticket, Ok(()), now);
+    }
+    // That was for the first targets; one that comes again later is new.
+    checker.set_targets(BTreeMap::new(), now);
+    checker.set_targets(targets([1], &check(SECOND, 2, 2)), now);
+    assert!(verdict(&checker, 1).healthy);
+}
+
+#[test]
 fn the_reason_is_the_latest_failure_and_since_stays() {
     let mut now = Instant::now();
     let mut checker = Checker::new(0);
