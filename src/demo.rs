@@ -92,7 +92,7 @@ fn until_signal(
             Asked::LeftOut => None,
             Asked::Interrupted => return Ok::<_, Failure>(None),
             Asked::Failed(error) => {
-                progress.say(&format!("the packet part is left out, it failed: {error:#}"));
+                progress.say(&format!("the packet part is left out, it failed: {}", report::told(&error)));
                 None
             }
         };
@@ -130,7 +130,7 @@ async fn with_rights<T: Send + 'static>(
     }
     let missing = rights::missing();
     if !missing.is_empty() {
-        progress.say(&format!("the packet part is left out: it needs root, and {} is missing", missing.join(", ")));
+        progress.say(&format!("the packet part is left out: it needs root; missing: {}", missing.join(", ")));
         return Asked::LeftOut;
     }
     progress.say("packets: building a network of namespaces");
@@ -152,7 +152,7 @@ async fn with_rights<T: Send + 'static>(
         _ if interrupted => Asked::Interrupted,
         Ok(value) => Asked::Done(value),
         Err(error) if laboratory::is_denied(&error) => {
-            progress.say(&format!("the packet part is left out: {error:#}"));
+            progress.say(&format!("the packet part is left out: {}", report::told(&error)));
             Asked::LeftOut
         }
         Err(error) => Asked::Failed(error),

@@ -109,23 +109,23 @@ impl Wires {
                 let passage = judge(self, flow, method)?;
                 let servers = passage.servers.into_iter().collect::<Vec<_>>().join(", ");
                 let way = format!("client1 -> director1 -{method}-> {servers} -> client1");
-                let plural =
-                    |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
-                let counts = format!(
-                    "{} in by director1, {} past it",
-                    plural(passage.to_director, "packet", "packets"),
-                    plural(passage.replies, "reply", "replies")
-                );
-                Ok((way, format!("{back}; {counts}")))
+                let packets = counted(passage.to_director, "packet", "packets");
+                let replies = counted(passage.replies, "reply", "replies");
+                Ok((way, format!("{back}; {packets} in by director1, {replies} past it")))
             }
             Proof::TooBig(flow) => {
-                judge(self, flow, method)?;
+                let passage = judge(self, flow, method)?;
                 let (server, mtu) = judge_too_big(self, flow, method)?;
                 let way = format!("router -> director1 -{method}-> {server}, which has the flow");
-                Ok((way, format!("{server} was told MTU {mtu}; {back}")))
+                let replies = counted(passage.replies, "reply", "replies");
+                Ok((way, format!("told MTU {mtu}; {back}, {replies} past it")))
             }
         }
     }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// TCP, UDP, and ICMP in both of its uses, to echo servers that hold the VIP.

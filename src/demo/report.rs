@@ -65,7 +65,7 @@ impl Part {
     ) {
         let (way, back, ok) = match result {
             Ok((way, back)) => (way, back, true),
-            Err(error) => (String::new(), format!("{error:#}"), false),
+            Err(error) => (String::new(), told(&error), false),
         };
         self.rows.push(Row { what: what.into(), sent, way, back, took, ok });
     }
@@ -114,6 +114,15 @@ fn below(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("  {text}") }
 }
 
+/// An error with its causes, without those that it tells itself.
+pub fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.ends_with(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
+}
+
 /// True if all went as it should.
 pub fn is_ok(parts: &[Part]) -> bool {
     parts.iter().all(|part| part.failures() == 0)
@@ -152,6 +161,12 @@ mod tests {
             }
             assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("refused").context("making it: refused").context("the network");
+        assert_eq!(told(&error), "the network: making it: refused");
     }
 
     #[test]
