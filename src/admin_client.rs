@@ -16,9 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One JSON document.
 pub fn get<T: DeserializeOwned>(admin: &AdminAddress, path: &str) -> anyhow::Result<T> {
+    ask(admin, http::Method::GET, path)
+}
+
+/// Changes something, and returns the answer.
+pub fn post<T: DeserializeOwned>(admin: &AdminAddress, path: &str) -> anyhow::Result<T> {
+    ask(admin, http::Method::POST, path)
+}
+
+fn ask<T: DeserializeOwned>(admin: &AdminAddress, method: http::Method, path: &str) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (status, body) = runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, fetch(admin, path))
+        tokio::time::timeout(PATIENCE, fetch(admin, method, path))
             .await
             .with_context(|| format!("the admin API at {} does not answer within {PATIENCE:?}", admin.admin))?
     })?;
@@ -29,7 +38,7 @@ pub fn get<T: DeserializeOwned>(admin: &AdminAddress, path: &str) -> anyhow::Res
         .with_context(|| format!("what answers at {} is not the admin API of sluicegate", admin.admin))
 }
 
-async fn fetch(admin: &AdminAddress, path: &str) -> anyhow::Result<(http::StatusCode, Bytes)> {
+async fn fetch(admin: &AdminAddress, method: http::Method, path: &str) -> anyhow::Result<(http::StatusCode, Bytes)> {
     let stream = TcpStream::connect(admin.admin).await.with_context(|| {
         format!(
             "no gateway answers at {} (`sluicegate run` serves its admin API there; give another one with --admin)",
@@ -38,7 +47,8 @@ async fn fetch(admin: &AdminAddress, path: &str) -> anyhow::Result<(http::Status
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
-    let mut request = http::Request::get(path).header(http::header::HOST, admin.admin.to_string());
+    let mut request =
+        http::Request::builder().method(method).uri(path).header(http::header::HOST, admin.admin.to_string());
     if let Some(file) = &admin.admin_token_file {
         let token = std::fs::read_to_string(file)
             .with_context(|| format!("--admin-token-file {}: cannot be read", file.display()))?;

@@ -55,6 +55,14 @@ pub enum Command {
     /// Print the virtual IPs with their real servers
     #[command(after_help = "Examples:\n  sluicegate vips\n  sluicegate vips -o json")]
     Vips(QueryArguments),
+    /// Take the running director out of service: others hold its virtual IPs, it forwards and votes on
+    #[command(
+        after_help = "Examples:\n  sluicegate cordon\n  sluicegate cordon --force      # also where nobody else would hold them"
+    )]
+    Cordon(CordonArguments),
+    /// Let the running director hold virtual IPs again
+    #[command(after_help = "Examples:\n  sluicegate uncordon")]
+    Uncordon(UncordonArguments),
     /// Say which rule takes a URL, and why every other candidate loses
     #[command(
         after_help = "Examples:\n  sluicegate explain https://shop.example/cart\n  sluicegate explain shop.example/cart --manifests manifests/\n  sluicegate explain http://192.0.2.10/ -o json"
@@ -159,6 +167,21 @@ pub struct ExplainArguments {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct CordonArguments {
+    /// Also where no other director is there and fit, so that nobody holds the virtual IPs
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub admin: AdminAddress,
+}
+
+#[derive(Debug, Args)]
+pub struct UncordonArguments {
+    #[command(flatten)]
+    pub admin: AdminAddress,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,8 @@
 
 use crate::check::unix_now;
 use crate::director::Director;
-use crate::explain;
+use crate::{explain, ownership};
+use sluicegate_admin::director::{ConflictState, CordonError, DirectorState};
 use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, LiveRealServer, Traffic};
 use sluicegate_admin::{ExplainError, Readiness, Section, State, StateView, Unavailable};
 use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, TransportProtocol, Verdict};
@@ -333,6 +334,10 @@ impl StateView for View {
         explain::by_table(&self.parts.proxy.table(), url).map_err(ExplainError::Url)
     }
 
+    fn cordon(&self, cordoned: bool, force: bool) -> Result<DirectorState, CordonError> {
+        self.parts.director.as_ref().ok_or(CordonError::NoDirector)?.cordon(cordoned, force)
+    }
+
     fn ready(&self) -> Readiness {
         self.parts.status.readiness()
     }
@@ -379,6 +384,18 @@ impl Live for LiveParts<'_> {
 
     fn vip_is_served(&self, address: IpAddr) -> bool {
         self.parts.director.as_ref().is_some_and(|director| director.serves(address))
+    }
+
+    fn vip_owner(&self, address: IpAddr) -> Option<String> {
+        self.parts.director.as_ref()?.vip(address)?.owner.map(|owner| owner.to_string())
+    }
+
+    fn vip_conflict(&self, address: IpAddr) -> Option<ConflictState> {
+        self.parts.director.as_ref()?.vip(address)?.conflict.as_ref().map(ownership::conflict)
+    }
+
+    fn director(&self) -> Option<DirectorState> {
+        Some(self.parts.director.as_ref()?.state())
     }
 
     fn real_server(

@@ -4,10 +4,13 @@
 //! Nothing starts before there is a VIP, or tables of a process before this one: a gateway without VIPs needs no rights for
 //! the network.
 
+use crate::ownership;
 use anyhow::Context as _;
+use sluicegate_admin::director::{CordonError, DirectorState};
 use sluicegate_admin::state::LiveRealServer;
 use sluicegate_announce::{
     AnnounceSettings, Announcer, DirectorId, FenceError, FenceSink, Fitness, Moment, OnIsolation, Port, Secret, Timing,
+    VipView,
 };
 use sluicegate_backend::{ProbeEgress, ProbeEgressSettings};
 use sluicegate_config::{Readiness, TransportProtocol, VipBinding};
@@ -53,6 +56,8 @@ pub struct DirectorSettings {
     /// What they all know; random where there are none.
     pub secret: Secret,
     pub failback: bool,
+    /// It holds no VIP until it is uncordoned.
+    pub cordoned: bool,
     pub on_isolation: OnIsolation,
     /// For how long the flows of a VIP that is bound to nothing any more are forwarded before it is released.
     pub vip_drain: Duration,
@@ -60,6 +65,7 @@ pub struct DirectorSettings {
 
 /// The director. Dropping it hands its VIPs over and leaves the tables to who comes next.
 pub struct Director {
+    name: DirectorId,
     words: SyncSender<Word>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -80,6 +86,8 @@ enum Word {
 #[derive(Default)]
 struct Shared {
     view: Mutex<View>,
+    /// As an operator last said.
+    cordoned: AtomicBool,
 }
 
 /// What others see of the director.
@@ -102,7 +110,8 @@ impl Director {
     /// Where there is no thread to be had.
     pub fn start(settings: DirectorSettings) -> anyhow::Result<Self> {
         let (words, inbox) = sync_channel(QUEUE);
-        let shared = Arc::new(Shared::default());
+        let name = settings.name.clone();
+        let shared = Arc::new(Shared { cordoned: AtomicBool::new(settings.cordoned), ..Shared::default() });
         let work = Work {
             settings,
             shared: Arc::clone(&shared),
@@ -114,7 +123,7 @@ impl Director {
             complained: false,
         };
         let thread = std::thread::Builder::new().name("director".to_owned()).spawn(move || work.run(&inbox));
-        Ok(Self { words, shared, thread: Some(thread.context("the director's thread")?) })
+        Ok(Self { name, words, shared, thread: Some(thread.context("the director's thread")?) })
     }
 
     /// Serves these VIPs and no others.
@@ -137,6 +146,36 @@ impl Director {
             .as_ref()
             .is_some_and(|status| status.vips.iter().any(|view| view.vip == vip && view.fence > Duration::ZERO));
         is_in_tables && holds
+    }
+
+    /// Gives the VIPs to others and goes on forwarding and voting, or takes part again.
+    ///
+    /// # Errors
+    /// Where nobody else would hold the VIPs, unless it is forced.
+    pub fn cordon(&self, cordoned: bool, force: bool) -> Result<DirectorState, CordonError> {
+        let has_successor = || self.shared.view().ownership.as_ref().is_some_and(ownership::has_successor);
+        if cordoned && !force && !has_successor() {
+            return Err(CordonError::Alone);
+        }
+        if self.shared.cordoned.swap(cordoned, Ordering::Relaxed) != cordoned {
+            tracing::info!(director = %self.name, cordoned, "an operator decided whether this director holds VIPs");
+        }
+        // A loop that has other words to read looks at the mark all the same.
+        let _full = self.words.try_send(Word::Look);
+        Ok(self.state())
+    }
+
+    /// This director among its peers.
+    pub fn state(&self) -> DirectorState {
+        let cordoned = self.shared.cordoned.load(Ordering::Relaxed);
+        ownership::director(&self.name, cordoned, self.shared.view().ownership.as_ref())
+    }
+
+    /// Who owns a VIP, and who else claims it.
+    pub fn vip(&self, vip: IpAddr) -> Option<VipView> {
+        let view = self.shared.view();
+        let vips = &view.ownership.as_ref()?.vips;
+        vips.binary_search_by_key(&vip, |view| view.vip).ok().and_then(|place| vips.get(place)).cloned()
     }
 
     /// What is known of a real server.
@@ -409,7 +448,7 @@ impl Work {
             announcer.set_fitness(Fitness {
                 carrier,
                 attached: status.ports.iter().any(|port| port.mode.is_some()),
-                cordoned: false,
+                cordoned: self.shared.cordoned.load(Ordering::Relaxed),
             });
         }
         let mut view = self.shared.view();

@@ -9,6 +9,7 @@ mod backend;
 mod check;
 mod cli;
 mod control;
+mod cordon;
 mod demo;
 mod director;
 mod doctor;
@@ -16,6 +17,7 @@ mod explain;
 mod gateway;
 mod options;
 mod output;
+mod ownership;
 mod query;
 mod run;
 
@@ -72,6 +74,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Routes(arguments) => query::routes(&arguments),
         Command::Backends(arguments) => query::backends(&arguments),
         Command::Vips(arguments) => query::vips(&arguments),
+        Command::Cordon(arguments) => cordon::cordon(&arguments),
+        Command::Uncordon(arguments) => cordon::uncordon(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Backend(arguments) => backend::backend(&arguments),
         Command::Detach(arguments) => backend::detach(&arguments),

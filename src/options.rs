@@ -210,6 +210,9 @@ options! {
         /// Virtual IPs go back to the director that had them once it is fit again
         #[arg(long, env = "SLUICEGATE_FAILBACK", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Virtual IPs")]
         pub failback: Option<bool>,
+        /// Begin cordoned: vote and forward, hold no virtual IP until `sluicegate uncordon`; for a third vote, say
+        #[arg(long, env = "SLUICEGATE_CORDONED", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Virtual IPs")]
+        pub cordoned: Option<bool>,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::cli::{OutputFormat, QueryArguments};
 use crate::output::{Table, print};
 use crate::{Failure, admin_client};
 use sluicegate_admin::State;
-use sluicegate_admin::state::{BackendState, EndpointCondition, RealServerState, Traffic};
+use sluicegate_admin::state::{BackendState, EndpointCondition, RealServerState, Traffic, VipState};
 
 pub fn routes(arguments: &QueryArguments) -> Result<(), Failure> {
     show(arguments, "routes", |state| {
@@ -84,7 +84,8 @@ fn vip_table(state: &State) -> Table {
     ]);
     for vip in state.vips.iter().flatten() {
         let address = vip.address.to_string();
-        let served = if vip.served { "served" } else { "not served" };
+        let served = held(vip);
+        let served = served.as_str();
         if vip.services.is_empty() {
             table.row([&address, "(announced alone)", "", "", "", "", "", served, "", "", "", &vip.origin]);
         }
@@ -107,6 +108,19 @@ fn vip_table(state: &State) -> Table {
         }
     }
     table
+}
+
+/// Whether this director serves it, who else does, and who should not.
+fn held(vip: &VipState) -> String {
+    let held = match (&vip.owner, vip.served) {
+        (_, true) => "served".to_owned(),
+        (Some(owner), false) => format!("held by {owner}"),
+        (None, false) => "not served".to_owned(),
+    };
+    match &vip.conflict {
+        Some(conflict) => format!("{held}, CLAIMED BY {}", conflict.mac),
+        None => held,
+    }
 }
 
 fn real_server_row(real: &RealServerState) -> [String; 12] {
@@ -166,7 +180,10 @@ mod tests {
         let state: State = serde_json::from_value(serde_json::json!({
             "version": "1", "generation": 1, "ready": true, "not_ready_reasons": [],
             "vips": [
-                {"address": "192.0.2.9", "served": false, "services": [], "origin": "ConfigMap a/b"},
+                {
+                    "address": "192.0.2.9", "served": false, "owner": "edge2", "services": [], "origin": "ConfigMap a/b",
+                    "conflict": {"mac": "02:00:00:00:00:09", "by_director": false, "seconds_ago": 3},
+                },
                 {"address": "192.0.2.10", "served": true, "origin": "ConfigMap a/b", "services": [
                     {
                         "service": "default/web", "method": null, "ports": ["TCP/80", "UDP/53"], "scheduler": "mh",
@@ -197,7 +214,7 @@ mod tests {
                 "NODE",
                 "BOUND BY",
             ],
-            &["192.0.2.9", "(announced alone)", "not served", "ConfigMap a/b"],
+            &["192.0.2.9", "(announced alone)", "held by edge2, CLAIMED BY 02:00:00:00:00:09", "ConfigMap a/b"],
             &["192.0.2.10", "default/web", "TCP/80", "mh", "auto", "served", "ConfigMap a/b"],
             &["TUNNEL", "198.51.100.1", "1", "ready, unhealthy: no answer within 3 s", "7", "448", "node-a"],
             &["192.0.2.10", "default/web", "UDP/53", "mh", "auto", "served", "ConfigMap a/b"],

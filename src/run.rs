@@ -188,6 +188,7 @@ fn director_settings(serve: &ServeOptions) -> Result<DirectorSettings, Failure> 
         listen: serve.director_listen.clone(),
         secret,
         failback: serve.failback.unwrap_or(false),
+        cordoned: serve.cordoned.unwrap_or(false),
         on_isolation: serve.on_isolation.unwrap_or_default().into(),
         vip_drain: serve.drain.unwrap_or(DRAIN),
     })

@@ -67,7 +67,10 @@ fn assert_one_line(arguments: &[&str], stderr: &str, parts: &[&str]) {
 fn help_is_complete_and_has_examples() {
     let help = run_to_end(&["--help"]);
     assert_eq!(help.code, Some(0));
-    for command in ["demo", "run", "check", "routes", "backends", "vips", "explain", "backend", "detach", "doctor"] {
+    for command in [
+        "demo", "run", "check", "routes", "backends", "vips", "cordon", "uncordon", "explain", "backend", "detach",
+        "doctor",
+    ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {}", help.stdout);
         let own = run_to_end(&[command, "--help"]);
         assert_eq!(own.code, Some(0));

@@ -1,5 +1,6 @@
 //! One request to one of the two servers, from the checks to the response.
 
+use crate::director::CordonError;
 use crate::guard::{Token, names_this_host};
 use crate::page;
 use crate::state::Section;
@@ -22,6 +23,14 @@ const VIEWS: usize = 2;
 const VIEW_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest URL that is explained, in bytes; the proxy's own limit is lower.
 const LONGEST_URL: usize = 8 * 1024;
+
+/// The paths under which something is changed, by POST alone.
+const CORDON: &str = "/api/v1/cordon";
+const UNCORDON: &str = "/api/v1/uncordon";
+
+fn is_change(path: &str) -> bool {
+    matches!(path, CORDON | UNCORDON)
+}
 
 /// Which of the two servers is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +90,23 @@ impl Answerer {
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             return Some(answer);
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here", "use GET or HEAD");
-            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Some(answer);
-        }
-        None
+        let (complaint, allowed) = if surface == Surface::Admin && is_change(request.uri().path()) {
+            if request.method() == Method::POST {
+                // Browsers send it with every POST, and no program that belongs here does.
+                let is_web_page = request.headers().contains_key(header::ORIGIN);
+                let remedy = "send no Origin header, as `sluicegate cordon` does";
+                return is_web_page
+                    .then(|| problem(StatusCode::FORBIDDEN, "a web page must not change the gateway", remedy));
+            }
+            ("this changes something", "POST")
+        } else if matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        } else {
+            ("nothing can be changed here", "GET, HEAD")
+        };
+        let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, complaint, &format!("use {allowed}"));
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        Some(answer)
     }
 
     fn metrics_surface<B>(&self, request: &Request<B>) -> Answer {
@@ -132,6 +152,14 @@ impl Answerer {
                     "write `&`, `+` and `#` inside the URL as %26, %2B and %23, as `curl -G --data-urlencode url=…` does",
                 ),
             },
+            path @ (CORDON | UNCORDON) => match one_parameter(query, "force").as_ref().map(Option::as_deref) {
+                Ok(None | Some("false")) => self.cordon(path == CORDON, false).await,
+                Ok(Some("true")) => self.cordon(path == CORDON, true).await,
+                Ok(Some(_)) => {
+                    problem(StatusCode::BAD_REQUEST, "`force` is neither true nor false", "give one of both")
+                }
+                Err(error) => problem(StatusCode::BAD_REQUEST, error, "the one parameter is `force`"),
+            },
             _ => problem(
                 StatusCode::NOT_FOUND,
                 "there is nothing here",
@@ -156,6 +184,21 @@ impl Answerer {
             }
             Err(ExplainError::Unavailable(reason)) => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, &reason, "ask again later")
+            }
+        })
+        .await
+    }
+
+    async fn cordon(&self, cordoned: bool, force: bool) -> Answer {
+        self.beside(move |view| match view.cordon(cordoned, force) {
+            Ok(director) => json(StatusCode::OK, &director),
+            Err(error) => {
+                let (status, remedy) = match &error {
+                    CordonError::NoDirector => (StatusCode::NOT_FOUND, "ask a process of --role all or director"),
+                    CordonError::Alone => (StatusCode::CONFLICT, "start another director first, or force it"),
+                    CordonError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ask again later"),
+                };
+                problem(status, &error.to_string(), remedy)
             }
         })
         .await

@@ -1,10 +1,11 @@
 //! The HTTP servers of the gateway's own: probes and metrics for machines, state and `explain` for people.
 //!
-//! It knows neither the proxy nor Kubernetes, and changes nothing: what it shows it asks of a [`StateView`], and it
-//! answers GET and HEAD alone. It runs in one thread of its own, apart from the workers that serve traffic; what may
+//! It knows neither the proxy nor Kubernetes: what it shows it asks of a [`StateView`]. Nothing is changed through it but
+//! whether the director is cordoned; all else is GET and HEAD alone. It runs in one thread of its own, apart from the workers that serve traffic; what may
 //! take long (the whole state of 20,000 Ingresses) runs beside that thread, so that probes are answered meanwhile.
 
 mod answer;
+pub mod director;
 mod guard;
 mod page;
 pub mod server;

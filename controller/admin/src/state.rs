@@ -3,6 +3,7 @@
 //! The types are their own, and not those of the vocabulary, because scripts depend on their shape. They can be read
 //! back, so that the commands that print tables use the same definition.
 
+use crate::director::{ConflictState, DirectorState};
 use crate::view::Readiness;
 use serde::{Deserialize, Serialize};
 use sluicegate_config::{
@@ -105,6 +106,21 @@ pub trait Live {
         false
     }
 
+    /// The director that owns the address, by name.
+    fn vip_owner(&self, _address: IpAddr) -> Option<String> {
+        None
+    }
+
+    /// Who else claims the address.
+    fn vip_conflict(&self, _address: IpAddr) -> Option<ConflictState> {
+        None
+    }
+
+    /// The director of this process.
+    fn director(&self) -> Option<DirectorState> {
+        None
+    }
+
     /// What the forwarder and the health checks know of a real server behind a port of a VIP.
     fn real_server(
         &self,
@@ -165,6 +181,9 @@ pub struct State {
     pub ready: bool,
     /// Why not.
     pub not_ready_reasons: Vec<String>,
+    /// The director, beside the virtual IPs; absent where none runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub director: Option<DirectorState>,
     /// Virtual IPs, by address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vips: Option<Vec<VipState>>,
@@ -195,6 +214,12 @@ pub struct VipState {
     pub address: IpAddr,
     /// True where this gateway forwards packets for it.
     pub served: bool,
+    /// The director that owns it, as far as this one knows.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Who else says that it has the address; null where nobody does.
+    #[serde(default)]
+    pub conflict: Option<ConflictState>,
     /// The Services bound to it; none means that it is announced alone.
     pub services: Vec<VipServiceState>,
     /// The object that binds it: `ConfigMap namespace/name`.
@@ -454,6 +479,7 @@ impl State {
             generation: desired.generation.0,
             ready: readiness.is_ready(),
             not_ready_reasons: readiness.reasons().to_vec(),
+            director: if wanted(Section::Vips) { live.director() } else { None },
             vips: wanted(Section::Vips).then(|| desired.vips.values().map(|vip| vip_state(vip, live)).collect()),
             routes: wanted(Section::Routes)
                 .then(|| desired.routes.values().flat_map(|host| host_routes(host)).collect()),
@@ -471,6 +497,8 @@ fn vip_state(vip: &VipBinding, live: &impl Live) -> VipState {
     VipState {
         address: vip.address,
         served: live.vip_is_served(vip.address),
+        owner: live.vip_owner(vip.address),
+        conflict: live.vip_conflict(vip.address),
         services: vip.services.iter().map(|service| vip_service_state(vip.address, service, live)).collect(),
         origin: vip.origin.to_string(),
     }

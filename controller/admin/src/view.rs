@@ -1,5 +1,6 @@
 //! What the servers ask the gateway.
 
+use crate::director::{CordonError, DirectorState};
 use crate::state::{Section, State};
 use serde::Serialize;
 
@@ -17,6 +18,15 @@ pub trait StateView: Send + Sync + 'static {
     /// # Errors
     /// Where the text is no URL that a request could be for, or nobody is left to ask.
     fn explain(&self, url: &str) -> Result<serde_json::Value, ExplainError>;
+
+    /// Takes the director out of service, so that others hold its virtual IPs, or lets it back in. With `force` also
+    /// where nobody else would hold them. It may block as [`Self::state`] may.
+    ///
+    /// # Errors
+    /// Where no director runs here, or the virtual IPs would have no owner.
+    fn cordon(&self, _cordoned: bool, _force: bool) -> Result<DirectorState, CordonError> {
+        Err(CordonError::NoDirector)
+    }
 
     /// Whether traffic may be sent here. It must not block: probes wait for it.
     fn ready(&self) -> Readiness;

@@ -1,6 +1,7 @@
 //! The servers over real sockets, asked by a client that is written byte by byte.
 
 use serde_json::{Value, json};
+use sluicegate_admin::director::{CordonError, DirectorState};
 use sluicegate_admin::*;
 use sluicegate_config::{Desired, Kind, ObjectRef, Rejection, Verdict};
 use sluicegate_telemetry::{FaultReason, Metrics};
@@ -47,6 +48,14 @@ impl StateView for Gateway {
         } else {
             Err(ExplainError::Url(format!("`{url}` is no URL")))
         }
+    }
+
+    fn cordon(&self, cordoned: bool, force: bool) -> Result<DirectorState, CordonError> {
+        let ready = self.ready.load(Ordering::Relaxed);
+        if cordoned && !force && !ready {
+            return Err(CordonError::Alone);
+        }
+        Ok(DirectorState { name: "edge1".to_owned(), cordoned, ..DirectorState::default() })
     }
 
     fn ready(&self) -> Readiness {
@@ -464,4 +473,29 @@ fn stopping_frees_the_ports_and_ends_idle_connections() {
     let settings = AdminSettings { metrics: addresses.metrics.clone(), admin: addresses.admin, token_file: None };
     let again = start_with(Gateway::default(), settings);
     assert_eq!(again.server.addresses(), &addresses);
+}
+
+#[test]
+fn a_director_is_cordoned_by_post_and_by_no_web_page() {
+    let fixture = start();
+    let address = fixture.admin_address();
+    let post = |target: &str, extra: &str| ask(address, "POST", target, extra);
+    let alone = post("/api/v1/cordon", "");
+    assert_eq!(alone.status, 409);
+    assert!(alone.body.contains("no other director") && alone.body.contains("force"), "{}", alone.body);
+    let forced: Value = serde_json::from_str(&post("/api/v1/cordon?force=true", "").body).expect("JSON");
+    assert_eq!((&forced["name"], &forced["cordoned"]), (&json!("edge1"), &json!(true)));
+    let back: Value = serde_json::from_str(&post("/api/v1/uncordon", "").body).expect("JSON");
+    assert_eq!(back["cordoned"], false);
+    fixture.gateway.ready.store(true, Ordering::Relaxed);
+    assert_eq!(post("/api/v1/cordon", "").status, 200);
+    assert_eq!(post("/api/v1/cordon?force=perhaps", "").status, 400);
+    assert_eq!(post("/api/v1/cordon?name=edge1", "").status, 400);
+    for origin in ["Origin: https://evil.test\r\n", "Origin: null\r\n"] {
+        assert_eq!(post("/api/v1/uncordon", origin).status, 403, "{origin}");
+    }
+    let read = get(address, "/api/v1/cordon");
+    assert_eq!((read.status, read.header("allow")), (405, Some("POST")));
+    assert_eq!(post("/api/v1/state", "").status, 405);
+    assert_eq!(ask(fixture.metrics_address(), "POST", "/api/v1/cordon", "").status, 405);
 }

@@ -102,7 +102,7 @@ pub struct Status {
     pub take_overs: u64,
     /// How often it ceased to be.
     pub losses: u64,
-    /// How often somebody else said that it has a VIP; at most one in ten seconds and VIP is counted.
+    /// How many stations said that they have a VIP that is not theirs, each counted once for each VIP while it goes on.
     pub conflicts: u64,
     /// How often a fence could not be written.
     pub fence_failures: u64,

@@ -31,6 +31,12 @@
 //! A third voter ([`Fitness::cordoned`], on any machine) gives both, and is what to run.
 //!
 //! A director without peers owns everything.
+//!
+//! # Who should own what
+//!
+//! Rendezvous hashing ranks the directors for each VIP, and the best one that is fit and able asks for it. A VIP stays where it
+//! is unless failback is asked for. Directors that start together leave a VIP for 2 s to a better one that is not able yet, so
+//! that the first one does not end up with everything.
 
 mod announcement;
 mod announcer;
@@ -53,7 +59,9 @@ pub use fitness::{Fitness, Unfit};
 pub use heartbeat::{Beat, BeatError, VipState};
 pub use lease::Timing;
 pub use moment::Moment;
-pub use owner::{Action, Event, OnIsolation, Ownership, OwnershipSettings, PeerView, Report, SettingsError, VipView};
+pub use owner::{
+    Action, Conflict, Event, OnIsolation, Ownership, OwnershipSettings, PeerView, Report, SettingsError, VipView,
+};
 pub use raw::{Port, PortError};
 pub use rendezvous::{DirectorId, DirectorIdError, Incarnation, ranking};
 pub use session::{Secret, SecretError};

@@ -3,7 +3,7 @@
 mod peer;
 mod views;
 
-pub use views::{PeerView, Report, VipView};
+pub use views::{Conflict, PeerView, Report, VipView};
 
 use crate::announcement::Announcements;
 use crate::fitness::{Fitness, Unfit};
@@ -115,7 +115,7 @@ pub enum Action {
     },
     /// Gratuitous ARP or an unsolicited neighbour advertisement.
     Announce(IpAddr),
-    /// An ARP probe (RFC 5227) or a solicitation as for duplicate address detection (RFC 4862), while standing by.
+    /// An ARP probe (RFC 5227) or a solicitation as for duplicate address detection (RFC 4862): who else has the VIP?
     Probe(IpAddr),
     /// Join the group that carries solicitations for the VIP, so that snooping switches deliver them.
     JoinMulticast(IpAddr),
@@ -130,6 +130,7 @@ pub enum Action {
 pub struct Ownership {
     settings: OwnershipSettings,
     incarnation: Incarnation,
+    born: Moment,
     fitness: Result<(), Unfit>,
     released: bool,
     /// From this heartbeat on peers hear of the release.
@@ -162,6 +163,16 @@ struct Vip {
     held: Option<Held>,
     next_probe: Moment,
     next_defence: Moment,
+    rival: Option<Rival>,
+}
+
+/// Somebody else who says that it has a VIP.
+#[derive(Debug)]
+struct Rival {
+    mac: [u8; 6],
+    by_director: bool,
+    last_heard: Moment,
+    is_reported: bool,
 }
 
 /// This director wants a VIP.
@@ -183,10 +194,19 @@ struct Held {
 impl Ownership {
     /// Between two probes for a VIP while standing by.
     const PROBES: Duration = Duration::from_secs(10);
+    /// The same while owning it: a station that answers others for the VIP says nothing to its owner unasked.
+    const OWNERS_PROBES: Duration = Duration::from_secs(60);
+    /// A rival that was quiet for so long has gone: longer than two probes.
+    const RIVAL_KEPT: Duration = Duration::from_secs(150);
     /// DEFEND_INTERVAL of RFC 5227, section 1.1.
     const DEFENCES: Duration = Duration::from_secs(10);
     /// For so long after a take-over the former owner may still be heard.
     const HAND_OVER: Duration = Duration::from_secs(2);
+    /// For so long after its start a director leaves VIPs to peers that it has just met: all of them are starting, and who is
+    /// able to serve first should not end up with everything.
+    const YOUTH: Duration = Duration::from_secs(10);
+    /// For so long such a peer may take to become fit and able.
+    const GRACE: Duration = Duration::from_secs(2);
     /// For so long must a director be fit before a VIP fails back to it.
     const SETTLED: Duration = Duration::from_secs(10);
 
@@ -205,6 +225,7 @@ impl Ownership {
         let quiet_until = if settings.peers.is_empty() { now } else { now + settings.timing.kept() };
         Ok(Self {
             incarnation,
+            born: now,
             fitness: Err(Unfit::Detached),
             released: false,
             release_sequence: 0,
@@ -321,6 +342,7 @@ impl Ownership {
                 held: None,
                 next_probe: now,
                 next_defence: now,
+                rival: None,
             });
             known.able = able;
         }
@@ -388,11 +410,20 @@ impl Ownership {
         let Some(known) = self.vips.get_mut(&vip).filter(|_| mac != self.settings.mac) else { return };
         let is_settled = known.held.as_ref().is_none_or(|held| now - held.since > Self::HAND_OVER);
         let is_held = known.held.is_some();
-        if now < known.next_defence || (by_director && !(is_held && is_settled)) {
+        if by_director && !(is_held && is_settled) {
+            return;
+        }
+        let is_known = |rival: &Rival| rival.mac == mac && now - rival.last_heard <= Self::RIVAL_KEPT;
+        let is_reported = known.rival.as_ref().is_some_and(|rival| is_known(rival) && rival.is_reported);
+        let rival = known.rival.insert(Rival { mac, by_director, last_heard: now, is_reported });
+        if now < known.next_defence {
             return;
         }
         known.next_defence = now + Self::DEFENCES;
-        self.actions.push(Action::Report(Report::Conflict { vip, mac, by_director }));
+        if !rival.is_reported {
+            rival.is_reported = true;
+            self.actions.push(Action::Report(Report::Conflict { vip, mac, by_director }));
+        }
         if is_held {
             self.actions.push(Action::Announce(vip));
         }
@@ -445,8 +476,12 @@ impl Ownership {
         if self.fitness().is_err() {
             return false;
         }
+        let is_young = now < self.born + Self::YOUTH;
         let candidates = |settled: Duration| {
-            let able = self.peers.iter().filter(move |(_, peer)| peer.can_take(vip, settled, now));
+            let may_become_able = move |peer: &Peer| is_young && peer.is_newly_met(Self::GRACE, now);
+            let able = self.peers.iter().filter(move |(_, peer)| {
+                peer.can_take(vip, settled, now) || settled.is_zero() && may_become_able(peer)
+            });
             ranking(vip, able.map(|(id, _)| id).chain([&self.settings.me]))
         };
         let is_best = |ranked: Vec<&DirectorId>| ranked.first().is_some_and(|best| **best == self.settings.me);
@@ -603,12 +638,13 @@ impl Ownership {
 
     fn tell_network(&mut self, now: Moment) {
         for (vip, state) in &mut self.vips {
-            if let Some(held) = &mut state.held {
-                if held.announcements.is_due(now) {
-                    self.actions.push(Action::Announce(*vip));
-                }
-            } else if state.next_probe <= now {
-                state.next_probe = now + Self::PROBES;
+            if let Some(held) = &mut state.held
+                && held.announcements.is_due(now)
+            {
+                self.actions.push(Action::Announce(*vip));
+            }
+            if state.next_probe <= now {
+                state.next_probe = now + if state.held.is_some() { Self::OWNERS_PROBES } else { Self::PROBES };
                 self.actions.push(Action::Probe(*vip));
             }
         }

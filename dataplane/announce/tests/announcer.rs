@@ -147,6 +147,24 @@ fn vips_are_spread_and_survive_a_death() {
 }
 
 #[test]
+fn directors_that_start_together_share_though_one_is_able_first() {
+    let mut cluster = Cluster::new(2);
+    let ids = cluster.ids();
+    cluster.start(&ids[0]);
+    cluster.start(&ids[1]);
+    let unable = cluster.vips.iter().map(|vip| (*vip, false)).collect();
+    cluster.running[&ids[1]].set_vips(unable);
+    cluster.wait("they have met", |cluster| cluster.running[&ids[0]].status().peers.iter().all(|peer| peer.present));
+    thread::sleep(Duration::from_millis(500));
+    let able = cluster.vips.iter().map(|vip| (*vip, true)).collect();
+    cluster.running[&ids[1]].set_vips(able);
+    cluster.wait("all VIPs to be served", Cluster::all_served);
+    for id in &ids {
+        assert!(cluster.vips.iter().any(|vip| cluster.owners(*vip) == [id]), "{id} holds some");
+    }
+}
+
+#[test]
 fn a_release_hands_over() {
     let mut cluster = Cluster::started(3);
     let ids = cluster.ids();

@@ -42,6 +42,28 @@ fn never_two_owners_whatever_happens() {
 }
 
 #[test]
+fn no_wall_clock_is_read() {
+    // Stepping it can move nothing; clocks of other rates and offsets are what every world here has.
+    fn read(folder: &std::path::Path, count: &mut usize) {
+        for entry in std::fs::read_dir(folder).expect("the sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                read(&path, count);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a source");
+            *count += text.matches("ClockId::Boottime").count();
+            for clock in ["SystemTime", "UNIX_EPOCH", "Realtime"] {
+                assert!(!text.contains(clock), "{} reads {clock}", path.display());
+            }
+        }
+    }
+    let mut boot_clocks = 0;
+    read(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut boot_clocks);
+    assert_eq!(boot_clocks, 1, "one place reads the time, and that is the time since boot");
+}
+
+#[test]
 fn two_that_hold_are_two_owners_only_while_they_hear_nothing_of_each_other() {
     let faults = [Fault::Stop, Fault::Kill, Fault::Restart, Fault::Carrier, Fault::Release, Fault::Able];
     for seed in seeds(400) {

@@ -113,6 +113,13 @@ impl Bridge {
         self.namespace.drop_too_big_errors(self.port(host)?)
     }
 
+    /// Keeps the host's reports of the IPv6 groups that it is in from the switch, so that its snooping does not know of
+    /// them. It ends when the [`Fault`] is dropped.
+    pub fn drop_multicast_reports(&self, host: &Namespace) -> Result<Fault, LabError> {
+        let dropped = self.namespace.attach(self.port(host)?, Hook::Ingress, &fault::multicast_report_filter())?;
+        Ok(Fault::new(vec![dropped]))
+    }
+
     fn join(
         &self,
         port: &str,

@@ -120,3 +120,23 @@ fn too_big_filter() -> Program {
     ];
     Program::new("netlab_too_big", code)
 }
+
+/// MLDv2 reports (RFC 3810, section 5.2): a hop-by-hop header of eight bytes, then ICMPv6 type 143.
+pub(crate) fn multicast_report_filter() -> Program {
+    let code = vec![
+        Instruction::copy(6, 1),
+        Instruction::packet_half(12),
+        Instruction::skip_unless_equal(0, 0x86dd, 8),
+        Instruction::packet_byte(20),
+        Instruction::skip_unless_equal(0, 0, 6),
+        Instruction::packet_byte(54),
+        Instruction::skip_unless_equal(0, 58, 4),
+        Instruction::packet_byte(62),
+        Instruction::skip_unless_equal(0, 143, 2),
+        Instruction::set(0, TC_DROP),
+        Instruction::exit(),
+        Instruction::set(0, TC_NEXT),
+        Instruction::exit(),
+    ];
+    Program::new("netlab_no_report", code)
+}

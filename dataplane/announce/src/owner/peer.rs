@@ -16,6 +16,8 @@ pub(super) struct Peer {
     former_lives: VecDeque<Incarnation>,
     pub(super) last_sequence: u64,
     pub(super) last_heard: Option<Moment>,
+    /// When this life of it was first heard.
+    met: Option<Moment>,
     /// Its process is dead.
     pub(super) is_gone: bool,
     /// Nothing was heard for as long as a vote is kept.
@@ -53,6 +55,7 @@ impl Peer {
         }
         self.ballot.succeed();
         self.fit_since = None;
+        self.met = None;
         self.confirmed = false;
         self.last_answered = 0;
         self.is_due = true;
@@ -61,6 +64,7 @@ impl Peer {
     pub(super) fn hear(&mut self, beat: &Beat, timing: &Timing, now: Moment) {
         self.last_sequence = beat.sequence;
         self.last_heard = Some(now);
+        self.met = self.met.or(Some(now));
         self.is_gone = false;
         self.is_silent = false;
         self.mac = Some(beat.mac);
@@ -75,6 +79,11 @@ impl Peer {
     /// Alive as far as can be told.
     pub(super) fn is_present(&self) -> bool {
         self.last_heard.is_some() && !self.is_gone && !self.is_silent
+    }
+
+    /// Heard for the first time less than so long ago.
+    pub(super) fn is_newly_met(&self, ago: Duration, now: Moment) -> bool {
+        self.is_present() && self.met.is_some_and(|met| now < met + ago)
     }
 
     pub(super) fn is_fit(&self) -> bool {

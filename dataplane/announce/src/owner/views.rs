@@ -25,7 +25,7 @@ pub enum Report {
     PeerGone(DirectorId),
     /// Nothing came from a peer for a whole lease.
     PeerSilent(DirectorId),
-    /// Somebody else says that it has a VIP.
+    /// Somebody else says that it has a VIP. Said once of each station, and again if it comes back after minutes.
     Conflict {
         /// Which one.
         vip: IpAddr,
@@ -51,6 +51,19 @@ pub struct VipView {
     pub held_for: Option<Duration>,
     /// How far ahead the fence of this director lies.
     pub fence: Duration,
+    /// Who else says that it has the VIP.
+    pub conflict: Option<Conflict>,
+}
+
+/// A station that says that it has a VIP, and is not who should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The MAC address it gives.
+    pub mac: [u8; 6],
+    /// It is the address of another director.
+    pub by_director: bool,
+    /// How long ago it last said so. It is forgotten after 150 s, which is longer than two probes.
+    pub heard_ago: Duration,
 }
 
 /// One peer as this director sees it.
@@ -85,6 +98,9 @@ impl Ownership {
             claimed: state.claim.is_some(),
             held_for: state.held.as_ref().map(|held| now - held.since),
             fence: state.fence - now,
+            conflict: state.rival.as_ref().filter(|rival| now - rival.last_heard <= Self::RIVAL_KEPT).map(|rival| {
+                Conflict { mac: rival.mac, by_director: rival.by_director, heard_ago: now - rival.last_heard }
+            }),
         };
         self.vips.iter().map(view).collect()
     }
