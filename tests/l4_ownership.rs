@@ -4,7 +4,7 @@
 
 mod ownership_site;
 
-use ownership_site::{LEASE, PATIENCE, Plan, Since, Site, distinct, signal};
+use ownership_site::{LEASE, PATIENCE, Plan, Since, Site, TENURE, distinct, signal};
 use rustix::process::Signal;
 use sluicegate_announce::{DirectorId, frame, ranking};
 use sluicegate_netlab::{Direction, WireOptions};
@@ -233,7 +233,7 @@ fn a_cordoned_director_hands_over_and_strangers_are_reported() {
     let asked = |site: &Site| site.pulses.values().map(|pulse| pulse.counts().0).sum::<u64>();
     let asked_before = asked(&site);
     site.pulses.values().for_each(|pulse| pulse.rest(false));
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(TENURE);
     let since = Since::now();
     let vips = site.vips_of(0);
     let (ok, said) = site.ask(0, &["cordon"]);

@@ -22,8 +22,8 @@ const PORT: u16 = 9000;
 /// Between two questions for each VIP.
 const ASKING: Duration = Duration::from_millis(20);
 /// Two claims of one director with a claim of another one in between are two owners, if no more time lies between them: no
-/// VIP comes back as fast.
-const TENURE: Duration = Duration::from_secs(1);
+/// VIP comes back as fast; who moves one about waits for so long.
+pub const TENURE: Duration = Duration::from_secs(1);
 
 /// How the directors are set up.
 #[derive(Clone, Copy, Debug)]
