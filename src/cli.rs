@@ -35,7 +35,7 @@ pub struct Cli {
 pub enum Command {
     /// Start echo backends and the gateway on built-in manifests, to try it; as root also a network with a director
     #[command(
-        after_help = "Examples:\n  sluicegate demo\n  sluicegate demo --once\n  sluicegate demo --http 127.0.0.1:9080 --https 127.0.0.1:9443"
+        after_help = "Examples:\n  sluicegate demo\n  sluicegate demo --once\n  sudo sluicegate demo --once      # packets through virtual IPs too\n  sluicegate demo --http 127.0.0.1:9080 --https 127.0.0.1:9443"
     )]
     Demo(DemoArguments),
     /// Serve: the gateway
