@@ -1,6 +1,7 @@
 //! The forwarder with real programs, tables, links and sockets, in a laboratory of namespaces: L2 delivery, a process
 //! that goes and comes back, the dead man, versions, and leaving nothing behind.
 
+use aya::maps::{MapData, MapInfo};
 use sluicegate_config::{
     Kind, Method, ObjectRef, Readiness, RealServer, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
 };
@@ -10,6 +11,7 @@ use sluicegate_forward::fleet::{Health, ServiceKey, Standing};
 use sluicegate_forward::forwarder::{ForwardMode, Forwarder, ForwarderSettings, detach};
 use sluicegate_forward::netlink::NetworkWatch;
 use sluicegate_forward::status::{EngineState, ForwarderStatus};
+use sluicegate_l4::layout::map;
 use sluicegate_l4::verdict::Reason;
 use sluicegate_netlab::Lab;
 use sluicegate_netlab::topology::{DsrLab, DsrTopology};
@@ -275,6 +277,32 @@ fn versions_take_over_from_each_other_without_losing_flows() {
             connection.echo(b"through an upgrade").expect("the flow goes on");
         }
         assert_eq!(site.reached(vip, 24).len(), 2);
+    }
+}
+
+/// Ids in the flow table mean something in the backends that they were given for, and in no others.
+#[test]
+#[ignore = "needs root: namespaces, loads eBPF programs"]
+fn tables_of_another_layout_are_taken_over_whole_or_not_at_all() {
+    let site = Site::new();
+    let of = |version: u32, before: u32| ForwarderSettings { version, compatible: vec![before], ..site.settings() };
+    drop(site.serve(of(1, 2)));
+    let vip = vips()[0];
+    let mut held: Vec<TcpClient> = (0..8).map(|_| site.connect(vip, PATIENCE).expect("a connection")).collect();
+    // Backends of another layout.
+    let place = |version: u32, name: &str| site.root.join(format!("v{version}/{name}"));
+    std::fs::remove_file(place(1, map::BACKENDS)).expect("removed");
+    let other = MapData::from_pin(place(1, map::FENCES)).expect("a map");
+    other.pin(place(1, map::BACKENDS)).expect("pinned");
+
+    let forwarder = site.serve(of(2, 1));
+    let engine = forwarder.status().engine.clone();
+    let EngineState::On(Found::Replaced { reason }) = &engine else { panic!("{engine:?}") };
+    assert!(reason.starts_with("BACKENDS"), "{reason}");
+    let flows = |version| MapInfo::from_pin(place(version, map::FLOWS)).expect("a map").id();
+    assert_ne!(flows(1), flows(2), "flows are not taken over without their backends");
+    for connection in &mut held {
+        connection.echo(b"by the ring").expect("equal rings find the same real server");
     }
 }
 

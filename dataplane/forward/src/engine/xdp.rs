@@ -588,8 +588,14 @@ fn find_tables(pins: &Pins, compatible: &[u32]) -> Result<Found, EngineError> {
         .rev()
         .find(|other| compatible.contains(&other.version()) && other.tables().join(map::CONTROL).exists());
     let Some(before) = before else { return Ok(found) };
+    // They refer to each other by ids: flows that were taken over without the backends that they name would end anywhere.
+    if let Some(reason) = GEOMETRY.iter().filter(|table| !is_counter(table)).find_map(|table| misfit(&before, table)) {
+        tracing::warn!(version = before.version(), %reason, "the tables of the version before do not fit, making new ones");
+        return Ok(Found::Replaced { reason });
+    }
     for geometry in GEOMETRY {
-        if misfit(&before, geometry).is_some() {
+        let is_new = !before.tables().join(geometry.name).exists();
+        if is_new || misfit(&before, geometry).is_some() {
             continue;
         }
         let shared = MapData::from_pin(before.tables().join(geometry.name)).and_then(|data| {
@@ -601,6 +607,12 @@ fn find_tables(pins: &Pins, compatible: &[u32]) -> Result<Found, EngineError> {
         }
     }
     Ok(Found::Adopted { version: before.version() })
+}
+
+/// True for tables that nobody refers to: losing them costs figures.
+fn is_counter(table: &Geometry) -> bool {
+    let counters = [map::REASONS, map::SERVICE_TRAFFIC, map::BACKEND_TRAFFIC, map::TURNS, map::SAMPLES];
+    counters.contains(&table.name)
 }
 
 /// Why a pinned map cannot be used; `None` = it can, or is not there.
