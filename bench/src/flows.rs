@@ -2,7 +2,7 @@
 //!
 //! A process of its own programs the tables (it can be killed), in a laboratory of namespaces. Flows are packets that go
 //! through the very program that is attached there, by `BPF_PROG_TEST_RUN` over the live tables: the frame that comes
-//! back says by its MAC address to whom it goes. Beside them real connections are held, which must go on.
+//! back says by its MAC address to whom it goes. For the engine in user space they go over the wire. Beside them real connections are held, which must go on.
 
 mod frames;
 mod laboratory;
@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use frames::Flow;
 use laboratory::{Laboratory, REALS};
 use probe::Probe;
-use programmer::{Programmer, Release, Wish};
+use programmer::{Engine, Programmer, Release, Wish};
 use report::{Event, Report};
 use ring::Ring;
 use sluicegate_netlab::traffic::TcpClient;
@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Connections of real sockets beside them
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     connections: u32,
+    /// What forwards; `packet` keeps its tables in the process, so that it is not killed here
+    #[arg(long, value_enum, default_value_t)]
+    engine: Engine,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -56,7 +59,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let mut bench = Bench::set_up(arguments)?;
     bench.changes()?;
-    bench.deaths()?;
+    if arguments.engine == Engine::Xdp {
+        bench.deaths()?;
+    }
     bench.take_over(arguments.flows)?;
     match arguments.output {
         OutputFormat::Table => print!("{}", bench.report.table()),
@@ -75,6 +80,7 @@ struct Established {
 }
 
 struct Bench {
+    engine: Engine,
     laboratory: Laboratory,
     programmer: Programmer,
     probe: Probe,
@@ -91,14 +97,14 @@ impl Bench {
         let laboratory = Laboratory::new().context("the laboratory")?;
         let mut weights = [1; REALS];
         weights[REALS - 1] = 0;
-        let mut programmer = Programmer::start(&laboratory, 0, Release::present())?;
+        let mut programmer = Programmer::start(&laboratory, 0, Release::present(), arguments.engine)?;
         programmer.serve(&laboratory.wish(&weights))?;
-        let probe = Probe::of(&laboratory, 0)?;
+        let probe = Probe::of(&laboratory, 0, arguments.engine)?;
         eprintln!("opening {} flows", arguments.flows);
         let flows = open(&laboratory, &probe, &weights, 0..arguments.flows)?;
         let connections = laboratory.connect(arguments.connections)?;
         let report = Report::new(arguments.flows, arguments.connections);
-        Ok(Self { laboratory, programmer, probe, flows, connections, weights, report })
+        Ok(Self { engine: arguments.engine, laboratory, programmer, probe, flows, connections, weights, report })
     }
 
     /// Real servers that come, go, and weigh differently.
@@ -126,10 +132,10 @@ impl Bench {
             self.programmer.kill()?;
             self.look("the director is killed", Duration::ZERO)?;
             let begun = Instant::now();
-            self.programmer = Programmer::start(&self.laboratory, 0, release)?;
+            self.programmer = Programmer::start(&self.laboratory, 0, release, self.engine)?;
             let wish = self.laboratory.wish(&self.weights);
             self.programmer.serve(&wish)?;
-            self.probe = Probe::of(&self.laboratory, 0)?;
+            self.probe = Probe::of(&self.laboratory, 0, self.engine)?;
             self.look(name, begun.elapsed())?;
         }
         Ok(())
@@ -140,9 +146,9 @@ impl Bench {
         self.flows = open(&self.laboratory, &self.probe, &self.weights, flows..2 * flows)?;
         self.connections.clear();
         let begun = Instant::now();
-        let mut second = Programmer::start(&self.laboratory, 1, Release::present())?;
+        let mut second = Programmer::start(&self.laboratory, 1, Release::present(), self.engine)?;
         second.serve(&self.laboratory.wish(&self.weights))?;
-        self.probe = Probe::of(&self.laboratory, 1)?;
+        self.probe = Probe::of(&self.laboratory, 1, self.engine)?;
         self.look("take-over by a director with equal real servers", begun.elapsed())
     }
 
@@ -160,8 +166,8 @@ impl Bench {
 
     /// Sends one more packet of each flow.
     fn look(&mut self, event: &'static str, took: Duration) -> anyhow::Result<()> {
-        let frames: Vec<Vec<u8>> = self.flows.iter().map(|held| held.flow.frame(false)).collect();
-        let picked = self.probe.pick(&self.laboratory, &frames)?;
+        let flows: Vec<Flow> = self.flows.iter().map(|held| held.flow).collect();
+        let picked = self.probe.pick(&self.laboratory, &flows, false)?;
         let moved = self.flows.iter().zip(picked).filter(|(held, picked)| *picked != Some(held.real)).count();
         let ring = Ring::new(&self.laboratory, &self.weights);
         let by_ring_alone = self.flows.iter().filter(|held| ring.pick(&held.flow) != Some(held.real)).count();
@@ -192,8 +198,7 @@ fn open(
     let ring = Ring::new(laboratory, weights);
     let mut established = Vec::with_capacity(flows.len());
     for opens in [true, false] {
-        let frames: Vec<Vec<u8>> = flows.iter().map(|flow| flow.frame(opens)).collect();
-        let picked = probe.pick(laboratory, &frames)?;
+        let picked = probe.pick(laboratory, &flows, opens)?;
         established.clear();
         for (flow, real) in flows.iter().zip(picked) {
             if real.is_none() || real != ring.pick(flow) {

@@ -1,6 +1,7 @@
 //! Packets of the flows, as a router on the director's link would send them.
 
 use sluicegate_l4::hash;
+use sluicegate_netlab::Frame;
 use sluicegate_netlab::topology::DsrLab;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +18,7 @@ pub fn vips() -> [IpAddr; 2] {
 }
 
 /// One flow, by its number.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     protocol: u8,
     pub vip: IpAddr,
@@ -38,6 +39,13 @@ impl Flow {
         Self { protocol: if kind < 2 { TCP } else { UDP }, vip, source, port: 1024 + (number % PORTS) as u16 }
     }
 
+    /// The flow of a frame that arrived.
+    pub fn of(frame: &Frame) -> Option<Self> {
+        let packet = frame.packet()?;
+        let (port, _) = packet.ports()?;
+        Some(Self { protocol: packet.protocol, vip: packet.destination, source: packet.source, port })
+    }
+
     /// What the packet path picks a slot by.
     pub fn slot(&self, slots: u32) -> u32 {
         let address = sluicegate_forward::head::address_words(self.source);
@@ -46,11 +54,12 @@ impl Flow {
         hash::slot(hash::ring(hash::tuple(&address, u32::from_le_bytes([a, b, c, d]), self.protocol)), slots)
     }
 
-    /// Its first packet, or a later one. The MAC addresses are for who sends it to fill in.
-    pub fn frame(&self, opens: bool) -> Vec<u8> {
+    /// Its first packet, or a later one, for who has this MAC address.
+    pub fn frame(&self, to: [u8; 6], opens: bool) -> Vec<u8> {
         let transport = self.transport(opens);
         let length = transport.len() as u16;
-        let mut frame = vec![0; 12];
+        let mut frame = to.to_vec();
+        frame.extend([0x02, 0, 0, 0, 0, 0x01]);
         match (self.source, self.vip) {
             (IpAddr::V4(source), IpAddr::V4(vip)) => {
                 frame.extend([0x08, 0x00]);

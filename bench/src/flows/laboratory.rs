@@ -2,9 +2,9 @@
 
 use super::programmer::Wish;
 use anyhow::Context as _;
-use sluicegate_netlab::Lab;
 use sluicegate_netlab::topology::{DsrLab, DsrTopology, Host};
 use sluicegate_netlab::traffic::{TcpClient, TcpEcho};
+use sluicegate_netlab::{Lab, Namespace};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -46,6 +46,16 @@ impl Laboratory {
     /// The host of a director.
     pub fn director(&self, number: usize) -> &Host {
         &self.network.directors[number]
+    }
+
+    /// The hosts of the real servers, by number.
+    pub fn reals(&self) -> &[Host] {
+        &self.network.backends
+    }
+
+    /// Who sends the packets of clients to directors.
+    pub fn router(&self) -> &Namespace {
+        &self.network.router
     }
 
     /// The address of a real server for a VIP.

@@ -3,7 +3,7 @@
 use super::frames::PORT;
 use super::laboratory::{Laboratory, SOCKET_PORT};
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use sluicegate_config::{
     Kind, Method, ObjectRef, Readiness, RealServer, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
@@ -53,9 +53,21 @@ impl Release {
     }
 }
 
+/// What forwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// Programs in the kernel.
+    #[default]
+    Xdp,
+    /// Packet sockets: tables lie in the process and die with it.
+    Packet,
+}
+
 /// How the process is started.
 #[derive(Debug, Args)]
 pub struct Arguments {
+    #[arg(long, value_enum)]
+    engine: Engine,
     #[arg(long)]
     tables: u32,
     #[arg(long)]
@@ -74,9 +86,10 @@ impl Programmer {
     ///
     /// # Errors
     /// Where it does not start.
-    pub fn start(laboratory: &Laboratory, director: usize, release: Release) -> anyhow::Result<Self> {
+    pub fn start(laboratory: &Laboratory, director: usize, release: Release, engine: Engine) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["flows-programmer", "--tables", &release.version.to_string()]);
+        let engine = if engine == Engine::Xdp { "xdp" } else { "packet" };
+        command.args(["flows-programmer", "--engine", engine, "--tables", &release.version.to_string()]);
         if let Some(compatible) = release.compatible {
             command.args(["--compatible", &compatible.to_string()]);
         }
@@ -115,7 +128,10 @@ impl Programmer {
 /// Where the tables are not as wished in time.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut forwarder = Forwarder::start(ForwarderSettings {
-        mode: ForwardMode::Xdp,
+        mode: match arguments.engine {
+            Engine::Xdp => ForwardMode::Xdp,
+            Engine::Packet => ForwardMode::Packet,
+        },
         interfaces: vec!["eth0".to_owned()],
         pin_root: PathBuf::from("/sys/fs/bpf").join(ROOT),
         version: arguments.tables,
