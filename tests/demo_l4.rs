@@ -61,6 +61,22 @@ impl Demo {
         }
     }
 
+    /// What it printed for people, to the end.
+    fn programme(&mut self) -> String {
+        let mut lines = BufReader::new(self.child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let mut text = String::new();
+        for line in lines.by_ref() {
+            text.push_str(&line);
+            text.push('\n');
+            if line.starts_with("Ctrl-C ends it") {
+                break;
+            }
+        }
+        // What it prints later goes on being read, so that it can go on printing.
+        std::thread::spawn(move || lines.for_each(drop));
+        text
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("signalled");
     }
@@ -215,6 +231,21 @@ fn once_fails_where_the_wires_show_another_delivery() {
     demo.assert_nothing_is_left();
 }
 
+/// Every line with `curl` that is for root, as a shell understands it.
+fn what_it_says_to_try_works(programme: &str) {
+    let (_, lines) = programme.split_once("Try, as root:\n").unwrap_or_else(|| panic!("nothing to try: {programme}"));
+    let lines: Vec<&str> = lines.lines().take_while(|line| !line.is_empty()).collect();
+    let (lab, requests) = lines.split_first().expect("lines");
+    assert!(lab.trim().starts_with("lab=") && requests.len() == 8, "{lines:#?}");
+    for request in requests {
+        let request = request.replace("curl ", "curl --silent --show-error --fail --max-time 30 ");
+        let output = Command::new("sh").args(["-c", &format!("{lab}\n{request}")]).output().expect("a shell");
+        let answer: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{request}: {error}: {}", String::from_utf8_lossy(&output.stderr)));
+        assert!(["near", "far", "store"].iter().any(|service| answer["service"] == *service), "{request}: {answer}");
+    }
+}
+
 #[test]
 #[ignore = "needs root: network namespaces and eBPF"]
 fn signals_remove_everything() {
@@ -227,10 +258,7 @@ fn signals_remove_everything() {
 
     let mut demo = Demo::start(&[]);
     demo.wait_for("every VIP is served");
-    // The lines for people follow on standard output; the client's host is there for them.
-    assert!(
-        demo.leftovers().iter().any(|path| path.ends_with("client1") || path.to_string_lossy().ends_with("-client1"))
-    );
+    what_it_says_to_try_works(&demo.programme());
     demo.signal(Signal::INT);
     assert_eq!(demo.end().code(), Some(0));
     demo.assert_nothing_is_left();

@@ -99,3 +99,15 @@ impl LabError {
         move |source| Self::System { what: what.into(), source: source.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_rights_is_told_from_other_failures() {
+        let failed = |errno: Errno| LabError::System { what: "trying".to_owned(), source: errno.into() };
+        assert!(failed(Errno::PERM).is_denied() && failed(Errno::ROFS).is_denied());
+        assert!(!failed(Errno::NOENT).is_denied() && !LabError::Prefix("x".to_owned()).is_denied());
+    }
+}

@@ -37,6 +37,23 @@ fn hosts_reach_each_other_across_the_router() {
 
 #[test]
 #[ignore = "needs root: network namespaces"]
+fn a_network_can_have_hosts_on_the_link_and_behind_the_router() {
+    let topology = DsrTopology { backends: 1, backends_on_link: false, ..DsrTopology::default() };
+    let mut lab = Lab::dsr("sg-netlab", topology).expect("a lab");
+    let near = lab.add_on_link("near", 21).expect("a host");
+    let far = lab.add_behind_router("far", 22).expect("a host");
+    assert_eq!((near.ipv4.to_string().as_str(), far.ipv4.to_string().as_str()), ("192.0.2.21", "203.0.113.22"));
+    for host in [&near, &far] {
+        for target in [IpAddr::from(host.ipv4), host.ipv6.into()] {
+            ping(&lab.clients[0].namespace, target, 56, SURELY).expect("an answer");
+        }
+    }
+    let mut on_link = Lab::dsr("sg-netlab", DsrTopology::default()).expect("a lab");
+    assert!(on_link.add_behind_router("far", 22).is_err(), "there is nothing behind the router");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces"]
 fn echo_servers_say_who_they_are() {
     let lab = Lab::dsr("sg-netlab", DsrTopology::default()).expect("a lab");
     let client = &lab.clients[0].namespace;
@@ -52,6 +69,7 @@ fn echo_servers_say_who_they_are() {
             assert_eq!(tcp.accepted(), 1);
 
             let reply = udp_ask(client, (address, 8080).into(), b"hello", SURELY).expect("a reply");
+            assert_ne!(reply.client_port, 0);
             assert_eq!((reply.server, reply.payload), (name, b"hello".to_vec()));
         }
     }
