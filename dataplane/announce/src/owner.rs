@@ -155,6 +155,8 @@ pub struct Ownership {
 #[derive(Debug)]
 struct Vip {
     able: bool,
+    /// By anybody, since this director started.
+    was_held: bool,
     claim: Option<Claim>,
     /// Not claimed before: claims that lead nowhere give way to others.
     withdrawn_until: Moment,
@@ -202,8 +204,8 @@ impl Ownership {
     const DEFENCES: Duration = Duration::from_secs(10);
     /// For so long after a take-over the former owner may still be heard.
     const HAND_OVER: Duration = Duration::from_secs(2);
-    /// For so long after its start a director leaves VIPs to peers that it has just met: all of them are starting, and who is
-    /// able to serve first should not end up with everything.
+    /// For so long after its start a director leaves VIPs that nobody has held yet to peers that it has just met: all of them
+    /// are starting, and who is able to serve first should not end up with everything.
     const YOUTH: Duration = Duration::from_secs(10);
     /// For so long such a peer may take to become fit and able.
     const GRACE: Duration = Duration::from_secs(2);
@@ -336,6 +338,7 @@ impl Ownership {
         for (vip, able) in vips {
             let known = self.vips.entry(vip).or_insert_with(|| Vip {
                 able,
+                was_held: self.peers.values().any(|peer| peer.holds(vip)),
                 claim: None,
                 withdrawn_until: now,
                 fence: now,
@@ -365,6 +368,11 @@ impl Ownership {
             self.actions.push(Action::Report(Report::PeerHeard(from.clone())));
         }
         peer.hear(&beat, &timing, now);
+        for state in beat.vips.iter().filter(|state| state.holds) {
+            if let Some(known) = self.vips.get_mut(&state.vip) {
+                known.was_held = true;
+            }
+        }
         let answered = beat.acknowledged.filter(|(life, _)| *life == me).map(|(_, sequence)| sequence);
         if let Some(sequence) = answered {
             peer.confirmed = true;
@@ -476,7 +484,7 @@ impl Ownership {
         if self.fitness().is_err() {
             return false;
         }
-        let is_young = now < self.born + Self::YOUTH;
+        let is_young = now < self.born + Self::YOUTH && !state.was_held;
         let candidates = |settled: Duration| {
             let may_become_able = move |peer: &Peer| is_young && peer.is_newly_met(Self::GRACE, now);
             let able = self.peers.iter().filter(move |(_, peer)| {
@@ -600,6 +608,7 @@ impl Ownership {
             let Some(state) = self.vips.get_mut(&vip) else { continue };
             let is_news = state.held.is_none();
             if is_news {
+                state.was_held = true;
                 state.held = Some(Held { since: now, announcements: Announcements::starting(now) });
                 self.peers.values_mut().for_each(|peer| peer.is_due = true);
                 self.actions.push(Action::Report(Report::TookOver(vip)));
