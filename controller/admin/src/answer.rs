@@ -1,10 +1,11 @@
 //! One request to one of the two servers, from the checks to the response.
 
 use crate::director::CordonError;
+use crate::body::{AnswerBody, Streams};
 use crate::guard::{Token, names_this_host};
 use crate::page;
 use crate::state::Section;
-use crate::view::{ExplainError, StateView};
+use crate::view::{ExplainError, StateView, TapRequest};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -12,7 +13,8 @@ use http_body_util::Full;
 use hyper::body::Body;
 use serde::Serialize;
 use sluicegate_telemetry::{Exposition, Metrics};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -31,6 +33,10 @@ const UNCORDON: &str = "/api/v1/uncordon";
 fn is_change(path: &str) -> bool {
     matches!(path, CORDON | UNCORDON)
 }
+/// Bytes of a sampled frame, where nobody says how many: headers, and little of what they carry.
+const DEFAULT_SNAP: u32 = 128;
+/// At most: what the packet path keeps.
+const MOST_SNAP: u32 = 232;
 
 /// Which of the two servers is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +55,7 @@ pub(crate) struct Answerer {
     views: Arc<Semaphore>,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<AnswerBody>;
 
 impl Answerer {
     pub(crate) fn new(view: Arc<dyn StateView>, metrics: Arc<Metrics>, token: Option<Token>) -> Self {
@@ -57,12 +63,18 @@ impl Answerer {
     }
 
     /// Answers a request that came in on `listening`.
-    pub(crate) async fn answer<B: Body>(&self, request: Request<B>, surface: Surface, listening: SocketAddr) -> Answer {
+    pub(crate) async fn answer<B: Body>(
+        &self,
+        request: Request<B>,
+        surface: Surface,
+        listening: SocketAddr,
+        streams: &Streams,
+    ) -> Answer {
         let mut answer = match self.refuse(&request, surface, listening) {
             Some(refusal) => refusal,
             None => match surface {
                 Surface::Metrics => self.metrics_surface(&request),
-                Surface::Admin => self.admin_surface(&request).await,
+                Surface::Admin => self.admin_surface(&request, streams).await,
             },
         };
         let headers = answer.headers_mut();
@@ -126,7 +138,7 @@ impl Answerer {
         }
     }
 
-    async fn admin_surface<B>(&self, request: &Request<B>) -> Answer {
+    async fn admin_surface<B>(&self, request: &Request<B>, streams: &Streams) -> Answer {
         let query = request.uri().query().unwrap_or_default();
         match request.uri().path() {
             "/" => self.page().await,
@@ -136,16 +148,8 @@ impl Answerer {
                 Ok(section) => self.state(section).await,
                 Err(error) => problem(StatusCode::BAD_REQUEST, &error, "ask as in /api/v1/state?section=routes"),
             },
-            "/api/v1/explain" => match one_parameter(query, "url") {
-                Ok(Some(url)) if url.len() <= LONGEST_URL => self.explain(url).await,
-                Ok(Some(_)) => {
-                    problem(StatusCode::URI_TOO_LONG, "the URL is longer than 8192 bytes", "ask for a shorter one")
-                }
-                Ok(None) => problem(
-                    StatusCode::BAD_REQUEST,
-                    "the parameter `url` is missing",
-                    "ask as in /api/v1/explain?url=https://web.example/path",
-                ),
+            "/api/v1/explain" => match parameters(query, &["url", "packet"]) {
+                Ok(asked) => self.explain(asked).await,
                 Err(error) => problem(
                     StatusCode::BAD_REQUEST,
                     &error,
@@ -160,10 +164,17 @@ impl Answerer {
                 }
                 Err(error) => problem(StatusCode::BAD_REQUEST, error, "the one parameter is `force`"),
             },
+            "/api/v1/tap" => match parameters(query, &["every", "vip", "snap", "all"]).and_then(|asked| wanted(&asked))
+            {
+                Ok(request) => self.tap(request, streams.clone()).await,
+                Err(error) => {
+                    problem(StatusCode::BAD_REQUEST, &error, "ask as in /api/v1/tap?every=100&vip=192.0.2.10&snap=128")
+                }
+            },
             _ => problem(
                 StatusCode::NOT_FOUND,
                 "there is nothing here",
-                "ask for /, /api/v1/state or /api/v1/explain?url=…; metrics and probes are on the --metrics address",
+                "ask for /, /api/v1/state, /api/v1/explain?url=… or /api/v1/tap; metrics and probes are on the --metrics address",
             ),
         }
     }
@@ -176,15 +187,51 @@ impl Answerer {
         .await
     }
 
-    async fn explain(&self, url: String) -> Answer {
-        self.beside(move |view| match view.explain(&url) {
-            Ok(explanation) => json(StatusCode::OK, &explanation),
-            Err(ExplainError::Url(reason)) => {
-                problem(StatusCode::BAD_REQUEST, &reason, "give a URL such as https://web.example/path")
+    async fn explain(&self, mut asked: BTreeMap<String, String>) -> Answer {
+        let (url, packet) = (asked.remove("url"), asked.remove("packet"));
+        if url.as_ref().or(packet.as_ref()).is_some_and(|text| text.len() > LONGEST_URL) {
+            return problem(StatusCode::URI_TOO_LONG, "the URL is longer than 8192 bytes", "ask for a shorter one");
+        }
+        if url.is_some() == packet.is_some() {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                "one of the parameters `url` and `packet` is needed",
+                "ask as in /api/v1/explain?url=https://web.example/path or \
+                 /api/v1/explain?packet=tcp,198.51.100.7:40000,192.0.2.10:80",
+            );
+        }
+        self.beside(move |view| {
+            let explained = match (&url, &packet) {
+                (Some(url), _) => view.explain(url),
+                (None, packet) => view.explain_packet(packet.as_deref().unwrap_or_default()),
+            };
+            match explained {
+                Ok(explanation) => json(StatusCode::OK, &explanation),
+                Err(ExplainError::Url(reason)) => {
+                    problem(StatusCode::BAD_REQUEST, &reason, "give a URL such as https://web.example/path")
+                }
+                Err(ExplainError::Packet(reason)) => problem(
+                    StatusCode::BAD_REQUEST,
+                    &reason,
+                    "give a packet such as tcp,198.51.100.7:40000,192.0.2.10:80",
+                ),
+                Err(ExplainError::Unavailable(reason)) => {
+                    problem(StatusCode::SERVICE_UNAVAILABLE, &reason, "ask again later")
+                }
             }
-            Err(ExplainError::Unavailable(reason)) => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, &reason, "ask again later")
+        })
+        .await
+    }
+
+    async fn tap(&self, request: TapRequest, streams: Streams) -> Answer {
+        self.beside(move |view| match view.tap(&request) {
+            Ok(lines) => {
+                let mut answer = Response::new(AnswerBody::Lines { lines, _open: streams.begin() });
+                let kind = HeaderValue::from_static("application/x-ndjson");
+                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+                answer
             }
+            Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), "ask again later"),
         })
         .await
     }
@@ -246,16 +293,45 @@ impl Answerer {
 
 /// The value of the only parameter that an endpoint knows.
 fn one_parameter(query: &str, known: &str) -> Result<Option<String>, String> {
-    let mut value = None;
+    parameters(query, &[known]).map(|mut values| values.remove(known))
+}
+
+/// The values of the parameters that an endpoint knows, each at most once.
+fn parameters(query: &str, known: &[&str]) -> Result<BTreeMap<String, String>, String> {
+    let mut values = BTreeMap::new();
     for (name, given) in form_urlencoded::parse(query.as_bytes()) {
-        if name != known {
+        if !known.contains(&name.as_ref()) {
             return Err(format!("the parameter `{name}` is unknown"));
         }
-        if value.replace(given.into_owned()).is_some() {
+        if values.insert(name.to_string(), given.into_owned()).is_some() {
             return Err(format!("the parameter `{name}` is there twice"));
         }
     }
-    Ok(value)
+    Ok(values)
+}
+
+/// The packets that somebody wants to see.
+fn wanted(asked: &BTreeMap<String, String>) -> Result<TapRequest, String> {
+    let number = |name: &str, default: u32, most: u32| match asked.get(name) {
+        None => Ok(default),
+        Some(text) => text
+            .parse::<u32>()
+            .ok()
+            .filter(|number| (1..=most).contains(number))
+            .ok_or_else(|| format!("`{name}` is no number from 1 to {most}")),
+    };
+    let vip = asked.get("vip").map(|text| text.parse::<IpAddr>().map_err(|_| "`vip` is no address".to_owned()));
+    let all = match asked.get("all").map(String::as_str) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err("`all` is neither true nor false".to_owned()),
+    };
+    Ok(TapRequest {
+        every: number("every", 1, u32::MAX)?,
+        vip: vip.transpose()?,
+        all,
+        snap: number("snap", DEFAULT_SNAP, MOST_SNAP)? as usize,
+    })
 }
 
 #[derive(Serialize)]
@@ -282,7 +358,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Answer {
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(AnswerBody::Whole(Full::new(body.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer

@@ -5,13 +5,16 @@
 //! take long (the whole state of 20,000 Ingresses) runs beside that thread, so that probes are answered meanwhile.
 
 mod answer;
+mod body;
 pub mod director;
 mod guard;
+pub mod packets;
 mod page;
 pub mod server;
 pub mod state;
 pub mod view;
 
+pub use body::Lines;
 pub use server::{Addresses, AdminServer, AdminSettings, StartError};
 pub use state::{Live, Section, State};
-pub use view::{ExplainError, Readiness, StateView, Unavailable};
+pub use view::{ExplainError, Readiness, StateView, TapError, TapRequest, Unavailable};

@@ -1,6 +1,7 @@
 //! The listeners and the thread that serves them.
 
 use crate::answer::{Answerer, Surface};
+use crate::body::Streams;
 use crate::guard::Token;
 use crate::view::StateView;
 use hyper::server::conn::http1;
@@ -330,9 +331,11 @@ async fn connection(
     listening: SocketAddr,
     mut stopped: watch::Receiver<bool>,
 ) {
+    let streams = Streams::default();
+    let of_service = streams.clone();
     let service = service_fn(move |request| {
-        let answerer = Arc::clone(&answerer);
-        async move { Ok::<_, Infallible>(answerer.answer(request, surface, listening).await) }
+        let (answerer, streams) = (Arc::clone(&answerer), of_service.clone());
+        async move { Ok::<_, Infallible>(answerer.answer(request, surface, listening, &streams).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -341,11 +344,14 @@ async fn connection(
         .max_headers(64)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
-    tokio::select! {
-        // What a client does wrong is answered where it can be, and is no event of the gateway.
-        _ended = serving.as_mut() => return,
-        () = tokio::time::sleep(CONNECTION_AGE) => {}
-        _ = stopped.wait_for(|stop| *stop) => {}
+    loop {
+        tokio::select! {
+            // What a client does wrong is answered where it can be, and is no event of the gateway.
+            _ended = serving.as_mut() => return,
+            // An answer that goes on does so for as long as somebody reads it.
+            () = tokio::time::sleep(CONNECTION_AGE) => if !streams.are_open() { break },
+            _ = stopped.wait_for(|stop| *stop) => break,
+        }
     }
     serving.as_mut().graceful_shutdown();
     let _cut = tokio::time::timeout(LAST_ANSWER, serving).await;

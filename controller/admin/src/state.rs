@@ -4,6 +4,7 @@
 //! back, so that the commands that print tables use the same definition.
 
 use crate::director::{ConflictState, DirectorState};
+use crate::packets::{PacketsState, PortTraffic};
 use crate::view::Readiness;
 use serde::{Deserialize, Serialize};
 use sluicegate_config::{
@@ -106,6 +107,16 @@ pub trait Live {
         false
     }
 
+    /// What a port of a VIP got.
+    fn vip_port(&self, _vip: IpAddr, _protocol: TransportProtocol, _port: u16) -> Option<PortTraffic> {
+        None
+    }
+
+    /// What the director counts; `None` where this gateway is none.
+    fn packets(&self) -> Option<PacketsState> {
+        None
+    }
+
     /// The director that owns the address, by name.
     fn vip_owner(&self, _address: IpAddr) -> Option<String> {
         None
@@ -164,6 +175,12 @@ pub struct LiveRealServer {
     pub healthy: Option<bool>,
     /// Why packets cannot be sent to it, or why it counts as unhealthy.
     pub reason: Option<String>,
+    /// Flows that it got since it appeared.
+    #[serde(default)]
+    pub connections: u64,
+    /// Flows that it has, as the flow table was last walked: those with two packets and more.
+    #[serde(default)]
+    pub established: u64,
     /// Frames that were sent to it since it appeared.
     pub packets: u64,
     /// Their bytes.
@@ -187,6 +204,9 @@ pub struct State {
     /// Virtual IPs, by address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vips: Option<Vec<VipState>>,
+    /// What the director counts, with the section of virtual IPs; absent where this gateway is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<PacketsState>,
     /// Routes, by host, then in order of precedence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<RouteState>>,
@@ -256,6 +276,9 @@ pub struct VipServiceState {
     /// How real servers are probed; null where readiness alone counts.
     #[serde(default)]
     pub health_check: Option<HealthCheckState>,
+    /// What each port got, in the order of `ports`; those that this gateway forwards.
+    #[serde(default)]
+    pub traffic: Vec<PortTraffic>,
     /// By port, in the order of `ports`, then by address.
     #[serde(default)]
     pub real_servers: Vec<RealServerState>,
@@ -481,6 +504,7 @@ impl State {
             not_ready_reasons: readiness.reasons().to_vec(),
             director: if wanted(Section::Vips) { live.director() } else { None },
             vips: wanted(Section::Vips).then(|| desired.vips.values().map(|vip| vip_state(vip, live)).collect()),
+            packets: wanted(Section::Vips).then(|| live.packets()).flatten(),
             routes: wanted(Section::Routes)
                 .then(|| desired.routes.values().flat_map(|host| host_routes(host)).collect()),
             backends: wanted(Section::Backends)
@@ -539,6 +563,7 @@ fn vip_service_state(vip: IpAddr, service: &VipService, live: &impl Live) -> Vip
         }
         .to_owned(),
         health_check: options.health.as_ref().map(health_check_state),
+        traffic: service.ports.iter().filter_map(|bound| live.vip_port(vip, bound.protocol, bound.port)).collect(),
         real_servers: real_servers.collect(),
     }
 }

@@ -1,8 +1,30 @@
 //! What the servers ask the gateway.
 
 use crate::director::{CordonError, DirectorState};
+use crate::body::Lines;
 use crate::state::{Section, State};
 use serde::Serialize;
+use std::net::IpAddr;
+
+const NO_PACKETS: &str = "no packets are forwarded here: that is for a director (--role director or all)";
+
+/// Which packets somebody wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TapRequest {
+    /// One of so many, at least 1.
+    pub every: u32,
+    /// Those to this VIP alone.
+    pub vip: Option<IpAddr>,
+    /// Also those that are for no VIP.
+    pub all: bool,
+    /// Bytes of each frame.
+    pub snap: usize,
+}
+
+/// Why no packets can be seen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TapError(pub String);
 
 /// The gateway as its own HTTP servers see it.
 pub trait StateView: Send + Sync + 'static {
@@ -26,6 +48,22 @@ pub trait StateView: Send + Sync + 'static {
     /// Where no director runs here, or the virtual IPs would have no owner.
     fn cordon(&self, _cordoned: bool, _force: bool) -> Result<DirectorState, CordonError> {
         Err(CordonError::NoDirector)
+    }
+
+    /// What would become of a packet (`tcp,198.51.100.7:40000,192.0.2.10:80`). It may block as [`Self::state`] may.
+    ///
+    /// # Errors
+    /// Where the text describes no packet, or no packets are forwarded here.
+    fn explain_packet(&self, _packet: &str) -> Result<serde_json::Value, ExplainError> {
+        Err(ExplainError::Unavailable(NO_PACKETS.to_owned()))
+    }
+
+    /// Sampled packets from here on, a JSON object a line. It may block as [`Self::state`] may.
+    ///
+    /// # Errors
+    /// Where no packets are forwarded here, or as many read them already as may.
+    fn tap(&self, _request: &TapRequest) -> Result<Box<dyn Lines>, TapError> {
+        Err(TapError(NO_PACKETS.to_owned()))
     }
 
     /// Whether traffic may be sent here. It must not block: probes wait for it.
@@ -82,6 +120,9 @@ pub enum ExplainError {
     /// The caller's text is no URL that a request could be for.
     #[error("{0}")]
     Url(String),
+    /// The caller's text describes no packet.
+    #[error("{0}")]
+    Packet(String),
     /// There is nobody to ask.
     #[error("{0}")]
     Unavailable(String),

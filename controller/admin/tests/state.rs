@@ -198,6 +198,8 @@ impl Live for Running {
             method: "TUNNEL".to_owned(),
             healthy: Some(true),
             reason: None,
+            connections: 3,
+            established: 2,
             packets: 7,
             bytes: 448,
         })

@@ -1,5 +1,6 @@
 //! What the control side sets: generations, rejections, objects, certificates. Bounded where it is taken in.
 
+use crate::packets::PacketCounts;
 use crate::worker::{BUCKETS_NS, HistogramTotal};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(crate) struct Control {
     pub(crate) rejections: RejectionCounts,
     pub(crate) objects: BTreeMap<&'static str, u64>,
     pub(crate) certificates: Vec<CertificateExpiry>,
+    pub(crate) packets: Option<Arc<PacketCounts>>,
 }
 
 impl Control {
@@ -51,6 +53,7 @@ impl Control {
             rejections: self.rejections,
             objects: self.objects.clone(),
             certificates: self.certificates.clone(),
+            packets: self.packets.clone(),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::labels::{
     UpgradeKind, UpstreamError,
 };
 use crate::metrics::{MetricId, MetricInfo, MetricKind, Snapshot, TABLE};
+use crate::packets::{Counted, PacketCounts};
 use crate::worker::{BUCKETS_NS, CODES, Counter, Histogram, HistogramTotal, WorkerMetrics, code_label};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -232,6 +233,19 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::StreamBytes => each(StreamKind::ALL, StreamKind::as_str, |kind, label| {
             directions(family, label, |way| shards.of(|worker| &worker.stream_bytes[kind.index()][way]))
         }),
+        MetricId::Packets
+        | MetricId::VipPackets
+        | MetricId::VipBytes
+        | MetricId::VipFlows
+        | MetricId::RealServerPackets
+        | MetricId::RealServerBytes
+        | MetricId::RealServerFlows
+        | MetricId::VipOwned
+        | MetricId::VipTakeOvers
+        | MetricId::VipLosses
+        | MetricId::VipConflicts
+        | MetricId::FlowEntries
+        | MetricId::FlowCapacity => control.packets.as_deref().map_or(Ok(()), |counts| packets(counts, id, family)),
         MetricId::Generation => family.integer(&[], control.generation),
         MetricId::GenerationApplied => family.sample(&[], &Value::Float(control.applied_at)),
         MetricId::ApplyDuration => family.sample(&[], &Value::Histogram(&control.apply_duration.0)),
@@ -254,6 +268,41 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::ProcessOpenFds => family.integer_if_known(process.open_fds),
         MetricId::ProcessMaxFds => family.integer_if_known(process.max_fds),
         MetricId::ProcessStart => family.float_if_known(process.start_seconds),
+    }
+}
+
+/// What a director counted. The sets of labels are those of the tables of the packet path.
+fn packets(counts: &PacketCounts, id: MetricId, family: &mut Family<'_>) -> fmt::Result {
+    let part = |counted: &Counted| match id {
+        MetricId::VipPackets | MetricId::RealServerPackets => counted.packets,
+        MetricId::VipBytes | MetricId::RealServerBytes => counted.bytes,
+        _ => counted.flows,
+    };
+    match id {
+        MetricId::Packets => counts
+            .reasons
+            .iter()
+            .try_for_each(|(verdict, reason, packets)| family.integer(&[verdict, reason], *packets)),
+        MetricId::VipPackets | MetricId::VipBytes | MetricId::VipFlows => counts
+            .services
+            .iter()
+            .try_for_each(|one| family.integer(&[&one.vip, &one.port, &one.service], part(&one.counted))),
+        MetricId::RealServerPackets | MetricId::RealServerBytes | MetricId::RealServerFlows => counts
+            .real_servers
+            .iter()
+            .try_for_each(|one| family.integer(&[&one.real_server, &one.method, &one.port], part(&one.counted))),
+        MetricId::VipOwned => {
+            counts.owned.iter().try_for_each(|(vip, owned)| family.integer(&[vip], u64::from(*owned)))
+        }
+        MetricId::VipTakeOvers => family.integer(&[], counts.take_overs),
+        MetricId::VipLosses => family.integer(&[], counts.losses),
+        MetricId::VipConflicts => family.integer(&[], counts.conflicts),
+        MetricId::FlowEntries => {
+            family.integer(&["established"], counts.flows.0)?;
+            family.integer(&["tentative"], counts.flows.1)
+        }
+        MetricId::FlowCapacity => family.integer(&[], counts.flow_capacity),
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod exposition;
 pub mod labels;
 pub mod logging;
 pub mod metrics;
+pub mod packets;
 pub mod process;
 pub mod worker;
 

@@ -3,6 +3,7 @@
 use crate::control::{CertificateExpiry, Control, RejectionCounts};
 use crate::exposition::{self, Exposition};
 use crate::labels::{FaultReason, LimitName, ListenerKind};
+use crate::packets::PacketCounts;
 use crate::process::Process;
 use crate::worker::{BackendTotals, MAX_BACKEND_SLOTS, WorkerMetrics};
 use std::collections::BTreeMap;
@@ -114,6 +115,33 @@ metric_table! {
         "Relayed TCP streams that are over, by how they ended.";
     StreamBytes Counter "sluicegate_stream_bytes_total" ["kind", "direction"]
         "Bytes that relayed TCP streams carried to backends (up) and clients (down).";
+    // Packets
+    Packets Counter "sluicegate_packets_total" ["verdict", "reason"]
+        "Packets that the director saw, by what became of them and why.";
+    VipPackets Counter "sluicegate_vip_packets_total" ["vip", "port", "service"]
+        "Packets forwarded for a port of a virtual IP.";
+    VipBytes Counter "sluicegate_vip_bytes_total" ["vip", "port", "service"]
+        "Bytes of frames forwarded for a port of a virtual IP, as they came.";
+    VipFlows Counter "sluicegate_vip_flows_total" ["vip", "port", "service"]
+        "Flows for which a real server was selected.";
+    RealServerPackets Counter "sluicegate_real_server_packets_total" ["real_server", "method", "port"]
+        "Packets forwarded to a real server; port * where several share the counters.";
+    RealServerBytes Counter "sluicegate_real_server_bytes_total" ["real_server", "method", "port"]
+        "Bytes of frames forwarded to a real server, as they came.";
+    RealServerFlows Counter "sluicegate_real_server_flows_total" ["real_server", "method", "port"]
+        "Flows that a real server got.";
+    VipOwned Gauge "sluicegate_vip_owned" ["vip"]
+        "1 where this director owns the virtual IP, 0 where it stands by.";
+    VipTakeOvers Counter "sluicegate_vip_take_overs_total" []
+        "Times that this director became the owner of a virtual IP.";
+    VipLosses Counter "sluicegate_vip_losses_total" []
+        "Times that this director ceased to own a virtual IP.";
+    VipConflicts Counter "sluicegate_vip_conflicts_total" []
+        "Times that somebody else on the network claimed a virtual IP.";
+    FlowEntries Gauge "sluicegate_flow_entries" ["state"]
+        "Flows in the flow table at the last sweep: established (two packets and more) and tentative (one).";
+    FlowCapacity Gauge "sluicegate_flow_capacity" []
+        "Flows that fit into the flow table.";
     // Control
     Generation Gauge "sluicegate_generation" []
         "Generation of the desired state that is applied; 0 before the first.";
@@ -221,6 +249,11 @@ impl Metrics {
     pub fn set_certificates(&self, certificates: impl IntoIterator<Item = CertificateExpiry>) {
         let kept = crate::control::first_to_expire(certificates);
         lock(&self.control).certificates = kept;
+    }
+
+    /// What the director counted, in place of what it said before. Without it there are no series of packets.
+    pub fn set_packets(&self, counts: PacketCounts) {
+        lock(&self.control).packets = Some(Arc::new(counts));
     }
 
     /// What all workers counted for a backend slot since [`Metrics::restart_backend`], or ever.

@@ -5,6 +5,7 @@ mod parser;
 use parser::{Exposed, parse_openmetrics, parse_text};
 use proptest::prelude::*;
 use sluicegate_telemetry::metrics::{MetricKind, TABLE};
+use sluicegate_telemetry::packets::{Counted, PacketCounts, RealServerCounts, ServiceCounts};
 use sluicegate_telemetry::*;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -56,12 +57,61 @@ fn count_everything(worker: &WorkerMetrics) {
     }
 }
 
+/// A director's reading.
+fn packet_counts() -> PacketCounts {
+    let counted = Counted { packets: 7, bytes: 448, flows: 3 };
+    PacketCounts {
+        reasons: vec![("forwarded", "flow_hit", 4), ("dropped", "no_service", 2)],
+        services: vec![ServiceCounts {
+            vip: "2001:db8::10".to_owned(),
+            port: "TCP/80".to_owned(),
+            service: "shop/web".to_owned(),
+            counted,
+        }],
+        real_servers: vec![RealServerCounts {
+            real_server: "192.0.2.101".to_owned(),
+            method: "TUNNEL".to_owned(),
+            port: "*".to_owned(),
+            counted,
+        }],
+        owned: vec![("192.0.2.10".to_owned(), true), ("2001:db8::10".to_owned(), false)],
+        take_overs: 5,
+        flows: (11, 12),
+        flow_capacity: 64,
+        ..PacketCounts::default()
+    }
+}
+
+#[test]
+fn what_a_director_counts_stands_under_its_vips_and_real_servers() {
+    let metrics = Metrics::new(1);
+    for exposed in both(&metrics) {
+        assert!(exposed.families["sluicegate_packets_total"].samples.is_empty(), "no director, no series");
+    }
+    metrics.set_packets(packet_counts());
+    for exposed in both(&metrics) {
+        let dropped = [("verdict", "dropped"), ("reason", "no_service")];
+        assert_eq!(exposed.value("sluicegate_packets_total", &dropped), Some(2.0));
+        let port = [("vip", "2001:db8::10"), ("port", "TCP/80"), ("service", "shop/web")];
+        assert_eq!(exposed.value("sluicegate_vip_packets_total", &port), Some(7.0));
+        assert_eq!(exposed.value("sluicegate_vip_bytes_total", &port), Some(448.0));
+        assert_eq!(exposed.value("sluicegate_vip_flows_total", &port), Some(3.0));
+        let real = [("real_server", "192.0.2.101"), ("method", "TUNNEL"), ("port", "*")];
+        assert_eq!(exposed.value("sluicegate_real_server_bytes_total", &real), Some(448.0));
+        assert_eq!(exposed.value("sluicegate_vip_owned", &[("vip", "192.0.2.10")]), Some(1.0));
+        assert_eq!(exposed.value("sluicegate_vip_owned", &[("vip", "2001:db8::10")]), Some(0.0));
+        assert_eq!(exposed.value("sluicegate_vip_take_overs_total", &[]), Some(5.0));
+        assert_eq!(exposed.value("sluicegate_flow_entries", &[("state", "tentative")]), Some(12.0));
+    }
+}
+
 #[test]
 fn every_metric_of_the_table_is_exposed_and_nothing_else() {
     let metrics = Metrics::new(2);
     count_everything(&metrics.worker(1));
     metrics.set_objects([("hosts", 3)]);
     metrics.set_certificates([CertificateExpiry { not_after: 7, namespace: "n".into(), name: "c".into() }]);
+    metrics.set_packets(packet_counts());
     for exposed in both(&metrics) {
         let families: BTreeSet<&str> = exposed.families.keys().map(String::as_str).collect();
         let table: BTreeSet<&str> = TABLE.iter().map(|info| info.name).collect();
