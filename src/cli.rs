@@ -20,7 +20,8 @@ use std::process::ExitCode;
                   sluicegate check manifests/                      # what would become of these manifests?\n  \
                   sluicegate run --manifests manifests/            # serve them, and follow every change\n  \
                   sluicegate routes                                # what does the running gateway serve?\n  \
-                  sluicegate explain https://shop.example/cart     # which rule takes this, and why?\n\n\
+                  sluicegate explain https://shop.example/cart     # which rule takes this, and why?\n  \
+                  sluicegate explain tcp,198.51.100.7:40000,192.0.2.10:80   # which real server gets this packet?\n\n\
                   Exit codes: 0 success, 1 something did not work, 2 wrong usage.\n\
                   Every flag of `run` can be set as SLUICEGATE_FLAG in the environment or as a key of --config FILE.",
     disable_help_subcommand = true,
@@ -52,9 +53,11 @@ pub enum Command {
     /// Print the backends of the running gateway with their endpoints and counts
     #[command(after_help = "Examples:\n  sluicegate backends\n  sluicegate backends --admin 127.0.0.1:10253 -o json")]
     Backends(QueryArguments),
-    /// Print the virtual IPs with their real servers
-    #[command(after_help = "Examples:\n  sluicegate vips\n  sluicegate vips -o json")]
-    Vips(QueryArguments),
+    /// Print the virtual IPs with their real servers, what they got, and how fast
+    #[command(
+        after_help = "Examples:\n  sluicegate vips\n  sluicegate vips --stats                      # connections, packets and bytes, drops by reason\n  sluicegate vips --rate --interval 5s --count 3\n  sluicegate vips -o json"
+    )]
+    Vips(VipsArguments),
     /// Take the running director out of service: others hold its virtual IPs, it forwards and votes on
     #[command(
         after_help = "Examples:\n  sluicegate cordon\n  sluicegate cordon --force      # also where nobody else would hold them"
@@ -63,11 +66,16 @@ pub enum Command {
     /// Let the running director hold virtual IPs again
     #[command(after_help = "Examples:\n  sluicegate uncordon")]
     Uncordon(UncordonArguments),
-    /// Say which rule takes a URL, and why every other candidate loses
+    /// Say which rule takes a URL or which virtual IP takes a packet, and why every other candidate loses
     #[command(
-        after_help = "Examples:\n  sluicegate explain https://shop.example/cart\n  sluicegate explain shop.example/cart --manifests manifests/\n  sluicegate explain http://192.0.2.10/ -o json"
+        after_help = "Examples:\n  sluicegate explain https://shop.example/cart\n  sluicegate explain shop.example/cart --manifests manifests/\n  sluicegate explain http://192.0.2.10/ -o json\n  sluicegate explain tcp,198.51.100.7:40000,192.0.2.10:80\n  sluicegate explain udp,[2001:db8::7]:40000,[2001:db8::10]:53 --manifests manifests/\n  sluicegate explain icmp,198.51.100.7,192.0.2.10"
     )]
     Explain(ExplainArguments),
+    /// Show sampled packets of the running director, each with what became of it
+    #[command(
+        after_help = "Examples:\n  sluicegate tap --packet --every 1000\n  sluicegate tap --packet --vip 192.0.2.10 --count 20\n  sluicegate tap --packet --for 10s --write vip.pcapng\n  sluicegate tap --packet --write - | tcpdump -r -"
+    )]
+    Tap(TapArguments),
     /// Make this host a real server: VIPs on lo without ARP, tunnels of known directors unwrapped (needs root)
     #[command(
         after_help = "Examples:\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11\n  sluicegate backend --interface eth0 --manifests manifests/ --director 192.0.2.11 --tunnel gue\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --tunnel none      # on the director's link (L2)"
@@ -153,9 +161,57 @@ pub struct QueryArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct VipsArguments {
+    #[command(flatten)]
+    pub query: QueryArguments,
+    /// Connections, packets and bytes since the tables exist, and drops by reason
+    #[arg(long)]
+    pub stats: bool,
+    /// Connections, packets and bytes a second
+    #[arg(long)]
+    pub rate: bool,
+    /// From one reading to the next; goes on until it is ended, or for --count
+    #[arg(long, value_name = "TIME", value_parser = crate::options::duration)]
+    pub interval: Option<std::time::Duration>,
+    /// How many readings
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct TapArguments {
+    /// Packets of the director: the only thing that there is to tap
+    #[arg(long, required = true)]
+    pub packet: bool,
+    /// One packet of so many; 1 = all
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub every: u32,
+    /// Packets to this virtual IP alone
+    #[arg(long, value_name = "ADDRESS")]
+    pub vip: Option<std::net::IpAddr>,
+    /// Also packets that are for no virtual IP
+    #[arg(long)]
+    pub all: bool,
+    /// Bytes of each frame, headers first
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=232))]
+    pub snap: u16,
+    /// End after so many packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::options::duration)]
+    pub period: Option<std::time::Duration>,
+    /// Write a capture file (pcapng) instead of lines; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    #[command(flatten)]
+    pub admin: AdminAddress,
+}
+
+#[derive(Debug, Args)]
 pub struct ExplainArguments {
-    /// A URL; without a scheme, http://
-    #[arg(value_name = "URL")]
+    /// A URL (without a scheme, http://), or a packet: PROTOCOL,SOURCE,DESTINATION
+    #[arg(value_name = "URL|PACKET")]
     pub target: String,
     /// Ask these manifests instead of a running gateway
     #[arg(long, value_name = "DIR|FILE")]

@@ -5,11 +5,16 @@
 
 use crate::check::unix_now;
 use crate::director::Director;
+use crate::tap::TapLines;
 use crate::{explain, ownership};
 use sluicegate_admin::director::{ConflictState, CordonError, DirectorState};
+use sluicegate_admin::packets::{PacketsState, PortTraffic};
 use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, LiveRealServer, Traffic};
-use sluicegate_admin::{ExplainError, Readiness, Section, State, StateView, Unavailable};
+use sluicegate_admin::{ExplainError, Lines, Readiness, Section, State, StateView, TapError, TapRequest, Unavailable};
 use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, TransportProtocol, Verdict};
+use sluicegate_forward::forwarder::NoAnswer;
+use sluicegate_forward::packet_tuple::NoPacket;
+use sluicegate_forward::sampling::{NoTap, Selection};
 use sluicegate_proxy::Proxy;
 use sluicegate_source::SourceEvent;
 use sluicegate_telemetry::Metrics;
@@ -338,8 +343,27 @@ impl StateView for View {
         self.parts.director.as_ref().ok_or(CordonError::NoDirector)?.cordon(cordoned, force)
     }
 
+    fn explain_packet(&self, packet: &str) -> Result<serde_json::Value, ExplainError> {
+        let packet = packet.parse().map_err(|error: NoPacket| ExplainError::Packet(error.to_string()))?;
+        let director = self.parts.director.as_ref().ok_or(NoAnswer::Off);
+        let explained = director.and_then(|director| director.explain(packet));
+        let explained = explained.map_err(|error| ExplainError::Unavailable(error.to_string()))?;
+        serde_json::to_value(explained).map_err(|error| ExplainError::Unavailable(error.to_string()))
+    }
+
+    fn tap(&self, request: &TapRequest) -> Result<Box<dyn Lines>, TapError> {
+        let TapRequest { every, vip, all, snap } = *request;
+        let director = self.parts.director.as_ref().ok_or(NoTap::Off);
+        match director.and_then(|director| director.tap(Selection { every, vip, all })) {
+            Ok(tap) => Ok(Box::new(TapLines::new(tap, snap))),
+            Err(error) => Err(TapError(error.to_string())),
+        }
+    }
+
     fn ready(&self) -> Readiness {
-        self.parts.status.readiness()
+        let readiness = self.parts.status.readiness();
+        let director = self.parts.director.as_ref().filter(|_| self.parts.status.is_applied());
+        director.into_iter().flat_map(|director| director.shortcomings()).fold(readiness, Readiness::and)
     }
 }
 
@@ -380,6 +404,14 @@ impl Live for LiveParts<'_> {
 
     fn endpoints(&self, id: &BackendId) -> BTreeMap<SocketAddr, LiveEndpoint> {
         self.endpoints.get(id).cloned().unwrap_or_default()
+    }
+
+    fn vip_port(&self, vip: IpAddr, protocol: TransportProtocol, port: u16) -> Option<PortTraffic> {
+        self.parts.director.as_ref()?.port(vip, protocol, port)
+    }
+
+    fn packets(&self) -> Option<PacketsState> {
+        self.parts.director.as_ref().map(|director| director.packets())
     }
 
     fn vip_is_served(&self, address: IpAddr) -> bool {

@@ -4,6 +4,8 @@
 //! Nothing starts before there is a VIP, or tables of a process before this one: a gateway without VIPs needs no rights for
 //! the network.
 
+mod shown;
+
 use crate::ownership;
 use anyhow::Context as _;
 use sluicegate_admin::director::{CordonError, DirectorState};
@@ -17,11 +19,12 @@ use sluicegate_config::{Readiness, TransportProtocol, VipBinding};
 use sluicegate_dsr::layout::mark;
 use sluicegate_forward::engine::xdp::Fences;
 use sluicegate_forward::fleet::{Health as Verdict, ServiceKey, Standing};
-use sluicegate_forward::forwarder::{Forwarder, ForwarderSettings};
+use sluicegate_forward::forwarder::{Forwarder, ForwarderSettings, Inquiry};
 use sluicegate_forward::pins::Pins;
 use sluicegate_forward::status::{EngineState, ForwarderStatus, RealStatus, ServiceStatus, VipStatus};
 use sluicegate_health::{Health, HealthSettings, Target, Way, targets};
 use sluicegate_l4::layout::map;
+use sluicegate_telemetry::Metrics;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -61,6 +64,8 @@ pub struct DirectorSettings {
     pub on_isolation: OnIsolation,
     /// For how long the flows of a VIP that is bound to nothing any more are forwarded before it is released.
     pub vip_drain: Duration,
+    /// Without forwarding this process is of no use: it is not ready then.
+    pub must_forward: bool,
 }
 
 /// The director. Dropping it hands its VIPs over and leaves the tables to who comes next.
@@ -95,6 +100,14 @@ struct Shared {
 struct View {
     forwarder: Option<Arc<ForwarderStatus>>,
     ownership: Option<sluicegate_announce::Status>,
+    /// For questions about packets.
+    inquiry: Option<Inquiry>,
+    /// What is to be served.
+    bindings: Arc<Bindings>,
+    /// Why nothing has started.
+    trouble: Option<String>,
+    /// Nothing else is done here, or forwarding was asked for by name: without it this is not ready.
+    must_forward: bool,
 }
 
 impl Shared {
@@ -108,10 +121,11 @@ impl Director {
     ///
     /// # Errors
     /// Where there is no thread to be had.
-    pub fn start(settings: DirectorSettings) -> anyhow::Result<Self> {
+    pub fn start(settings: DirectorSettings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let (words, inbox) = sync_channel(QUEUE);
         let name = settings.name.clone();
         let shared = Arc::new(Shared { cordoned: AtomicBool::new(settings.cordoned), ..Shared::default() });
+        shared.view().must_forward = settings.must_forward;
         let work = Work {
             settings,
             shared: Arc::clone(&shared),
@@ -121,6 +135,7 @@ impl Director {
             parts: None,
             announcer: None,
             complained: false,
+            metrics,
         };
         let thread = std::thread::Builder::new().name("director".to_owned()).spawn(move || work.run(&inbox));
         Ok(Self { name, words, shared, thread: Some(thread.context("the director's thread")?) })
@@ -192,6 +207,8 @@ impl Director {
             method: service.method.to_string(),
             healthy: Some(real.standing != Standing::Dead),
             reason: real.reason.clone(),
+            connections: real.traffic.flows,
+            established: real.established,
             packets: real.traffic.packets,
             bytes: real.traffic.bytes,
         })
@@ -301,6 +318,7 @@ struct Work {
     announcer: Option<Announcer>,
     /// Starting failed, and that was said.
     complained: bool,
+    metrics: Arc<Metrics>,
 }
 
 impl Work {
@@ -334,11 +352,17 @@ impl Work {
     fn serve(&mut self, bindings: Arc<Bindings>) {
         let before = std::mem::replace(&mut self.bindings, bindings);
         self.leave(&before);
+        self.shared.view().bindings = Arc::clone(&self.bindings);
         if self.parts.is_none() && (!self.bindings.is_empty() || self.settings.forwarder.pin_root.exists()) {
             match self.start() {
-                Ok(parts) => self.parts = Some(parts),
+                Ok(parts) => {
+                    let mut view = self.shared.view();
+                    (view.inquiry, view.trouble) = (Some(parts.forwarder.inquiry()), None);
+                    self.parts = Some(parts);
+                }
                 Err(error) => {
                     let error = format!("{error:#}");
+                    self.shared.view().trouble = Some(error.clone());
                     if !self.complained && !self.bindings.is_empty() {
                         tracing::error!(%error, "VIPs are not served");
                         self.complained = true;
@@ -452,8 +476,15 @@ impl Work {
             });
         }
         let mut view = self.shared.view();
+        let is_counted = view.forwarder.as_ref().map(|before| before.counted) != Some(status.counted);
         view.ownership = self.announcer.as_ref().map(Announcer::status);
         view.forwarder = Some(status);
+        if is_counted {
+            let view = view.clone();
+            if let Some(counts) = view.counts() {
+                self.metrics.set_packets(counts);
+            }
+        }
     }
 
     /// The VIPs that are in the tables, each with whether it can be served.

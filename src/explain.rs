@@ -1,4 +1,6 @@
-//! `explain URL`: which rule takes it and why the others do not, asked of the running gateway or of manifests.
+//! `explain URL|PACKET`: which rule or virtual IP takes it and why the others do not, asked of the running gateway or of manifests.
+
+mod packet;
 
 use crate::check::Reading;
 use crate::cli::{ExplainArguments, OutputFormat};
@@ -10,14 +12,13 @@ use serde_json::{Value, json};
 use sluicegate_config::Desired;
 use sluicegate_config::TlsTreatment;
 use sluicegate_config::diff::diff;
+use sluicegate_forward::packet_tuple::PacketTuple;
 use sluicegate_route::RouteTable;
 
 pub fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
     let target = &arguments.target;
-    if ["tcp,", "udp,", "icmp,"].iter().any(|protocol| target.starts_with(protocol)) {
-        return Err(Failure::Usage(
-            "explaining packets belongs to the packet forwarder, which is not available yet; give a URL".to_owned(),
-        ));
+    if looks_like_a_packet(target) {
+        return packet::explain(arguments);
     }
     // The text is checked here too, so that nonsense is a usage error and needs no gateway.
     Target::parse(target).map_err(Failure::Usage)?;
@@ -33,6 +34,11 @@ pub fn explain(arguments: &ExplainArguments) -> Result<(), Failure> {
         OutputFormat::Table => print(&render(&explanation))?,
     }
     Ok(())
+}
+
+/// A URL has no comma before its path; what begins with a word and a comma is meant as a packet.
+fn looks_like_a_packet(text: &str) -> bool {
+    PacketTuple::is_meant_by(text) || text.split_once(',').is_some_and(|(word, _)| !word.contains(['/', '.', ':']))
 }
 
 /// The answer of a table, as the admin API gives it.

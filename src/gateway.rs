@@ -52,7 +52,11 @@ impl Gateway {
         let metrics = Metrics::new(settings.proxy.workers);
         let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics))?);
         let status = Arc::new(Status::default());
-        let director = settings.director.map(Director::start).transpose()?.map(Arc::new);
+        let director = settings
+            .director
+            .map(|director| Director::start(director, Arc::clone(&metrics)))
+            .transpose()?
+            .map(Arc::new);
         let parts = Parts {
             proxy: Arc::clone(&proxy),
             director: director.clone(),

@@ -20,6 +20,8 @@ mod output;
 mod ownership;
 mod query;
 mod run;
+mod tap;
+mod vips;
 
 use cli::{Cli, Command};
 use std::process::ExitCode;
@@ -73,7 +75,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Check(arguments) => check::check(&arguments),
         Command::Routes(arguments) => query::routes(&arguments),
         Command::Backends(arguments) => query::backends(&arguments),
-        Command::Vips(arguments) => query::vips(&arguments),
+        Command::Vips(arguments) => vips::vips(&arguments),
+        Command::Tap(arguments) => tap::tap(&arguments),
         Command::Cordon(arguments) => cordon::cordon(&arguments),
         Command::Uncordon(arguments) => cordon::uncordon(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

@@ -431,7 +431,7 @@ fn peer(text: &str) -> Result<(String, SocketAddr), String> {
 }
 
 /// `500ms`, `10s`, `2m`, `1h`, and `0`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let expected = || "a number with a unit is expected, such as 500ms, 10s, 2m or 1h".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

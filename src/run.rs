@@ -7,7 +7,7 @@ use crate::gateway::{Gateway, GatewaySettings};
 use crate::options::{LogFormatName, Role, RunOptions, ServeOptions};
 use sluicegate_admin::AdminSettings;
 use sluicegate_announce::{DirectorId, Secret};
-use sluicegate_forward::forwarder::ForwarderSettings;
+use sluicegate_forward::forwarder::{ForwardMode, ForwarderSettings};
 use sluicegate_proxy::{Limits, ProxySettings, Timeouts};
 use sluicegate_source::DirectorySettings;
 use sluicegate_telemetry::logging::{self, LogFormat};
@@ -131,7 +131,7 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     let serves_http = role != Role::Director;
     let http = if serves_http { or_any(&serve.http, 80) } else { Vec::new() };
     let https = if serves_http { or_any(&serve.https, 443) } else { Vec::new() };
-    let director = if role == Role::Gateway { None } else { Some(director_settings(&serve)?) };
+    let director = if role == Role::Gateway { None } else { Some(director_settings(&serve, role)?) };
     let metrics = or_any(&serve.metrics, 10254);
     let admin = serve.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)));
     let reserved =
@@ -146,7 +146,7 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     })
 }
 
-fn director_settings(serve: &ServeOptions) -> Result<DirectorSettings, Failure> {
+fn director_settings(serve: &ServeOptions, role: Role) -> Result<DirectorSettings, Failure> {
     let name = match &serve.director_name {
         Some(name) => name.clone(),
         None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -177,12 +177,15 @@ fn director_settings(serve: &ServeOptions) -> Result<DirectorSettings, Failure> 
                 .to_owned(),
         ));
     }
+    let mode: ForwardMode = serve.forward.unwrap_or_default().into();
     Ok(DirectorSettings {
-        forwarder: ForwarderSettings {
-            mode: serve.forward.unwrap_or_default().into(),
-            interfaces: serve.interface.clone(),
-            ..of_version(serve.tables_version)
+        // With `auto` a gateway without XDP goes on with HTTP alone.
+        must_forward: match mode {
+            ForwardMode::Off => false,
+            ForwardMode::Auto => role == Role::Director,
+            ForwardMode::Xdp | ForwardMode::Packet => true,
         },
+        forwarder: ForwarderSettings { mode, interfaces: serve.interface.clone(), ..of_version(serve.tables_version) },
         name: id("--director-name", &name)?,
         peers,
         listen: serve.director_listen.clone(),

@@ -44,7 +44,12 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["backend", "--interface", "lo", "--vip", "192.0.2.100"], 2, &["--director", "--tunnel none"]),
         (&["check"], 2, &["DIR|FILE"]),
         (&["explain", "ftp://shop.example/"], 2, &["http"]),
-        (&["explain", "tcp,198.51.100.7:40000,192.0.2.10:80"], 2, &["not available yet"]),
+        (&["explain", "tcp,198.51.100.7,192.0.2.10:80"], 2, &["ADDRESS:PORT", "tcp,198.51.100.7:40000,192.0.2.10:80"]),
+        (&["explain", "gre,198.51.100.7,192.0.2.10"], 2, &["none of tcp, udp, sctp and icmp", "in brackets"]),
+        (&["tap"], 2, &["--packet"]),
+        (&["tap", "--packet", "--snap", "1500"], 2, &["--snap", "1..=232"]),
+        (&["tap", "--packet", "--for", "10"], 2, &["--for", "10s"]),
+        (&["vips", "--rate", "--interval", "1"], 2, &["--interval", "500ms"]),
         (&["routes", "-o", "xml"], 2, &["xml", "json"]),
     ];
     for (arguments, code, parts) in table {
@@ -68,8 +73,8 @@ fn help_is_complete_and_has_examples() {
     let help = run_to_end(&["--help"]);
     assert_eq!(help.code, Some(0));
     for command in [
-        "demo", "run", "check", "routes", "backends", "vips", "cordon", "uncordon", "explain", "backend", "detach",
-        "doctor",
+        "demo", "run", "check", "routes", "backends", "vips", "cordon", "uncordon", "explain", "tap", "backend",
+        "detach", "doctor",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {}", help.stdout);
         let own = run_to_end(&[command, "--help"]);
@@ -255,5 +260,78 @@ mod checking {
         let json = run_to_end(&["explain", "nobody.example", "--manifests", path, "-o", "json"]);
         let document: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
         assert!(document["result"].as_str().is_some_and(|result| result.starts_with("404")), "{document}");
+    }
+}
+
+mod packets {
+    use super::*;
+
+    const BOUND: &str = r#"apiVersion: v1
+kind: ConfigMap
+metadata: {name: vips, namespace: sluicegate-system}
+data: {"192.0.2.10": shop/web, "2001-db8--10": "shop/web:TUNNEL"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+addressType: IPv4
+metadata: {name: web, namespace: shop, labels: {kubernetes.io/service-name: web}}
+ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}]
+endpoints: [{addresses: ["198.51.100.101"]}, {addresses: ["198.51.100.102"]}]
+"#;
+
+    #[test]
+    fn explaining_from_manifests_needs_no_director() {
+        let folder = manifests(&[("vips.yaml", BOUND)]);
+        let ask = |packet: &str| {
+            let end = run_to_end(&["explain", packet, "--manifests", folder.path().to_str().unwrap(), "-o", "json"]);
+            assert_eq!(end.code, Some(0), "{}", end.stderr);
+            serde_json::from_str::<serde_json::Value>(&end.stdout).expect("JSON")
+        };
+        let mut reached = std::collections::BTreeSet::new();
+        for port in 40_000..40_012 {
+            let told = ask(&format!("tcp,198.51.100.7:{port},192.0.2.10:80"));
+            assert_eq!((&told["verdict"], &told["reason"]), (&"forwarded".into(), &"flow_new".into()), "{told:#}");
+            assert_eq!(told["ring"]["real_server"], told["real_server"], "{told:#}");
+            reached.insert(told["real_server"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(reached.len(), 2, "both real servers get some: {reached:?}");
+        let told = ask("udp,198.51.100.7:40000,192.0.2.10:80");
+        assert_eq!(told["reason"], "no_service", "{told:#}");
+        let codes: Vec<&str> =
+            told["candidates"].as_array().unwrap().iter().map(|one| one["code"].as_str().unwrap()).collect();
+        assert_eq!(codes, ["other_protocol", "other_port"], "{told:#}");
+        assert_eq!(ask("icmp,2001:db8::7,2001:db8::10")["reason"], "echo_answered");
+        assert_eq!(ask("tcp,198.51.100.7:1,192.0.2.99:80")["reason"], "not_vip");
+        let text = run_to_end(&[
+            "explain",
+            "tcp,198.51.100.7:40000,192.0.2.10:80",
+            "--manifests",
+            folder.path().to_str().unwrap(),
+        ]);
+        for part in ["ASSUMED", "REAL SERVER", "->", "slot ", "scheduler mh"] {
+            assert!(text.stdout.contains(part), "{part}: {}", text.stdout);
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_forwards_nothing_says_so() {
+        let folder = manifests(&[]);
+        let gateway = Gateway::start(&folder, &["--forward", "off"]);
+        let admin = gateway.admin.to_string();
+        let explained = run_to_end(&["explain", "tcp,198.51.100.7:40000,192.0.2.10:80", "--admin", &admin]);
+        assert_eq!(explained.code, Some(1));
+        assert_one_line(&["explain"], &explained.stderr, &["503", "no packets are forwarded here"]);
+        let tapped = run_to_end(&["tap", "--packet", "--admin", &admin]);
+        assert_eq!(tapped.code, Some(1));
+        assert_one_line(&["tap"], &tapped.stderr, &["503", "no packets are forwarded here"]);
+        let stats = run_to_end(&["vips", "--stats", "--rate", "--admin", &admin]);
+        assert_eq!(stats.code, Some(0), "{}", stats.stderr);
+        assert!(stats.stdout.starts_with("no packets are forwarded"), "{}", stats.stdout);
+        assert!(cli_support::get(gateway.metrics, "localhost", "/readyz").starts_with("HTTP/1.1 200"));
     }
 }

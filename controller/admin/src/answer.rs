@@ -1,7 +1,7 @@
 //! One request to one of the two servers, from the checks to the response.
 
-use crate::director::CordonError;
 use crate::body::{AnswerBody, Streams};
+use crate::director::CordonError;
 use crate::guard::{Token, names_this_host};
 use crate::page;
 use crate::state::Section;

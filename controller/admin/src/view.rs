@@ -1,7 +1,7 @@
 //! What the servers ask the gateway.
 
-use crate::director::{CordonError, DirectorState};
 use crate::body::Lines;
+use crate::director::{CordonError, DirectorState};
 use crate::state::{Section, State};
 use serde::Serialize;
 use std::net::IpAddr;
