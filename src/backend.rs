@@ -9,6 +9,7 @@ use crate::run::{Signals, log_to_stderr};
 use anyhow::Context as _;
 use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, Changes, Directors, ProbeEgress};
 use sluicegate_forward::pins::DEFAULT_ROOT;
+use sluicegate_l4::gue::{FORMER4, FORMER6};
 use sluicegate_l4::layout::VERSION;
 use sluicegate_telemetry::logging::LogFormat;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,11 @@ pub fn backend(arguments: &BackendArguments) -> Result<(), Failure> {
             "no director: name those whose tunnels are believed with --director ADDRESS, or use --tunnel none where \
              packets come on the same link"
                 .to_owned(),
+        ));
+    }
+    if arguments.tunnel != TunnelName::Gue && !arguments.peer.is_empty() {
+        return Err(Failure::Usage(
+            "--peer is for the second chance, which needs GUE: add --tunnel gue, or leave --peer out".to_owned(),
         ));
     }
     log_to_stderr(LogFormat::Text, &arguments.log_level)?;
@@ -72,17 +78,22 @@ fn state(arguments: &BackendArguments) -> Result<BackendState, Failure> {
         false => Directors::Known(arguments.director.iter().copied().collect()),
     };
     let vips: BTreeMap<IpAddr, Option<u16>> = vips.into_iter().map(|vip| (vip, room)).collect();
-    Ok(BackendState { vips, directors, endpoints: BTreeSet::new() })
+    let peers = arguments.peer.iter().copied().collect();
+    Ok(BackendState { vips, directors, peers, endpoints: BTreeSet::new() })
 }
 
-/// The largest packet that fits into the tunnel: outer headers are those of the longest family among the directors.
+/// The largest packet that fits into the tunnel: outer headers are those of the longest family among the directors. With
+/// peers, the header that names a former owner has to fit too.
 fn room(arguments: &BackendArguments) -> Option<u16> {
     let over_ipv6 = arguments.any_director || arguments.director.iter().any(IpAddr::is_ipv6);
+    let second_chance = !arguments.peer.is_empty();
     let outer = match (arguments.tunnel, over_ipv6) {
         (TunnelName::None, _) => return None,
         (TunnelName::Ipip, false) => 20,
         (TunnelName::Ipip, true) => 40,
+        (TunnelName::Gue, false) if second_chance => 28 + FORMER4 as u16,
         (TunnelName::Gue, false) => 28,
+        (TunnelName::Gue, true) if second_chance => 48 + FORMER6 as u16,
         (TunnelName::Gue, true) => 48,
     };
     Some(arguments.path_mtu.saturating_sub(outer))

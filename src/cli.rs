@@ -257,6 +257,10 @@ pub struct BackendArguments {
     /// Unwrap tunnels of anybody: whoever reaches this host can send packets with any source to its VIPs
     #[arg(long, conflicts_with = "director")]
     pub any_director: bool,
+    /// Another real server, or a network of them, for the second chance: packets of flows that are not known here are handed
+    /// over to it, and taken from it; repeatable. Needs --tunnel gue
+    #[arg(long, value_name = "ADDRESS[/PREFIX]")]
+    pub peer: Vec<sluicegate_backend::PeerNetwork>,
     /// The tunnel that directors use: what leaves is sized for it
     #[arg(long, value_enum, default_value_t)]
     pub tunnel: TunnelName,

@@ -1,10 +1,13 @@
 //! A real server: its VIPs, its programs, its settings.
 
 use crate::addresses::{AddressError, Addresses};
+use crate::peer::PeerNetwork;
 use crate::programs::{self, AttachMode, Attachment, ProgramError};
 use crate::sysctl::{self, SysctlError};
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
+use aya::programs::TcAttachType;
 use sluicegate_dsr::Reason;
 use sluicegate_dsr::layout::{HostControl, map};
 use sluicegate_l4::layout::Address;
@@ -41,6 +44,9 @@ pub struct BackendState {
     pub vips: BTreeMap<IpAddr, Option<u16>>,
     /// Whose tunnels are believed.
     pub directors: Directors,
+    /// Other real servers of the VIPs: what they hand over is believed, and packets of flows that are not known here are
+    /// handed over to them (second chance). The host itself may be among them.
+    pub peers: BTreeSet<PeerNetwork>,
     /// Addresses at which tunnels end; empty = all that the host has when this is applied.
     pub endpoints: BTreeSet<IpAddr>,
 }
@@ -86,13 +92,16 @@ impl Backend {
     /// # Errors
     /// Missing rights, no BPF file system, no such interface, another XDP program on it.
     pub fn start(settings: &BackendSettings) -> Result<Self, BackendError> {
-        let maps = [map::HOST, map::DIRECTORS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS];
+        let maps = [map::HOST, map::DIRECTORS, map::PEERS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS];
         let mut object = programs::load(sluicegate_xdp::BACKEND, "real server's programs", &settings.pins, &maps, &[])?;
         silence_arp("all")?;
         let mut attachments = Vec::new();
         for interface in &settings.interfaces {
             let pin = |kind: &str| settings.pins.join(format!("{kind}-{}", pin_name(interface)));
-            programs::attach_egress(&mut object, "clamp", interface, &pin("clamp"))?;
+            let (egress, ingress) = (TcAttachType::Egress, TcAttachType::Ingress);
+            programs::attach_classifier(&mut object, "clamp", egress, interface, &pin("clamp"))?;
+            // Before the program that gives it something to do.
+            programs::attach_classifier(&mut object, "hand_over", ingress, interface, &pin("hand_over"))?;
             attachments.push(programs::attach_xdp(&mut object, "unwrap", interface, settings.mode, &pin("unwrap"))?);
             silence_arp(interface)?;
         }
@@ -151,6 +160,7 @@ impl Backend {
         let bound: BTreeMap<Address, u32> =
             state.vips.iter().map(|(vip, mtu)| (words(*vip), bound_row(mtu.unwrap_or(0)))).collect();
         let mut rows = self.fill(map::DIRECTORS, &ones(&directors))?;
+        rows += self.fill_peers(&state.peers)?;
         rows += self.fill(map::ENDPOINTS, &ones(endpoints))?;
         rows += self.fill(map::BOUND, &bound)?;
         let failed = |why: aya::maps::MapError| failed_table(map::HOST, &why);
@@ -158,6 +168,28 @@ impl Backend {
         let control = control_row(any);
         if host.get(&0, 0).map_err(failed)? != control {
             host.set(0, control, 0).map_err(failed)?;
+            rows += 1;
+        }
+        Ok(rows)
+    }
+
+    /// Makes the table of peers hold these networks and no others: adds, then removes.
+    fn fill_peers(&mut self, wanted: &BTreeSet<PeerNetwork>) -> Result<usize, ProgramError> {
+        let failed = |why: aya::maps::MapError| failed_table(map::PEERS, &why);
+        let mut table: LpmTrie<&mut MapData, Address, u32> = programs::table(&mut self.object, map::PEERS)?;
+        let wanted: BTreeSet<(u32, Address)> = wanted.iter().map(PeerNetwork::key).collect();
+        let mut present = BTreeSet::new();
+        for key in table.keys() {
+            let key = key.map_err(failed)?;
+            present.insert((key.prefix_len(), key.data()));
+        }
+        let mut rows = 0;
+        for (prefix, address) in wanted.difference(&present) {
+            table.insert(&Key::new(*prefix, *address), 1, 0).map_err(failed)?;
+            rows += 1;
+        }
+        for (prefix, address) in present.difference(&wanted) {
+            table.remove(&Key::new(*prefix, *address)).map_err(failed)?;
             rows += 1;
         }
         Ok(rows)
@@ -225,7 +257,8 @@ fn pin_name(interface: &str) -> String {
     interface.replace('.', "_dot_")
 }
 
-fn words(address: IpAddr) -> Address {
+/// An address as it lies in the tables.
+pub(crate) fn words(address: IpAddr) -> Address {
     let octets = match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),

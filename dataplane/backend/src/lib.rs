@@ -10,15 +10,15 @@ mod addresses;
 mod backend;
 pub mod doctor;
 mod facts;
-
+mod peer;
 mod probe_egress;
 mod programs;
 mod sysctl;
 
 pub use addresses::{AddressError, Addresses};
 pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes, Directors, detach};
-
 pub use facts::read_facts;
+pub use peer::{PeerNetwork, PeerNetworkError};
 pub use probe_egress::{ProbeEgress, ProbeEgressError, ProbeEgressSettings};
 pub use programs::{AttachMode, Attachment, ProgramError, default_pins};
 pub use sysctl::SysctlError;

@@ -13,6 +13,7 @@
 use crate::addresses::AddressError;
 use crate::programs::{self, ProgramError};
 use aya::Ebpf;
+use aya::programs::TcAttachType;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
@@ -73,7 +74,7 @@ impl ProbeEgress {
         let elsewhere = [(sluicegate_l4::layout::map::BACKENDS, settings.backends.clone())];
         let object = sluicegate_xdp::EGRESS;
         let mut object = programs::load(object, "probe program", &settings.pins, &[map::PROBE_REASONS], &elsewhere)?;
-        programs::attach_egress(&mut object, "probe", "lo", &settings.pins.join("probe-lo"))?;
+        programs::attach_classifier(&mut object, "probe", TcAttachType::Egress, "lo", &settings.pins.join("probe-lo"))?;
         let routing = Routing::open(settings)?;
         routing.remove_rules().await?;
         for source in &settings.sources {

@@ -151,10 +151,11 @@ pub(crate) fn attach_xdp(
     Err(failed(not_native.unwrap_or_default()))
 }
 
-/// Attaches the classifier `name` to what leaves an interface, or puts it in place of the one that the pinned link has.
-pub(crate) fn attach_egress(
+/// Attaches the classifier `name` to what comes into or leaves an interface, or puts it in place of the one that the pinned link has.
+pub(crate) fn attach_classifier(
     object: &mut Ebpf,
     name: &'static str,
+    way: TcAttachType,
     interface: &str,
     pin: &Path,
 ) -> Result<(), ProgramError> {
@@ -162,13 +163,13 @@ pub(crate) fn attach_egress(
     let failed = |why: String| ProgramError::Attach { program: name, interface: interface.to_owned(), reason: why };
     if let Some(link) = pinned(pin)
         && let Ok(link) = SchedClassifierLink::try_from(link)
-        && program.attach_to_link(link).and_then(|id| program.take_link(id)).map(keep_egress).is_ok()
+        && program.attach_to_link(link).and_then(|id| program.take_link(id)).map(keep_classifier).is_ok()
     {
         return Ok(());
     }
     unpin(pin)?;
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let attached = program.attach_with_options(interface, TcAttachType::Egress, options);
+    let attached = program.attach_with_options(interface, way, options);
     let link = attached.and_then(|id| program.take_link(id)).map_err(|why| failed(all_causes(&why)))?;
     let link = FdLink::try_from(link).map_err(|why| failed(all_causes(&why)))?;
     link.pin(pin).map(drop).map_err(|why| failed(all_causes(&why)))
@@ -275,6 +276,6 @@ fn keep_xdp(link: XdpLink) {
     drop(FdLink::try_from(link));
 }
 
-fn keep_egress(link: SchedClassifierLink) {
+fn keep_classifier(link: SchedClassifierLink) {
     drop(FdLink::try_from(link));
 }

@@ -75,6 +75,7 @@ fn state(vips: &[&str]) -> BackendState {
     BackendState {
         vips: vips.iter().map(|vip| (address(vip), Some(MTU))).collect(),
         directors: Directors::Known([DIRECTOR4, DIRECTOR6].map(address).into()),
+        peers: BTreeSet::new(),
         endpoints: BTreeSet::new(),
     }
 }

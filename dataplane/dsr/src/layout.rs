@@ -12,6 +12,10 @@ pub const VERSION: u32 = 1;
 pub const MAX_BOUND: u32 = 2048;
 /// Directors that one real server can know.
 pub const MAX_DIRECTORS: u32 = 1024;
+/// Networks of peers that one real server can know.
+pub const MAX_PEERS: u32 = 4096;
+/// Counters for reasons, with room for later ones.
+pub const REASON_COUNTERS: u32 = 64;
 /// Addresses of one host at which tunnels end.
 pub const MAX_ENDPOINTS: u32 = 1024;
 
@@ -21,6 +25,9 @@ pub mod map {
     pub const HOST: &str = "HOST";
     /// `HashMap<Address, u32>`: outer sources that are believed. The value is 1.
     pub const DIRECTORS: &str = "DIRECTORS";
+    /// `LpmTrie<Address, u32>`: networks of other real servers, with prefixes of 0 to 128 bits (IPv4: 96 to 128). The value
+    /// is 1.
+    pub const PEERS: &str = "PEERS";
     /// `HashMap<Address, u32>`: addresses of this host at which tunnels end. The value is 1.
     pub const ENDPOINTS: &str = "ENDPOINTS";
     /// `HashMap<Address, Bound>`: the VIPs of this real server.
@@ -82,5 +89,6 @@ pub const fn marked_backend(mark: u32) -> Option<u16> {
 const _: () = {
     assert!(size_of::<HostControl>() == 8);
     assert!(size_of::<Bound>() == 4);
+    assert!(crate::Reason::ALL.len() <= REASON_COUNTERS as usize);
     assert!(MAX_BACKENDS == !MARK_MASK);
 };

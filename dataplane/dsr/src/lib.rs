@@ -10,6 +10,7 @@
 mod clamp;
 mod ecn;
 mod frame;
+pub mod hand_over;
 pub mod layout;
 mod probe;
 mod unwrap;

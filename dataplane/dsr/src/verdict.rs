@@ -7,6 +7,9 @@ pub enum Verdict {
     Pass(Reason),
     /// The end of it.
     Drop(Reason),
+    /// To another real server, out of the interface that it came in on: first it is readdressed, then it leaves with the link
+    /// header that the host's routes and neighbours say.
+    HandOver(Reason),
 }
 
 impl Verdict {
@@ -14,7 +17,7 @@ impl Verdict {
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Pass(reason) | Self::Drop(reason) => reason,
+            Self::Pass(reason) | Self::Drop(reason) | Self::HandOver(reason) => reason,
         }
     }
 }
@@ -87,6 +90,12 @@ reasons! {
     ProbeTooBig = 19, "probe_too_big";
     /// Dropped: a probe that is not IP, is cut off, or has no hops left.
     ProbeMalformed = 20, "probe_malformed";
+    /// Handed over: the flow is not known here, and went on to the former owner of its slot.
+    HandedOver = 21, "handed_over";
+    /// Unwrapped: the flow is not known here, and the former owner of its slot is no peer.
+    NoPeer = 22, "no_peer";
+    /// Dropped: a packet to be handed over that has no hops left.
+    HopsUsedUp = 23, "hops_used_up";
 }
 
 impl Reason {

@@ -2,10 +2,11 @@
 
 mod support;
 
+use sluicegate_dsr::hand_over::Socket;
 use sluicegate_dsr::layout::{MARK_BASE, MARK_MASK, mark, marked_backend};
 use sluicegate_dsr::{ProbeVerdict, Reason, Verdict, probe, unwrap};
 use sluicegate_l4::layout::{Backend, MAX_BACKENDS};
-use support::{CLIENT4, Frame, Tables, VIP4, backend, client4, client6, frame, ip};
+use support::{Always, CLIENT4, Frame, Tables, VIP4, backend, client4, client6, frame, ip};
 
 fn probed(packet: &mut Frame, backend: &Backend) -> ProbeVerdict {
     let mark = mark(7).expect("an id");
@@ -35,7 +36,7 @@ fn what_is_wrapped_here_is_unwrapped_there() {
                 let sent = probed(&mut packet, &backend(kind));
                 assert_eq!(sent, ProbeVerdict::Redirect(Reason::Probed, 9), "kind {kind}");
                 assert_eq!(packet.0.len(), before.len() + usize::from(backend(kind).head_len) - 14);
-                let verdict = unwrap(&mut packet, &Tables::of_host());
+                let verdict = unwrap(&mut packet, &Tables::of_host(), &Always(Socket::None));
                 assert!(
                     matches!(verdict, Verdict::Pass(Reason::UnwrappedIp | Reason::UnwrappedGue)),
                     "kind {kind}: {verdict:?}"

@@ -3,14 +3,16 @@
 #[path = "../../dsr/tests/support/mod.rs"]
 mod support;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, Pod};
+use sluicegate_dsr::hand_over::Socket;
 use sluicegate_dsr::layout::{HostControl, MARK_BASE, map, mark};
 use sluicegate_dsr::{ProbeVerdict, Reason, Verdict, clamp, probe, unwrap};
 use sluicegate_l4::layout::{Address, Backend};
 use sluicegate_xdp::{BACKEND, EGRESS, test_run};
-use support::{Frame, HOST4, STRANGER4, Tables, clamp_cases, client4, client6, frame, ip, unwrap_cases};
+use support::{Always, Frame, HOST4, STRANGER4, Tables, clamp_cases, client4, client6, frame, ip, unwrap_cases};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -37,6 +39,9 @@ fn host(tables: &Tables) -> Ebpf {
         let mut map = HashMap::<_, Address, u32>::try_from(map).expect("a hash map");
         addresses.iter().for_each(|address| map.insert(address, 1, 0).expect("written"));
     }
+    let map = object.map_mut(map::PEERS).expect("a map");
+    let mut peers = LpmTrie::<_, Address, u32>::try_from(map).expect("a trie");
+    tables.peers.iter().for_each(|peer| peers.insert(&Key::new(128, *peer), 1, 0).expect("written"));
     let map = object.map_mut(map::BOUND).expect("a map");
     let mut map = HashMap::<_, Address, u32>::try_from(map).expect("a hash map");
     tables.bound.iter().for_each(|(vip, bound)| map.insert(vip, u32::from(bound.tunnel_mtu), 0).expect("written"));
@@ -71,6 +76,12 @@ fn run(program: &SchedClassifier, frame: &[u8], mark: u32) -> (u32, Vec<u8>) {
     (result.return_value, out)
 }
 
+/// What the kernel has after the program passes it on: the word for the program that sends it, in front of the frame.
+fn handed_over(frame: &mut Frame) -> u32 {
+    frame.0.splice(0..0, [[0; 4], [0; 4], [0; 4], [0; 4], 0x5347_484f_u32.to_ne_bytes()].concat());
+    XDP_PASS
+}
+
 fn counted(object: &Ebpf, name: &str, reason: Reason) -> u64 {
     let counters = PerCpuArray::<_, u64>::try_from(object.map(name).expect("a map")).expect("counters");
     counters.get(&reason.index(), 0).expect("a counter").iter().sum()
@@ -92,8 +103,9 @@ fn tunnels_end_as_in_user_space() {
                 continue;
             }
             let mut here = Frame(before.clone());
-            let expected = match unwrap(&mut here, &tables) {
+            let expected = match unwrap(&mut here, &tables, &Always(Socket::None)) {
                 Verdict::Pass(_) => XDP_PASS,
+                Verdict::HandOver(_) => handed_over(&mut here),
                 Verdict::Drop(_) => XDP_DROP,
             };
             let there = test_run::run(program, &before, 1).expect("it runs");
@@ -127,8 +139,9 @@ fn damaged_tunnels_end_as_in_user_space() {
             continue;
         }
         let mut here = Frame(before.clone());
-        let expected = match unwrap(&mut here, &tables) {
+        let expected = match unwrap(&mut here, &tables, &Always(Socket::None)) {
             Verdict::Pass(_) => XDP_PASS,
+            Verdict::HandOver(_) => handed_over(&mut here),
             Verdict::Drop(_) => XDP_DROP,
         };
         let there = test_run::run(program, &before, 1).expect("it runs");

@@ -1,6 +1,7 @@
 //! Frames, tables and cases that the tests in user space and those in the kernel share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use sluicegate_dsr::hand_over::{Segment, Socket, Sockets};
 use sluicegate_dsr::layout::{Bound, HostControl};
 use sluicegate_dsr::{HostTables, Outgoing, Reason, Verdict};
 use sluicegate_l4::Packet;
@@ -18,6 +19,8 @@ pub const DIRECTOR6: &str = "2001:db8:2::1";
 pub const HOST4: &str = "203.0.113.20";
 pub const HOST6: &str = "2001:db8:2::20";
 pub const STRANGER4: &str = "203.0.113.99";
+pub const PEER4: &str = "203.0.113.21";
+pub const PEER6: &str = "2001:db8:2::21";
 pub const MTU: u16 = 1452;
 
 /// A frame in memory.
@@ -65,23 +68,35 @@ impl Outgoing for Frame {
     }
 }
 
+/// The same answer for every segment.
+pub struct Always(pub Socket);
+
+impl Sockets for Always {
+    fn find(&self, _segment: &Segment) -> Socket {
+        self.0
+    }
+}
+
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     pub control: HostControl,
     pub endpoints: BTreeSet<Address>,
     pub directors: BTreeSet<Address>,
+    pub peers: BTreeSet<Address>,
     pub bound: BTreeMap<Address, Bound>,
 }
 
 impl Tables {
-    /// The host of the cases: one director and one VIP of each family.
+    /// The host of the cases: one director, one peer and one VIP of each family.
     pub fn of_host() -> Self {
         let bound = Bound { tunnel_mtu: MTU, reserved: 0 };
         Self {
             control: HostControl::default(),
             endpoints: [HOST4, HOST6].map(address).into(),
             directors: [DIRECTOR4, DIRECTOR6].map(address).into(),
+            // All hosts are given the same peers, so each finds itself among them.
+            peers: [PEER4, PEER6, HOST4, HOST6].map(address).into(),
             bound: [VIP4, VIP6].map(|vip| (address(vip), bound)).into(),
         }
     }
@@ -98,6 +113,10 @@ impl HostTables for Tables {
 
     fn is_director(&self, address: &Address) -> bool {
         self.directors.contains(address)
+    }
+
+    fn is_peer(&self, address: &Address) -> bool {
+        self.peers.contains(address)
     }
 
     fn bound(&self, address: &Address) -> Option<Bound> {
@@ -208,6 +227,14 @@ pub fn gue(variant0: Option<(u8, u8, usize)>, payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
+/// A datagram of GUE whose header carries a former owner.
+pub fn gue_with_former(former: &str, payload: &[u8]) -> Vec<u8> {
+    let mut header = vec![0, if payload[0] >> 4 == 4 { 4 } else { 41 }, 0, 0, b'S', b'G', 1, 0];
+    header.extend(octets(former));
+    header[0] = u8::try_from(header.len() / 4 - 1).expect("short");
+    gue(None, &[header, payload.to_vec()].concat())
+}
+
 /// A client's packet to a VIP.
 pub fn client4(class: u8) -> Vec<u8> {
     ip(CLIENT4, VIP4, 6, class, &tcp(CLIENT4, VIP4, 0x10, &[], b"over v4"))
@@ -239,7 +266,61 @@ pub fn unwrap_cases() -> Vec<Case> {
     let mut cases = tunnels();
     cases.extend(congestion());
     cases.extend(others());
+    cases.extend(unknown_flows());
     cases
+}
+
+/// Packets with a former owner, where no socket knows their flow.
+fn unknown_flows() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for tags in [&[][..], &[7], &[100, 7]] {
+        for (source, host, peer) in [(DIRECTOR4, HOST4, PEER4), (DIRECTOR6, HOST6, PEER6)] {
+            for packet in [client4(0), client6(0)] {
+                let name = format!("from {host} to {peer}, inner {}, {} tags", packet[0] >> 4, tags.len());
+                let before = frame(tags, &ip(source, host, 17, 0b1011_1010, &gue_with_former(peer, &packet)));
+                cases.push(Case::untouched(&name, before, Verdict::HandOver(Reason::HandedOver)));
+            }
+        }
+    }
+    let to_host = |former: &str, packet: &[u8]| ip(DIRECTOR4, HOST4, 17, 0, &gue_with_former(former, packet));
+    let gue = Reason::UnwrappedGue;
+    let mut unwrapped = |name: &str, reason, packet: &[u8], outer: &[u8]| {
+        cases.push(Case::unwrapped(name, frame(&[], outer), reason, frame(&[], packet)));
+    };
+    let four = client4(0);
+    unwrapped("a former owner who is no peer", Reason::NoPeer, &four, &to_host(STRANGER4, &four));
+    unwrapped("the former owner is this host", Reason::NoPeer, &four, &to_host(HOST4, &four));
+    unwrapped("a former owner of the other family", gue, &four, &to_host(PEER6, &four));
+    let syn = ip(CLIENT4, VIP4, 6, 0, &tcp(CLIENT4, VIP4, 0x02, &[], b""));
+    unwrapped("a SYN with a former owner", gue, &syn, &to_host(PEER4, &syn));
+    let datagram = ip(CLIENT4, VIP4, 17, 0, &[0; 20]);
+    unwrapped("UDP with a former owner", gue, &datagram, &to_host(PEER4, &datagram));
+    let short = ip(CLIENT4, VIP4, 6, 0, &[0; 19]);
+    unwrapped("half a TCP header with a former owner", gue, &short, &to_host(PEER4, &short));
+    let by_peer = ip(PEER4, HOST4, 17, 0, &gue_with_former(PEER4, &four));
+    unwrapped("a peer that names a former owner", gue, &four, &by_peer);
+    let plain = ip(PEER4, HOST4, 17, 0, &variant1(&four));
+    unwrapped("what a peer hands over", gue, &four, &plain);
+    let options = ip_with(DIRECTOR4, HOST4, 17, 0, &[1; 4], &gue_with_former(PEER4, &four));
+    unwrapped("outer options and a former owner", gue, &four, &options);
+    let altered = |at: usize, value: u8| {
+        let mut datagram = gue_with_former(PEER4, &four);
+        datagram[8 + at] = value;
+        ip(DIRECTOR4, HOST4, 17, 0, &datagram)
+    };
+    unwrapped("flags, so that private data lies elsewhere", gue, &four, &altered(2, 0x80));
+    unwrapped("private data of somebody else", gue, &four, &altered(4, b'X'));
+    unwrapped("private data of another kind", gue, &four, &altered(6, 2));
+    let tunnel = frame(&[], &ip(PEER4, HOST4, 4, 0, &four));
+    cases.push(Case::untouched("a peer's IPIP", tunnel, Verdict::Pass(Reason::UnknownDirector)));
+    let longer = altered(0, 3);
+    cases.push(Case::untouched("a header that is too long", frame(&[], &longer), Verdict::Drop(Reason::BadInner)));
+    cases
+}
+
+/// GUE as it is without a former owner.
+pub fn variant1(packet: &[u8]) -> Vec<u8> {
+    gue(None, packet)
 }
 
 /// Each kind of tunnel, with none, one and two VLAN tags, and with padding behind a short packet.

@@ -1,5 +1,6 @@
 //! The real server's programs: `unwrap` (XDP) takes the director's tunnel off, `clamp` (a classifier at the egress) sizes
-//! the clients' segments. They are `sluicegate-dsr` over the kernel's frames and maps, and decide nothing themselves.
+//! the clients' segments, `hand_over` (a classifier at the ingress) sends to another real server what `unwrap` says: only
+//! there the kernel finds a next hop without being a router, and waits until it answers. They are `sluicegate-dsr` over the kernel's frames and maps, and decide nothing themselves.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -10,19 +11,28 @@
 #[path = "adapter/skb.rs"]
 mod skb;
 #[cfg(target_arch = "bpf")]
+#[path = "backend/sockets.rs"]
+mod sockets;
+#[cfg(target_arch = "bpf")]
 #[path = "adapter/xdp.rs"]
 mod xdp;
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
     use crate::skb::{Skb, count};
+    use crate::sockets::HostSockets;
     use crate::xdp::Frame;
-    use aya_ebpf::bindings::xdp_action;
+    use aya_ebpf::bindings::{xdp_action, xdp_md};
+    use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_xdp_adjust_meta};
     use aya_ebpf::macros::{classifier, map, xdp};
+    use aya_ebpf::maps::lpm_trie::{Key as Prefix, LpmTrie};
     use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
     use aya_ebpf::programs::{TcContext, XdpContext};
-    use sluicegate_dsr::layout::{Bound, HostControl, MAX_BOUND, MAX_DIRECTORS, MAX_ENDPOINTS};
+    use sluicegate_dsr::layout::{
+        Bound, HostControl, MAX_BOUND, MAX_DIRECTORS, MAX_ENDPOINTS, MAX_PEERS, REASON_COUNTERS,
+    };
     use sluicegate_dsr::{HostTables, Reason, Verdict};
+    use sluicegate_l4::Packet;
     use sluicegate_l4::layout::Address;
 
     #[map]
@@ -34,7 +44,13 @@ mod bpf {
     #[map]
     static BOUND: HashMap<Key, Bound> = HashMap::with_max_entries(MAX_BOUND, 0);
     #[map]
-    static HOST_REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+    static HOST_REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_COUNTERS, 0);
+    #[map]
+    static PEERS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(MAX_PEERS, 0);
+
+    /// In front of what is to be handed over. Nobody but programs of this host writes there, so nothing that comes from the
+    /// network can pretend to have been judged.
+    const HANDED_OVER: u32 = 0x5347_484f;
 
     /// Aligned, because the compiler writes it by eight bytes and the verifier wants those aligned on the stack.
     #[repr(C, align(8))]
@@ -59,6 +75,11 @@ mod bpf {
         }
 
         #[inline(always)]
+        fn is_peer(&self, address: &Address) -> bool {
+            PEERS.get(Prefix::new(128, *address)).is_some()
+        }
+
+        #[inline(always)]
         fn bound(&self, address: &Address) -> Option<Bound> {
             // SAFETY: four bytes, which are read whole; a VIP that is removed meanwhile gives the value before or after.
             BOUND.get_ptr(Key(*address)).map(|bound| unsafe { *bound })
@@ -67,13 +88,109 @@ mod bpf {
 
     #[xdp(frags)]
     pub fn unwrap(context: XdpContext) -> u32 {
-        let verdict = sluicegate_dsr::unwrap(&mut Frame::new(context), &Maps);
+        let frame = context.ctx;
+        let mut verdict = sluicegate_dsr::unwrap(&mut Frame::new(context), &Maps, &HostSockets(frame));
+        if matches!(verdict, Verdict::HandOver(_)) && mark(frame).is_none() {
+            verdict = Verdict::Drop(Reason::NoRoom);
+        }
         count(&HOST_REASONS, verdict.reason().index());
         match verdict {
-            Verdict::Pass(_) => xdp_action::XDP_PASS,
+            Verdict::Pass(_) | Verdict::HandOver(_) => xdp_action::XDP_PASS,
             Verdict::Drop(_) => xdp_action::XDP_DROP,
         }
     }
+
+    /// Leaves word for `hand_over`. Drivers that keep no room for it make it fail.
+    #[inline(always)]
+    fn mark(frame: *mut xdp_md) -> Option<()> {
+        // SAFETY: the kernel's context; what was lent of the frame before is gone.
+        unsafe {
+            if bpf_xdp_adjust_meta(frame, -(NOTE as i32)) != 0 {
+                return None;
+            }
+            let place = (&raw const (*frame).data_meta).read_volatile() as usize;
+            if place + NOTE > (&raw const (*frame).data).read_volatile() as usize {
+                return None;
+            }
+            (place as *mut [u32; 5]).write([0, 0, 0, 0, HANDED_OVER]);
+        }
+        Some(())
+    }
+
+    /// Bytes in front of the frame; the last four are [`HANDED_OVER`].
+    ///
+    /// There are more because of the kernel's generic XDP: it may copy the frame into a buffer that has forgotten how long its
+    /// link header is (`mac_len`), and then shows the classifier what begins with the IP header.
+    const NOTE: usize = 20;
+    const LINK: usize = 14;
+
+    /// What the classifier sees of the note.
+    enum Note {
+        None,
+        /// Directly in front of the frame.
+        Frame,
+        /// In front of the link header, which is not shown.
+        Packet,
+    }
+
+    #[inline(always)]
+    fn note(context: &TcContext) -> Note {
+        let frame = context.skb.skb;
+        // SAFETY: the kernel's `__sk_buff`; what lies in front of the frame is read within the bounds that it gives.
+        unsafe {
+            let place = (&raw const (*frame).data_meta).read_volatile() as usize;
+            if place + NOTE > (&raw const (*frame).data).read_volatile() as usize {
+                return Note::None;
+            }
+            let word = |at: usize| ((place + at) as *const [u8; 4]).read_unaligned();
+            if word(NOTE - 4) == HANDED_OVER.to_ne_bytes() {
+                Note::Frame
+            } else if word(NOTE - 4 - LINK) == HANDED_OVER.to_ne_bytes() {
+                Note::Packet
+            } else {
+                Note::None
+            }
+        }
+    }
+
+    /// Puts a link header in front of a packet that is shown without. Its addresses are written when the next hop is known.
+    #[inline(always)]
+    fn show_link(skb: &mut Skb) -> Option<()> {
+        let version = skb.view::<20>(0)?[0] >> 4;
+        let ethertype: u16 = if version == 4 { 0x0800 } else { 0x86dd };
+        if !skb.move_head(LINK as isize) {
+            return None;
+        }
+        *skb.view_mut::<2>(LINK - 2)? = ethertype.to_be_bytes();
+        Some(())
+    }
+
+    #[classifier]
+    pub fn hand_over(context: TcContext) -> i32 {
+        let note = note(&context);
+        if matches!(note, Note::None) {
+            return TC_ACT_UNSPEC;
+        }
+        let frame = context.skb.skb;
+        // What is too short for it is found too short.
+        let _ = context.pull_data(HEADERS);
+        let mut skb = Skb { context };
+        if matches!(note, Note::Packet) && show_link(&mut skb).is_none() {
+            count(&HOST_REASONS, Reason::NoRoom.index());
+            return TC_ACT_SHOT;
+        }
+        match sluicegate_dsr::hand_over::readdress(&mut skb) {
+            // SAFETY: the context is valid. Without a next hop, the helper finds it by the packet's destination.
+            Verdict::HandOver(_) => unsafe { bpf_redirect_neigh((*frame).ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+            verdict => {
+                count(&HOST_REASONS, verdict.reason().index());
+                TC_ACT_SHOT
+            }
+        }
+    }
+
+    /// Ethernet, two tags, IPv6, UDP, GUE with a former owner.
+    const HEADERS: u32 = 14 + 8 + 40 + 8 + sluicegate_l4::gue::FORMER6 as u32;
 
     #[classifier]
     pub fn clamp(context: TcContext) -> i32 {
@@ -85,6 +202,7 @@ mod bpf {
         TC_ACT_UNSPEC
     }
 
+    const TC_ACT_SHOT: i32 = 2;
     /// "As if this program were not there": `TCX_NEXT` for links, and for filters of the classic kind the default way on.
     const TC_ACT_UNSPEC: i32 = -1;
 

@@ -1,11 +1,13 @@
-//! The kernel's socket buffer, as a classifier at the egress sees it.
+//! The kernel's socket buffer, as a classifier sees it.
 
-use aya_ebpf::helpers::bpf_skb_change_head;
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_NET;
+use aya_ebpf::helpers::{bpf_skb_adjust_room, bpf_skb_change_head};
 use aya_ebpf::programs::TcContext;
 use sluicegate_dsr::Outgoing;
 use sluicegate_l4::Packet;
 
-/// A frame that leaves. Only its linear part is seen, where the stack builds all headers.
+/// A frame that leaves, or one that came in. Only its linear part is seen: there the stack builds all headers, and there
+/// headers of what came in are pulled to.
 pub struct Skb {
     /// The kernel's `__sk_buff`.
     pub context: TcContext,
@@ -17,7 +19,7 @@ impl Packet for Skb {
         self.context.len() as usize
     }
 
-    /// Index of the interface that it leaves by: what a classifier at the egress is told.
+    /// Index of the interface that it leaves by, or came in on.
     #[inline(always)]
     fn ingress(&self) -> u32 {
         // SAFETY: the context is the kernel's `__sk_buff`.
@@ -45,11 +47,19 @@ impl Packet for Skb {
         Some(unsafe { &mut *(start as *mut [u8; N]) })
     }
 
-    /// Only grows: nothing that leaves is unwrapped.
+    /// Grows in front. What it loses is taken from behind the IP header, so who shrinks a frame writes link and IP header
+    /// anew, which is what moving its head comes to.
     #[inline(always)]
     fn move_head(&mut self, by: isize) -> bool {
+        let frame = self.context.skb.skb;
         // SAFETY: the context is the kernel's; views that were lent before are gone, as `self` is borrowed alone.
-        by > 0 && unsafe { bpf_skb_change_head(self.context.skb.skb, by as u32, 0) } == 0
+        unsafe {
+            if by > 0 {
+                bpf_skb_change_head(frame, by as u32, 0) == 0
+            } else {
+                bpf_skb_adjust_room(frame, by as i32, BPF_ADJ_ROOM_NET, 0) == 0
+            }
+        }
     }
 
     /// Never: nothing that leaves is cut.
