@@ -173,7 +173,7 @@ fn two_directors_that_hold_serve_both_sides_and_settle_on_one() {
     let begun = SystemTime::now();
     let cut = site.lab.lan.partition(site.namespace(0), site.namespace(1)).expect("a partition");
     site.wait("both sides are served", |site| {
-        let claims = site.claims_since(SystemTime::now() - Duration::from_millis(400));
+        let claims = site.claims_since(SystemTime::now() - Duration::from_secs(1));
         let served = |vip: IpAddr, by: usize| claims.iter().any(|claim| claim.vip == vip && claim.director == by);
         site.vips.iter().all(|vip| served(*vip, 0) && served(*vip, 1))
     });
@@ -181,7 +181,7 @@ fn two_directors_that_hold_serve_both_sides_and_settle_on_one() {
     drop(cut);
     let healed = Instant::now();
     let is_one = |site: &Site| {
-        let claims = site.claims_since(SystemTime::now() - Duration::from_millis(600));
+        let claims = site.claims_since(SystemTime::now() - Duration::from_secs(1));
         let owners = |vip: IpAddr| {
             (0..2).filter(|by| claims.iter().any(|claim| claim.vip == vip && claim.director == *by)).count()
         };
