@@ -143,8 +143,11 @@ impl Director {
 
     /// Serves these VIPs and no others.
     pub fn serve(&self, bindings: &Bindings) {
+        let bindings = Arc::new(bindings.clone());
+        // At once, so that nobody is told that all is served before the loop has read it.
+        self.shared.view().bindings = Arc::clone(&bindings);
         // A loop that is gone has said why.
-        let _gone = self.words.send(Word::Serve(Arc::new(bindings.clone())));
+        let _gone = self.words.send(Word::Serve(bindings));
     }
 
     /// Gives the VIPs to others for good; what still comes in is forwarded.
@@ -352,7 +355,6 @@ impl Work {
     fn serve(&mut self, bindings: Arc<Bindings>) {
         let before = std::mem::replace(&mut self.bindings, bindings);
         self.leave(&before);
-        self.shared.view().bindings = Arc::clone(&self.bindings);
         if self.parts.is_none() && (!self.bindings.is_empty() || self.settings.forwarder.pin_root.exists()) {
             match self.start() {
                 Ok(parts) => {

@@ -1,6 +1,6 @@
 //! What the director shows: answers about packets, counters for tables and metrics, and whether it does what it should.
 
-use super::{Director, View};
+use super::{Director, View, is_able};
 use sluicegate_admin::packets::{FlowCounts, PacketsState, PortState, PortTraffic, ReasonCount};
 use sluicegate_announce::{Unfit, VipView};
 use sluicegate_config::TransportProtocol;
@@ -139,10 +139,11 @@ impl View {
         }
         let alone = ownership.peers.is_empty();
         let known: BTreeMap<IpAddr, &VipView> = ownership.vips.iter().map(|known| (known.vip, known)).collect();
-        let held: BTreeMap<IpAddr, bool> = status.vips.iter().map(|vip| (vip.address, vip.id.is_some())).collect();
+        let held: BTreeMap<IpAddr, (bool, bool)> =
+            status.vips.iter().map(|vip| (vip.address, (vip.id.is_some(), is_able(vip)))).collect();
         let of = |vip: &IpAddr| {
             // What cannot be served by its manifest is rejected by name, and nobody should own it.
-            let Some(in_tables) = held.get(vip) else {
+            let Some((in_tables, able)) = held.get(vip) else {
                 let is_rejected = status.failures.iter().any(|failure| failure.contains(&vip.to_string()));
                 return (!is_rejected).then(|| format!("VIP {vip} is not in the tables yet"));
             };
@@ -153,7 +154,7 @@ impl View {
             match (mine, in_tables) {
                 (true, false) => Some(format!("VIP {vip} is owned and not in the tables")),
                 (true, true) if view.fence.is_zero() => Some(format!("VIP {vip} is owned and its fence is not held")),
-                (false, _) if alone && view.able && view.owner.is_none() => Some(format!("VIP {vip} has no owner yet")),
+                (false, _) if alone && *able && view.owner.is_none() => Some(format!("VIP {vip} has no owner yet")),
                 _ => None,
             }
         };
