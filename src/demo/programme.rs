@@ -97,12 +97,13 @@ pub fn of_packets(laboratory: &Laboratory) -> String {
     }
     line(&mut text, "");
     line(&mut text, "See inside:");
-    line(&mut text, &format!("{}{program} vips", inside("director1")));
+    let vip = VIP_PAIRS[0].addresses()[0];
+    let packet = format!("tcp,{},{}", SocketAddr::new(client.ipv4.into(), 40_000), SocketAddr::new(vip, HTTP_PORT));
+    for question in ["vips", "vips --stats", &format!("explain {packet}"), "tap --packet --count 20"] {
+        line(&mut text, &format!("{}{program} {question}", inside("director1")));
+    }
     line(&mut text, &format!("{}{program} routes", inside("gateway1")));
-    line(
-        &mut text,
-        &format!("{}tcpdump -ni eth0 host {}    # requests and replies", inside("near1"), VIP_PAIRS[0].addresses()[0]),
-    );
+    line(&mut text, &format!("{}tcpdump -ni eth0 host {}    # requests and replies", inside("near1"), vip));
     line(
         &mut text,
         &format!("{}tcpdump -ni director1 port {HTTP_PORT} or port {UDP_PORT}    # requests alone", inside("lan")),
