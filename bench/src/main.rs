@@ -2,6 +2,7 @@
 //! knows no result in advance.
 
 mod flows;
+mod live;
 mod packet;
 
 use clap::{Parser, Subcommand};
@@ -15,7 +16,8 @@ use std::process::ExitCode;
     after_help = "Examples:\n  sluicegate-bench packet                          # every scenario, as a table\n  \
                   sluicegate-bench packet tcp4_hit gue4 -o json    # two of them, as JSON\n  \
                   sluicegate-bench packet tcp4_hit --keep          # leave the program pinned for another harness\n  \
-                  sluicegate-bench flows                           # who moves when things change\n\n\
+                  sluicegate-bench flows                           # who moves when things change\n  \
+                  sluicegate-bench live --katran balancer.bpf.o    # packets per second beside a peer\n\n\
                   Exit codes: 0 success, 1 something did not work, 2 wrong usage."
 )]
 struct Cli {
@@ -32,6 +34,8 @@ enum Command {
     /// The process that `flows` kills
     #[command(hide = true)]
     FlowsProgrammer(flows::programmer::Arguments),
+    /// Packets per second through a veth in native XDP on one core, beside Katran and the kernel (needs root)
+    Live(live::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::Packet(arguments) => packet::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::FlowsProgrammer(arguments) => flows::programmer::run(&arguments),
+        Command::Live(arguments) => live::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,11 +4,11 @@
 //! was pushed, writes the headers of the next flow and tail-calls the program under test. What that costs by itself (the
 //! floor: the same small program in front of a bare push and `XDP_TX`) is measured in turn with it and subtracted.
 
-mod frames;
-mod harness;
+pub(crate) mod frames;
+pub(crate) mod harness;
 mod report;
-mod scenario;
-mod tables;
+pub(crate) mod scenario;
+pub(crate) mod tables;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};

@@ -144,12 +144,14 @@ impl Harness {
     }
 }
 
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+/// A program of an object.
+pub fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
     let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     program.try_into().with_context(|| format!("program {name}"))
 }
 
-fn loaded(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<ProgramFd> {
+/// A program of an object, loaded.
+pub fn loaded(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<ProgramFd> {
     let program = xdp(ebpf, name)?;
     program.load().with_context(|| format!("the kernel refuses program {name}"))?;
     program.fd()?.try_clone().context("a program's descriptor")

@@ -1,7 +1,7 @@
 //! Running a loaded XDP program once, without an interface (`BPF_PROG_TEST_RUN`).
 
-use aya::TestRunOptions;
 use aya::programs::{ProgramError, TestRun, Xdp};
+use aya::{TestRunAttrs, TestRunOptions};
 use std::time::Duration;
 
 /// Room for what a program may put in front of a frame.
@@ -45,6 +45,23 @@ pub fn run_from(program: &Xdp, frame: &[u8], repeat: u32, ingress: Option<u32>) 
     })?;
     out.truncate(result.data_size_out as usize);
     Ok(Ran { action: result.return_value, frame: out, duration: result.duration })
+}
+
+/// Sends frames in earnest: each run's frame goes where the program says, with `XDP_TX` out of this interface, which
+/// must have a driver with XDP. Frames are made `batch` at a time and used again: the program finds what an earlier run left
+/// in one, at its first place and length.
+///
+/// # Errors
+/// As [`run_from`]; also before Linux 5.18.
+pub fn send(program: &Xdp, frame: &[u8], repeat: u32, ingress: u32, batch: u32) -> Result<(), ProgramError> {
+    program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(&context(frame.len(), ingress)),
+        repeat,
+        attrs: TestRunAttrs::new().xdp_live_frames(batch),
+        ..TestRunOptions::default()
+    })?;
+    Ok(())
 }
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.

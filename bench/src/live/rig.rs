@@ -1,0 +1,146 @@
+//! The wire, who sends and counts at one end of it, and room for whoever is under test at the other.
+
+use crate::packet::frames;
+use crate::packet::harness::{loaded, pin_to, xdp};
+use crate::packet::scenario::{self, Delivery, Scenario};
+use crate::packet::tables::set;
+use anyhow::Context as _;
+use aya::maps::{MapData, ProgramArray};
+use aya::{Ebpf, EbpfLoader};
+use rustix::time::{ClockId, clock_gettime};
+use sluicegate_netlab::{Attachment, Hook, Instruction, Lab, Namespace, Program, WireOptions};
+use sluicegate_xdp::row::Row;
+use sluicegate_xdp::test_run;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+/// The interface at both ends.
+pub const PORT: &str = "eth0";
+/// Who sends, and to whom everything goes back.
+pub const SENDER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const XDP_DROP: i32 = 1;
+/// Frames that the kernel makes at a time.
+const BATCH: u32 = 64;
+/// What is still under way when the last frame was sent.
+const DRAIN: Duration = Duration::from_millis(5);
+
+/// What one turn came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// Packets that came back.
+    pub returned: u64,
+    /// From the first to the last.
+    pub elapsed: Duration,
+    /// CPU time that went into it: of the sending thread, with the soft interrupts that it was charged, and of the kernel's
+    /// thread for those that it was not.
+    pub busy: Duration,
+}
+
+impl Turn {
+    /// Packets a second of CPU time: what a core takes when nobody else has it.
+    pub fn rate(&self) -> f64 {
+        self.returned as f64 / self.busy.as_secs_f64()
+    }
+
+    /// Share of the core that all of it had.
+    pub fn share(&self) -> f64 {
+        self.busy.as_secs_f64() / self.elapsed.as_secs_f64()
+    }
+}
+
+/// The wire and its ends.
+pub struct Rig {
+    /// The end that is under test.
+    pub under_test: Namespace,
+    /// MAC address of the sending end.
+    pub sender_mac: [u8; 6],
+    sender: Namespace,
+    replay: Ebpf,
+    scenario: Scenario,
+    template: Vec<u8>,
+    cpu: usize,
+    _sink: Attachment,
+    _lab: Lab,
+}
+
+impl Rig {
+    /// Builds it. The end under test has an address, forwards, and knows the sender as the way to everywhere.
+    pub fn build(cpu: usize) -> anyhow::Result<Self> {
+        let mut lab = Lab::new("sg-bench")?;
+        let (sender, under_test) = (lab.namespace("sender")?, lab.namespace("tested")?);
+        lab.connect(&sender, PORT, &under_test, PORT, WireOptions::default())?;
+        sender.add_address(PORT, "192.0.2.2/24")?;
+        under_test.add_address(PORT, "192.0.2.1/24")?;
+        under_test.become_router()?;
+        under_test.set_sysctl("net/ipv4/conf/all/rp_filter", "0")?;
+        under_test.set_sysctl("net/ipv4/conf/eth0/rp_filter", "0")?;
+        under_test.set_sysctl("net/ipv4/conf/all/send_redirects", "0")?;
+        under_test.set_sysctl("net/ipv4/conf/eth0/send_redirects", "0")?;
+        let sender_mac = sender.mac(PORT)?;
+        under_test.set_neighbour(PORT, IpAddr::V4(SENDER), sender_mac)?;
+        under_test.add_route("0.0.0.0/0", IpAddr::V4(SENDER))?;
+        let drop = Program::new("bench_sink", vec![Instruction::set(0, XDP_DROP), Instruction::exit()]);
+        let sink = sender.attach(PORT, Hook::Xdp, &drop)?;
+
+        let mut replay = EbpfLoader::new().load(sluicegate_xdp::REPLAY).context("the replaying object")?;
+        let bounce = loaded(&mut replay, "floor_0")?;
+        let map = replay.map_mut("NEXT").context("the replaying object has no map NEXT")?;
+        let mut next: ProgramArray<&mut MapData> = ProgramArray::try_from(map)?;
+        next.set(0, &bounce, 0)?;
+        loaded(&mut replay, "replay4")?;
+        let scenario = of(Delivery::Tunnel)?;
+        let mut template = frames::frame(&scenario);
+        template[0..6].copy_from_slice(&under_test.mac(PORT)?);
+        template[6..12].copy_from_slice(&sender_mac);
+        Ok(Self { under_test, sender_mac, sender, replay, scenario, template, cpu, _sink: sink, _lab: lab })
+    }
+
+    /// Sends, and counts what comes back.
+    pub fn send(&mut self, flows: u64, packets: u32) -> anyhow::Result<Turn> {
+        let mut script = frames::script(&Scenario { flows: Some(flows), ..self.scenario }, &self.template);
+        // The kernel gives each frame its place back.
+        script.pushed = 0;
+        set(&mut self.replay, "SCRIPT", 0, Row(script))?;
+        let port = self.sender.ifindex(PORT)?;
+        let (replay, template, cpu) = (&mut self.replay, &self.template, self.cpu);
+        self.sender.run(move || {
+            pin_to(cpu)?;
+            // Others on the machine are not what is measured. Refused is no reason not to measure.
+            let _refused = rustix::process::setpriority_process(None, -20);
+            let program = xdp(replay, "replay4")?;
+            let (before, busy_before, began) = (received()?, busy(cpu)?, Instant::now());
+            test_run::send(program, template, packets, port, BATCH)?;
+            let elapsed = began.elapsed();
+            std::thread::sleep(DRAIN);
+            Ok(Turn { returned: received()? - before, elapsed, busy: busy(cpu)?.saturating_sub(busy_before) })
+        })
+    }
+}
+
+/// The scenario of all frames: TCP segments with ACK to the IPv4 VIP.
+pub fn of(delivery: Delivery) -> anyhow::Result<Scenario> {
+    let all = scenario::all();
+    let found = all.into_iter().find(|scenario| scenario.name == "tcp4_1k" && scenario.delivery == delivery);
+    found.context("there is no scenario tcp4_1k")
+}
+
+/// CPU time of this thread, and of the kernel's thread for soft interrupts of that CPU.
+fn busy(cpu: usize) -> anyhow::Result<Duration> {
+    let own = clock_gettime(ClockId::ThreadCPUTime);
+    let name = format!("ksoftirqd/{cpu}\n");
+    let named =
+        |entry: &std::fs::DirEntry| std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|is| is == name);
+    let kernel = std::fs::read_dir("/proc")?.flatten().find(named).context("no ksoftirqd of that CPU is to be seen")?;
+    let times = std::fs::read_to_string(kernel.path().join("schedstat"))?;
+    let nanoseconds = times.split_whitespace().next().and_then(|time| time.parse().ok());
+    let kernel = Duration::from_nanos(nanoseconds.context("/proc/PID/schedstat has no CPU time")?);
+    Ok(kernel + Duration::new(own.tv_sec as u64, own.tv_nsec as u32))
+}
+
+/// Packets that the port of this thread's namespace has received.
+fn received() -> anyhow::Result<u64> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").context("/proc/thread-self/net/dev")?;
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix("eth0:"));
+    let packets = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|packets| packets.parse().ok());
+    packets.context("/proc/thread-self/net/dev does not count packets of eth0")
+}
