@@ -4,11 +4,12 @@ use crate::fleet::{DeliveryKind, FleetReal, FleetService, ServiceKey};
 use crate::head::{address_from_words, kind_number};
 use crate::plan::demand::Demand;
 use crate::plan::formers::{NO_FORMERS, formers_of};
+use crate::plan::rings::{lines_of_slots, slots_of};
 use crate::tables::{MapOp, Tables, lines_of};
 use sluicegate_config::{Method, TransportProtocol};
 use sluicegate_l4::directory::{address_buckets, service_buckets};
 use sluicegate_l4::layout::{
-    AddressEntry, Backend, MAX_ADDRESSES, MAX_BACKENDS, MAX_RINGS, MAX_SERVICES, Service, service_key,
+    AddressEntry, Backend, MAX_ADDRESSES, MAX_BACKENDS, MAX_RINGS, MAX_SERVICES, RingLine, Service, service_key,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -136,6 +137,8 @@ pub struct Allocations {
     pub(crate) epoch: u64,
     /// What services wanted of real servers when it was planned last.
     pub(crate) demand: Demand,
+    /// Rings whose lines are kept, the latest last.
+    lately: VecDeque<u32>,
 }
 
 /// A sweep of the flow table that has begun ([`Allocations::begin_sweep`]).
@@ -164,6 +167,7 @@ impl Allocations {
             stray_backends: Vec::new(),
             epoch: 0,
             demand: Demand::default(),
+            lately: VecDeque::new(),
         }
     }
 
@@ -243,10 +247,45 @@ impl Allocations {
         self.backends.iter().map(|(key, id)| (*key, narrow(id)))
     }
 
-    /// The tables as they are when every operation was applied.
+    /// The tables as they are when every operation was applied; of the rings those that were filled lately.
     #[must_use]
     pub fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// The slots of a ring, as many as are filled or more: as they are kept, else filled once more.
+    #[must_use]
+    pub fn slots(&self, ring: u32) -> Vec<u16> {
+        if self.tables.rings.contains_key(&ring) {
+            return self.tables.slots(ring).collect();
+        }
+        self.rings.key_of(ring).map(|key| slots_of(&self.tables, key)).unwrap_or_default()
+    }
+
+    /// Has the lines of the rings of a VIP's services in [`Allocations::tables`], of some of them where there are many.
+    pub fn recall(&mut self, vip: IpAddr) {
+        let services: Vec<u16> = self.services().filter(|(key, _)| key.vip == vip).map(|(_, id)| id).collect();
+        let rows = services.iter().filter_map(|id| self.tables.services.get(id)).filter(|row| row.ring_slots > 0);
+        let rings: BTreeSet<u32> = rows.flat_map(|row| [Some(row.ring), formers_of(row)]).flatten().collect();
+        for ring in rings.into_iter().take(RINGS_KEPT) {
+            self.keep_lines(ring, lines_of_slots(&self.slots(ring)));
+        }
+    }
+
+    /// Keeps the lines of a ring, and lets go of those of an older one. A ring is two thousand lines, and there may be
+    /// hundreds: what is let go of is filled once more where somebody asks. A service with the second chance asks at each plan.
+    pub(crate) fn keep_lines(&mut self, ring: u32, lines: Vec<RingLine>) {
+        self.lately.retain(|kept| *kept != ring);
+        self.lately.push_back(ring);
+        self.tables.rings.insert(ring, lines);
+        if self.lately.len() <= RINGS_KEPT {
+            return;
+        }
+        let Some(oldest) = self.lately.pop_front() else { return };
+        let asked = |row: &Service| formers_of(row).is_some() && (row.ring == oldest || row.former_ring == oldest);
+        if !self.tables.services.values().any(asked) {
+            self.tables.rings.remove(&oldest);
+        }
     }
 
     fn adopt_addresses(&mut self) {
@@ -333,6 +372,9 @@ impl Allocations {
         self.strays.extend(ops);
     }
 }
+
+/// Rings of which the lines are kept: 2 MB.
+const RINGS_KEPT: usize = 16;
 
 /// The service that a word of the directory means; `None` where it means none.
 fn service_of_word(word: u64, vips: &BTreeMap<u16, IpAddr>) -> Option<ServiceKey> {

@@ -7,7 +7,7 @@
 pub(crate) mod demand;
 mod directory;
 pub(crate) mod formers;
-mod rings;
+pub(crate) mod rings;
 
 use crate::allocations::{Allocations, BackendKey, RingKey, narrow, protocol_number};
 use crate::failure::{PlanFailure, Waiting};

@@ -160,8 +160,10 @@ impl Control {
     }
 
     /// Answers the questions about packets that wait.
-    fn answer(&self) {
-        for question in self.shared.questions() {
+    fn answer(&mut self) {
+        let questions = self.shared.questions();
+        for question in questions {
+            self.allocations.recall(question.packet.destination.ip());
             let facts = Facts {
                 fleet: self.surveyor.fleet(),
                 failures: &self.failures,

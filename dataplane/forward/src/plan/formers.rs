@@ -5,10 +5,9 @@
 //! more. It may be dead for a while: the packet path looks.
 
 use super::{Admitted, Planner};
-use crate::allocations::{BackendKey, RingKey, narrow};
+use crate::allocations::{Allocations, BackendKey, RingKey, narrow};
 use crate::failure::{PlanFailure, Waiting};
 use crate::fleet::FleetService;
-use crate::tables::Tables;
 use sluicegate_l4::layout::{MAX_BACKENDS, MAX_RINGS, Service};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,13 +20,13 @@ pub(super) type Owners = BTreeMap<u32, Vec<u16>>;
 impl Planner<'_> {
     /// Remembers the owners of slots that may change hands, before rings are written.
     pub(super) fn owners(&self, admitted: &Admitted<'_>, moving: &BTreeMap<u16, RingKey>) -> Owners {
-        let tables = &self.allocations.tables;
+        let allocations = &*self.allocations;
         let mut owners = Owners::new();
         for id in moving.keys() {
             let chosen = admitted.services.get(id).is_some_and(|service| service.has_second_chance());
-            let row = tables.services.get(id).filter(|row| chosen && row.ring_slots > 0);
+            let row = allocations.tables.services.get(id).filter(|row| chosen && row.ring_slots > 0);
             if let Some(row) = row {
-                owners.entry(row.ring).or_insert_with(|| slots(tables, row.ring, row.ring_slots));
+                owners.entry(row.ring).or_insert_with(|| slots(allocations, row.ring, row.ring_slots));
             }
         }
         owners
@@ -66,13 +65,12 @@ impl Planner<'_> {
 
     /// The former owners that a service should have by slot, 0 = none; `None` where no slot has one.
     fn content(&self, id: u16, service: &FleetService, (ring, count): (u32, u32), owners: &Owners) -> Option<Vec<u16>> {
-        let tables = &self.allocations.tables;
-        let row = tables.services.get(&id)?;
+        let row = self.allocations.tables.services.get(&id)?;
         // With another number of slots or another key, a flow's slot was another one.
         if row.ring_slots != count || row.select != super::select_number(service.options.scheduler) {
             return None;
         }
-        let known = formers_of(row).map(|formers| slots(tables, formers, count));
+        let known = formers_of(row).map(|formers| slots(self.allocations, formers, count));
         let before = owners.get(&row.ring);
         if known.is_none() && before.is_none() {
             return None;
@@ -80,8 +78,8 @@ impl Planner<'_> {
         let listed = self.listed(service);
         let at = |slots: Option<&Vec<u16>>, slot: usize| slots.and_then(|slots| slots.get(slot)).copied().unwrap_or(0);
         let mut found = false;
-        let present = tables.slots(ring).take(count as usize);
-        let content = present.enumerate().map(|(slot, present)| {
+        let present = slots(self.allocations, ring, count);
+        let content = present.into_iter().enumerate().map(|(slot, present)| {
             let former = match at(before, slot) {
                 0 => at(known.as_ref(), slot),
                 owner if owner == present => at(known.as_ref(), slot),
@@ -136,8 +134,10 @@ pub(crate) fn formers_of(row: &Service) -> Option<u32> {
     has.then_some(row.former_ring)
 }
 
-fn slots(tables: &Tables, ring: u32, count: u32) -> Vec<u16> {
-    tables.slots(ring).take(count as usize).collect()
+fn slots(allocations: &Allocations, ring: u32, count: u32) -> Vec<u16> {
+    let mut slots = allocations.slots(ring);
+    slots.truncate(count as usize);
+    slots
 }
 
 /// By id of the record.

@@ -3,7 +3,7 @@
 //! so that no service is led to real servers of another one, not for a moment.
 
 use super::formers::Owners;
-use super::{Admitted, Planner, write};
+use super::{Admitted, Planner};
 use crate::allocations::{BackendKey, RingKey, narrow};
 use crate::failure::{PlanFailure, Waiting};
 use crate::fleet::{FleetService, Standing};
@@ -112,27 +112,33 @@ impl Planner<'_> {
         if let Some(ring) = self.allocations.rings.get(key) {
             return Some(ring);
         }
-        let ring = match changing.get(key) {
+        let (ring, former) = match changing.get(key) {
             Some(ring) => {
                 let former = self.allocations.rings.key_of(*ring)?.clone();
+                let lines = lines_of_slots(&self.allocations.slots(*ring));
                 self.allocations.rings.rekey(&former, key.clone());
-                *ring
+                (*ring, lines)
             }
-            None => {
-                let ring = self.allocations.rings.claim(key.clone())?;
-                self.allocations.tables.rings.remove(&ring);
-                ring
-            }
+            None => (self.allocations.rings.claim(key.clone())?, Vec::new()),
         };
-        let lines = lines_that_differ(&self.allocations.tables, ring, &slots_of(&self.allocations.tables, key));
+        let next = lines_of_slots(&slots_of(&self.allocations.tables, key));
+        let differs = |(at, line): &(u32, &RingLine)| former.get(*at as usize) != Some(*line);
+        let lines: Vec<(u32, RingLine)> = (0..).zip(&next).filter(differs).map(|(at, line)| (at, *line)).collect();
         if !lines.is_empty() {
             let stage = match key {
                 RingKey::Formers(_) => &mut self.stages.formers,
                 _ => &mut self.stages.rings,
             };
-            write(self.allocations, stage, MapOp::Ring { ring, lines });
+            stage.push(MapOp::Ring { ring, lines });
         }
+        self.allocations.keep_lines(ring, next);
         Some(ring)
+    }
+
+    /// True where a ring leads to nobody else than these.
+    fn leads_only_to(&self, former: &Service, usable: &BTreeSet<u16>) -> bool {
+        let slots = self.allocations.slots(former.ring);
+        slots.iter().take(former.ring_slots as usize).all(|slot| usable.contains(slot))
     }
 
     /// What a service gets while no ring is free: the one that it has, if all in it may still be used by it.
@@ -147,8 +153,7 @@ impl Planner<'_> {
             .filter(|(_, standing)| *standing != Standing::Dead)
             .filter_map(|(real, _)| self.allocations.backend_id(service, real))
             .collect();
-        let mut slots = self.allocations.tables.slots(former.ring).take(former.ring_slots as usize);
-        if slots.all(|slot| usable.contains(&slot)) { (former.ring, former.ring_slots) } else { NO_RING }
+        if self.leads_only_to(former, &usable) { (former.ring, former.ring_slots) } else { NO_RING }
     }
 }
 
@@ -164,7 +169,7 @@ impl RingKey {
 }
 
 /// Fills a ring.
-fn slots_of(tables: &Tables, key: &RingKey) -> Vec<u16> {
+pub(crate) fn slots_of(tables: &Tables, key: &RingKey) -> Vec<u16> {
     let (turns, slots, members) = match key {
         RingKey::Filled { turns, slots, members } => (turns, slots, members),
         RingKey::Formers(slots) => return slots.to_vec(),
@@ -186,15 +191,14 @@ fn slots_of(tables: &Tables, key: &RingKey) -> Vec<u16> {
     ring
 }
 
-/// The lines of a ring that are not so yet.
-fn lines_that_differ(tables: &Tables, ring: u32, slots: &[u16]) -> Vec<(u32, RingLine)> {
-    let former = tables.rings.get(&ring);
-    let lines = slots.chunks(RING_LINE_SLOTS as usize).map(|chunk| {
+/// The slots as lines.
+pub(crate) fn lines_of_slots(slots: &[u16]) -> Vec<RingLine> {
+    let line = |chunk: &[u16]| {
         let mut line = RingLine::default();
         line.slots[..chunk.len()].copy_from_slice(chunk);
         line
-    });
-    (0..).zip(lines).filter(|(at, line)| former.and_then(|former| former.get(*at as usize)) != Some(line)).collect()
+    };
+    slots.chunks(RING_LINE_SLOTS as usize).map(line).collect()
 }
 
 fn greatest_common_divisor(a: u16, b: u16) -> u16 {
