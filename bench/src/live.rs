@@ -7,7 +7,7 @@
 mod contestant;
 mod katran;
 mod report;
-mod rig;
+pub(crate) mod rig;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};

@@ -3,6 +3,7 @@
 
 mod flows;
 mod live;
+mod memory;
 mod packet;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,8 @@ enum Command {
     FlowsProgrammer(flows::programmer::Arguments),
     /// Packets per second through a veth in native XDP on one core, beside Katran and the kernel (needs root)
     Live(live::Arguments),
+    /// Memory and changes of a large fleet: 512 VIPs, 1,024 services of 100 real servers, a million flows (needs root)
+    Memory(memory::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Flows(arguments) => flows::run(&arguments),
         Command::FlowsProgrammer(arguments) => flows::programmer::run(&arguments),
         Command::Live(arguments) => live::run(&arguments),
+        Command::Memory(arguments) => memory::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -41,7 +41,12 @@ enum Present {
 pub fn all(katran: Option<&Path>) -> anyhow::Result<Vec<Contestant>> {
     let mut replay = EbpfLoader::new().load(sluicegate_xdp::REPLAY).context("the replaying object")?;
     xdp(&mut replay, "floor_0")?.load()?;
-    let mut all = vec![Contestant::new("bare XDP_TX", Way::Xdp { object: replay, program: "floor_0" })];
+    let mut push = EbpfLoader::new().load(sluicegate_xdp::REPLAY).context("the replaying object")?;
+    xdp(&mut push, "floor_20")?.load()?;
+    let mut all = vec![
+        Contestant::new("bare XDP_TX", Way::Xdp { object: replay, program: "floor_0" }),
+        Contestant::new("bare push of 20 bytes", Way::Xdp { object: push, program: "floor_20" }),
+    ];
     for (name, delivery) in [("Sluicegate, L2", Delivery::L2), ("Sluicegate, TUNNEL", Delivery::Tunnel)] {
         let mut director = EbpfLoader::new().load(sluicegate_xdp::DIRECTOR).context("the director's object")?;
         fill_maps(&mut director, &of(delivery)?)?;

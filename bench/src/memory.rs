@@ -1,0 +1,287 @@
+//! `memory`: what a large fleet costs: memory of the tables in the kernel and of the process, and how long a change takes until
+//! it is in the tables.
+//!
+//! 512 VIPs with two ports and 100 real servers each, all with the same ones (their services share a ring) or each with others
+//! (as many rings as there are), and a million flows. The forwarder is the one of the program, in a namespace of its
+//! own.
+
+use crate::live::rig::{PORT, Rig, SENDER};
+use crate::packet::tables::VIP4;
+use anyhow::{Context as _, bail};
+use aya::maps::MapData;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use sluicegate_config::{
+    Kind, Method, ObjectRef, Readiness, RealServer, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
+};
+use sluicegate_forward::forwarder::{ForwardMode, Forwarder, ForwarderSettings};
+use sluicegate_forward::status::ForwarderStatus;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Real servers of the VIPs; both, each in a process of its own, if it is not given
+    #[arg(long, value_enum)]
+    sets: Option<Sets>,
+    /// Changes that are timed
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    changes: u32,
+    /// CPU that sends the flows
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// Which real servers VIPs have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Sets {
+    /// All have the same ones.
+    Equal,
+    /// Each has others.
+    Different,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// A table in Markdown.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+const VIPS: u32 = 512;
+const REALS: u32 = 100;
+const FLOWS: u64 = 1 << 20;
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What one kind of fleet came to. Memory in bytes, times in microseconds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Measured {
+    sets: Sets,
+    rings: usize,
+    flows: u64,
+    kernel: u64,
+    largest: BTreeMap<String, u64>,
+    private: u64,
+    resident: u64,
+    peak: u64,
+    first: u64,
+    changes: usize,
+    median: u64,
+    p99: u64,
+    most: u64,
+}
+
+/// Measures, and prints the report on standard output.
+///
+/// # Errors
+/// Where rights are missing, or the fleet does not come to be served.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("namespaces and eBPF programs need root");
+    }
+    let measured = match arguments.sets {
+        Some(sets) => vec![measure(sets, arguments)?],
+        None => vec![elsewhere("equal", arguments)?, elsewhere("different", arguments)?],
+    };
+    match arguments.output {
+        OutputFormat::Json if arguments.sets.is_some() => println!("{}", serde_json::to_string(&measured[0])?),
+        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&measured)?),
+        OutputFormat::Table => print!("{}", table(&measured)),
+    }
+    Ok(())
+}
+
+/// In a process of its own: what one fleet leaves behind is not counted to the other.
+fn elsewhere(sets: &str, arguments: &Arguments) -> anyhow::Result<Measured> {
+    let (changes, cpu) = (arguments.changes.to_string(), arguments.cpu.to_string());
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["memory", "--sets", sets, "--changes", &changes, "--cpu", &cpu, "-o", "json"]);
+    let output = command.stderr(std::process::Stdio::inherit()).output()?;
+    if !output.status.success() {
+        bail!("the measurement with {sets} sets failed");
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn measure(sets: Sets, arguments: &Arguments) -> anyhow::Result<Measured> {
+    let mut rig = Rig::build(arguments.cpu)?;
+    let root = PathBuf::from(format!("/sys/fs/bpf/sg-bench-{}", std::process::id()));
+    let settings = ForwarderSettings {
+        mode: ForwardMode::Xdp,
+        pin_root: root.clone(),
+        interfaces: vec![PORT.to_owned()],
+        ..ForwarderSettings::default()
+    };
+    let forwarder = rig.under_test.run(|| Forwarder::start(settings))?;
+    let measured = fleet(&forwarder, &mut rig, sets, arguments.changes, &root);
+    forwarder.detach()?;
+    measured
+}
+
+fn fleet(forwarder: &Forwarder, rig: &mut Rig, sets: Sets, changes: u32, root: &Path) -> anyhow::Result<Measured> {
+    let mut bindings: BTreeMap<IpAddr, Arc<VipBinding>> =
+        (0..VIPS).map(|number| (vip(number), Arc::new(binding(sets, number, None)))).collect();
+    let first = apply(forwarder, &bindings)?;
+    let status = forwarder.status();
+    if !status.failures.is_empty() || status.vips.len() != VIPS as usize {
+        bail!(
+            "{} VIPs are served, {} failures: {:?}",
+            status.vips.len(),
+            status.failures.len(),
+            status.failures.first()
+        );
+    }
+    rig.send(FLOWS, FLOWS as u32)?;
+    rig.send(FLOWS, FLOWS as u32)?;
+    let sweeps = status.flows.sweeps;
+    let swept = wait(forwarder, |status| status.flows.sweeps > sweeps + 1)?;
+    let flows = swept.flows.established + swept.flows.tentative;
+
+    let mut times = Vec::new();
+    for change in 0..changes {
+        // A real server goes from one VIP, and comes back.
+        let number = change / 2 % VIPS;
+        let without = (change % 2 == 0).then_some(change % REALS);
+        bindings.insert(vip(number), Arc::new(binding(sets, number, without)));
+        times.push(apply(forwarder, &bindings)?);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    times.sort_unstable();
+    let at = |share: usize| times[(times.len() - 1) * share / 100].as_micros() as u64;
+    let maps = kernel_memory(root)?;
+    Ok(Measured {
+        sets,
+        rings: if sets == Sets::Equal { 1 } else { VIPS as usize },
+        flows,
+        kernel: maps.values().sum(),
+        largest: maps.into_iter().filter(|(_, bytes)| *bytes >= 1 << 20).collect(),
+        private: of_process("RssAnon:")?,
+        resident: of_process("VmRSS:")?,
+        peak: of_process("VmHWM:")?,
+        first: first.as_micros() as u64,
+        changes: times.len(),
+        median: at(50),
+        p99: at(99),
+        most: at(100),
+    })
+}
+
+/// From the call to the status that says that it is in the tables.
+fn apply(forwarder: &Forwarder, bindings: &BTreeMap<IpAddr, Arc<VipBinding>>) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let wish = forwarder.apply(bindings);
+    wait(forwarder, |status| status.applied >= wish)?;
+    Ok(began.elapsed())
+}
+
+fn wait(forwarder: &Forwarder, reached: impl Fn(&ForwarderStatus) -> bool) -> anyhow::Result<Arc<ForwarderStatus>> {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let status = forwarder.status();
+        if reached(&status) {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    bail!("the forwarder did not get there within {PATIENCE:?}")
+}
+
+/// The first one is asked by the frames of the rig; the others lie in the range for benchmarks (RFC 2544).
+fn vip(number: u32) -> IpAddr {
+    match number {
+        0 => VIP4.into(),
+        _ => Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + number).into(),
+    }
+}
+
+fn binding(sets: Sets, number: u32, without: Option<u32>) -> VipBinding {
+    let offset = if sets == Sets::Equal { 0 } else { number * 3 };
+    let real = |real: u32| RealServer {
+        address: Ipv4Addr::from_bits(Ipv4Addr::new(198, 19, 0, 0).to_bits() + offset + real).into(),
+        weight: 1,
+        readiness: Readiness::Ready,
+        node: None,
+    };
+    let reals: Vec<RealServer> = (0..REALS).filter(|real| Some(*real) != without).map(real).collect();
+    let port = |port| VipPort { protocol: TransportProtocol::Tcp, port, reals: reals.clone() };
+    VipBinding {
+        address: vip(number),
+        services: vec![VipService {
+            namespace: "bench".into(),
+            service: format!("service{number}").into(),
+            method: Some(Method::Tunnel),
+            options: VipOptions::default(),
+            ports: vec![port(80), port(443)],
+        }],
+        origin: ObjectRef::new(Kind::ConfigMap, "bench", "vips"),
+    }
+}
+
+/// What the kernel charges for each pinned map (`memlock` of its file).
+fn kernel_memory(root: &Path) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut memory = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(map) = MapData::from_pin(&path) {
+                let file = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                memory.insert(name, field(&std::fs::read_to_string(file)?, "memlock:").unwrap_or(0));
+            }
+        }
+    }
+    Ok(memory)
+}
+
+/// A field of `/proc/self/status`, which are in KiB.
+fn of_process(name: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    Ok(field(&status, name).with_context(|| format!("/proc/self/status has no {name}"))? * 1024)
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn table(measured: &[Measured]) -> String {
+    let mut text = format!(
+        "{VIPS} VIPs with 2 ports of {REALS} real servers, behind {SENDER}\n\n\
+         | real servers | rings | flows | tables in the kernel, MB | process, MB (peak) | together, MB | first state, ms | a \
+         change, ms: median, p99, most |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    );
+    for Measured { sets, rings, flows, kernel, private, peak, first, median, p99, most, .. } in measured {
+        let mega = |bytes: u64| bytes as f64 / 1e6;
+        let milli = |micros: u64| micros as f64 / 1e3;
+        text += &format!(
+            "| {} | {rings} | {flows} | {:.1} | {:.1} ({:.1}) | {:.1} | {:.0} | {:.1}, {:.1}, {:.1} |\n",
+            if *sets == Sets::Equal { "the same" } else { "others each" },
+            mega(*kernel),
+            mega(*private),
+            mega(*peak),
+            mega(kernel + private),
+            milli(*first),
+            milli(*median),
+            milli(*p99),
+            milli(*most)
+        );
+    }
+    text
+}
