@@ -150,6 +150,14 @@ fn fleet(forwarder: &Forwarder, rig: &mut Rig, sets: Sets, changes: u32, root: &
     let sweeps = status.flows.sweeps;
     let swept = wait(forwarder, |status| status.flows.sweeps > sweeps + 1)?;
     let flows = swept.flows.established + swept.flows.tentative;
+    // A set of eight overflows here and there.
+    if flows * 10 < FLOWS * 9 {
+        let real = swept.vips.first().and_then(|vip| vip.services.first()).and_then(|service| service.reals.first());
+        bail!(
+            "{flows} of {FLOWS} flows are tracked; packets ended as {:?}; the first real server: {real:?}",
+            swept.reasons
+        );
+    }
 
     let mut times = Vec::new();
     for change in 0..changes {

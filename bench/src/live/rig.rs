@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use aya::maps::{MapData, ProgramArray};
 use aya::{Ebpf, EbpfLoader};
 use rustix::time::{ClockId, clock_gettime};
-use sluicegate_netlab::{Attachment, Hook, Instruction, Lab, Namespace, Program, WireOptions};
+use sluicegate_netlab::{Hook, Instruction, Lab, Namespace, Program, WireOptions};
 use sluicegate_xdp::row::Row;
 use sluicegate_xdp::test_run;
 use std::net::{IpAddr, Ipv4Addr};
@@ -59,7 +59,6 @@ pub struct Rig {
     scenario: Scenario,
     template: Vec<u8>,
     cpu: usize,
-    _sink: Attachment,
     _lab: Lab,
 }
 
@@ -79,8 +78,6 @@ impl Rig {
         let sender_mac = sender.mac(PORT)?;
         under_test.set_neighbour(PORT, IpAddr::V4(SENDER), sender_mac)?;
         under_test.add_route("0.0.0.0/0", IpAddr::V4(SENDER))?;
-        let drop = Program::new("bench_sink", vec![Instruction::set(0, XDP_DROP), Instruction::exit()]);
-        let sink = sender.attach(PORT, Hook::Xdp, &drop)?;
 
         let mut replay = EbpfLoader::new().load(sluicegate_xdp::REPLAY).context("the replaying object")?;
         let bounce = loaded(&mut replay, "floor_0")?;
@@ -92,7 +89,7 @@ impl Rig {
         let mut template = frames::frame(&scenario);
         template[0..6].copy_from_slice(&under_test.mac(PORT)?);
         template[6..12].copy_from_slice(&sender_mac);
-        Ok(Self { under_test, sender_mac, sender, replay, scenario, template, cpu, _sink: sink, _lab: lab })
+        Ok(Self { under_test, sender_mac, sender, replay, scenario, template, cpu, _lab: lab })
     }
 
     /// Sends, and counts what comes back.
@@ -102,6 +99,9 @@ impl Rig {
         script.pushed = 0;
         set(&mut self.replay, "SCRIPT", 0, Row(script))?;
         let port = self.sender.ifindex(PORT)?;
+        // Only for as long: who is under test asks for its neighbour in between.
+        let drop = Program::new("bench_sink", vec![Instruction::set(0, XDP_DROP), Instruction::exit()]);
+        let _sink = self.sender.attach(PORT, Hook::Xdp, &drop)?;
         let (replay, template, cpu) = (&mut self.replay, &self.template, self.cpu);
         self.sender.run(move || {
             pin_to(cpu)?;

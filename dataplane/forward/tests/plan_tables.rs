@@ -2,7 +2,7 @@
 
 mod plan_support;
 
-use plan_support::{Director, fleet, ip, key, real, service, way};
+use plan_support::{Director, Model, fleet, ip, key, real, service, way};
 use sluicegate_config::{Method, TransportProtocol};
 use sluicegate_forward::allocations::{Allocations, Geometry};
 use sluicegate_forward::failure::PlanFailure;
@@ -207,7 +207,7 @@ fn the_directories_take_all_that_have_an_id() {
     let mut allocations = Allocations::new(Geometry::default());
     let planned = plan(&fleet, &mut allocations, &plan_support::SETTINGS);
     assert_eq!(planned.failures, []);
-    let mut model = plan_support::Model::default();
+    let mut model = Model::default();
     for op in &planned.ops {
         model.apply(op);
     }
@@ -261,4 +261,24 @@ fn heads_are_what_goes_in_front_of_a_packet() {
     assert_eq!(hex(&tagged), format!("{ether}88a80005810 0000a86dd{}{gue}", outer6("11")).replace(' ', ""));
     assert_eq!(usize::from(tagged.head_len), 70);
     assert_eq!(tagged.mtu, 8952);
+}
+
+/// More rings than the process keeps in memory: those that it let go of change in place, and only where they differ.
+#[test]
+fn rings_that_are_not_kept_change_where_they_differ() {
+    let of = |number: u8, gone: Option<u8>| {
+        let reals = (number..number + 5).filter(|real| Some(*real) != gone);
+        let reals = reals.map(|real_number| real(&format!("198.51.100.{}", 10 + real_number)));
+        service(key("192.0.2.10", 1000 + u16::from(number)), reals.collect())
+    };
+    let all = |gone: Option<u8>| fleet((0..40).map(|number| of(number, gone.filter(|_| number % 3 == 0))));
+    let mut director = Director::new(Geometry::default());
+    director.change(all(None));
+    for round in 0..10_u8 {
+        let gone = (round % 2 == 0).then_some(round * 4);
+        let mut before = director.model.clone();
+        for op in director.change(all(gone)).ops.iter().flat_map(Model::steps) {
+            assert!(before.apply(&op), "written as it was: {op:?}");
+        }
+    }
 }
