@@ -7,7 +7,9 @@ use crate::director::probe_egress;
 use crate::output::print;
 use crate::run::{Signals, log_to_stderr};
 use anyhow::Context as _;
-use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, Changes, Directors, ProbeEgress};
+use sluicegate_backend::{
+    AttachMode, Backend, BackendSettings, BackendState, Changes, ClassifierMode, Directors, ProbeEgress,
+};
 use sluicegate_forward::pins::DEFAULT_ROOT;
 use sluicegate_l4::gue::{FORMER4, FORMER6};
 use sluicegate_l4::layout::VERSION;
@@ -43,6 +45,7 @@ pub fn backend(arguments: &BackendArguments) -> Result<(), Failure> {
         let settings = BackendSettings {
             interfaces: arguments.interface.clone(),
             mode: AttachMode::Auto,
+            classifiers: if arguments.classic_filters { ClassifierMode::Filter } else { ClassifierMode::Auto },
             pins: sluicegate_backend::default_pins(),
         };
         let mut backend = Backend::start(&settings).context("this host cannot be a real server")?;

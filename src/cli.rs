@@ -267,6 +267,9 @@ pub struct BackendArguments {
     /// Largest IP packet on the way from the director, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(1280..=9216))]
     pub path_mtu: u16,
+    /// Attach classifiers as on kernels before 6.6
+    #[arg(long, hide = true)]
+    pub classic_filters: bool,
     /// Do it once and exit; else it is kept so until SIGTERM. Programs and addresses stay either way
     #[arg(long)]
     pub once: bool,

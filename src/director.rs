@@ -14,7 +14,7 @@ use sluicegate_announce::{
     AnnounceSettings, Announcer, DirectorId, FenceError, FenceSink, Fitness, Moment, OnIsolation, Port, Secret, Timing,
     VipView,
 };
-use sluicegate_backend::{ProbeEgress, ProbeEgressSettings};
+use sluicegate_backend::{ClassifierMode, ProbeEgress, ProbeEgressSettings};
 use sluicegate_config::{Readiness, TransportProtocol, VipBinding};
 use sluicegate_dsr::layout::mark;
 use sluicegate_forward::engine::xdp::Fences;
@@ -464,6 +464,9 @@ impl Work {
                 Err(error) => tracing::error!(%error, "VIPs are not announced"),
             }
         }
+        for port in status.ports.iter().filter(|port| port.mode.is_none()) {
+            take_from_own_real_server(&port.name);
+        }
         if matches!(status.engine, EngineState::On(_)) && !ports.is_empty() {
             parts.give_probes_a_way(&status, &self.settings.forwarder);
         }
@@ -514,6 +517,18 @@ fn verdicts(health: &Health) -> BTreeMap<(ServiceKey, IpAddr), Verdict> {
     verdicts.collect()
 }
 
+/// Where this machine is a real server too, its program may have the port: it moves behind XDP, and the forwarder, which
+/// tries again each second, finds the place free.
+fn take_from_own_real_server(interface: &str) {
+    match sluicegate_backend::make_room(&sluicegate_backend::default_pins(), interface) {
+        Ok(true) => {
+            tracing::info!(%interface, "the real server's program of this machine made room for the director's")
+        }
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%interface, %error, "the real server's program of this machine stays in XDP"),
+    }
+}
+
 /// A VIP that is bound to nothing is announced for its own sake.
 fn is_able(vip: &VipStatus) -> bool {
     let mut reals = vip.services.iter().flat_map(|service| &service.reals);
@@ -554,6 +569,7 @@ pub fn probe_egress(root: &Path, version: u32, sources: Vec<IpAddr>) -> ProbeEgr
         sources,
         table: PROBE_TABLE,
         priority: PROBE_PRIORITY,
+        classifiers: ClassifierMode::Auto,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A real server: its VIPs, its programs, its settings.
 
 use crate::addresses::{AddressError, Addresses};
+use crate::classifiers::{self, ClassifierMode};
 use crate::peer::PeerNetwork;
 use crate::programs::{self, AttachMode, Attachment, ProgramError};
 use crate::sysctl::{self, SysctlError};
@@ -23,6 +24,8 @@ pub struct BackendSettings {
     pub interfaces: Vec<String>,
     /// How the XDP program is attached.
     pub mode: AttachMode,
+    /// How classifiers are attached.
+    pub classifiers: ClassifierMode,
     /// A folder of its own in a BPF file system: [`crate::default_pins`].
     pub pins: PathBuf,
 }
@@ -90,19 +93,20 @@ impl Backend {
     /// on `lo` (`arp_ignore=1`, `arp_announce=2`, which stay so). Needs a tokio runtime.
     ///
     /// # Errors
-    /// Missing rights, no BPF file system, no such interface, another XDP program on it.
+    /// Missing rights, no BPF file system, no such interface; another XDP program on it in the modes that ask for XDP.
     pub fn start(settings: &BackendSettings) -> Result<Self, BackendError> {
-        let maps = [map::HOST, map::DIRECTORS, map::PEERS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS];
-        let mut object = programs::load(sluicegate_xdp::BACKEND, "real server's programs", &settings.pins, &maps, &[])?;
+        let mut object = load(&settings.pins)?;
         silence_arp("all")?;
         let mut attachments = Vec::new();
         for interface in &settings.interfaces {
-            let pin = |kind: &str| settings.pins.join(format!("{kind}-{}", pin_name(interface)));
-            let (egress, ingress) = (TcAttachType::Egress, TcAttachType::Ingress);
-            programs::attach_classifier(&mut object, "clamp", egress, interface, &pin("clamp"))?;
+            let clamp = pin(&settings.pins, CLAMP, interface);
+            let leaves = (interface.as_str(), TcAttachType::Egress);
+            classifiers::attach(&mut object, CLAMP, leaves, settings.classifiers, &clamp)?;
             // Before the program that gives it something to do.
-            programs::attach_classifier(&mut object, "hand_over", ingress, interface, &pin("hand_over"))?;
-            attachments.push(programs::attach_xdp(&mut object, "unwrap", interface, settings.mode, &pin("unwrap"))?);
+            let hand_over = pin(&settings.pins, HAND_OVER, interface);
+            let comes_in = (interface.as_str(), TcAttachType::Ingress);
+            classifiers::attach(&mut object, HAND_OVER, comes_in, settings.classifiers, &hand_over)?;
+            attachments.push(attach_unwrapping(&mut object, settings, interface)?);
             silence_arp(interface)?;
         }
         Ok(Self { object, attachments, addresses: Addresses::open()? })
@@ -213,6 +217,24 @@ impl Backend {
     }
 }
 
+/// Lets another XDP program, such as that of a director on the same machine, have an interface: the unwrapping moves behind
+/// XDP and goes on without a gap. False where no program of a real server is in XDP there.
+///
+/// # Errors
+/// Where the classifier cannot be attached; then all is as it was.
+pub fn make_room(pins: &Path, interface: &str) -> Result<bool, ProgramError> {
+    let in_xdp = pin(pins, UNWRAP, interface);
+    if !in_xdp.exists() {
+        return Ok(false);
+    }
+    let mut object = load(pins)?;
+    let comes_in = (interface, TcAttachType::Ingress);
+    let behind = pin(pins, UNWRAP_SKB, interface);
+    classifiers::attach(&mut object, UNWRAP_SKB, comes_in, ClassifierMode::Auto, &behind)?;
+    programs::unpin(&in_xdp)?;
+    Ok(true)
+}
+
 /// Takes away what [`Backend`] made, also that of a gone process: links, tables, and the VIPs that it had put on `lo`.
 /// Answers with what it removed. Settings of ARP stay. Needs a tokio runtime.
 ///
@@ -227,7 +249,7 @@ pub async fn detach(pins: &Path) -> Result<Vec<String>, BackendError> {
         // Links first: what they hold goes on working until nothing leads to it.
         paths.sort_by_key(|path| programs::is_pinned_map(path));
         for path in paths {
-            programs::unpin(&path)?;
+            unpin(&path)?;
             removed.push(path.display().to_string());
         }
         fs::remove_dir(pins).map_err(failed)?;
@@ -238,6 +260,58 @@ pub async fn detach(pins: &Path) -> Result<Vec<String>, BackendError> {
         removed.push(format!("{vip} on lo"));
     }
     Ok(removed)
+}
+
+/// The programs of a real server; what their pins are called.
+const UNWRAP: &str = "unwrap";
+const UNWRAP_SKB: &str = "unwrap_skb";
+const HAND_OVER: &str = "hand_over";
+const CLAMP: &str = "clamp";
+
+fn load(pins: &Path) -> Result<Ebpf, ProgramError> {
+    let maps = [map::HOST, map::DIRECTORS, map::PEERS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS];
+    programs::load(sluicegate_xdp::BACKEND, "real server's programs", pins, &maps, &[])
+}
+
+/// In XDP, or behind it: where another program is there, and where it has once made room for one.
+fn attach_unwrapping(
+    object: &mut Ebpf,
+    settings: &BackendSettings,
+    interface: &str,
+) -> Result<Attachment, ProgramError> {
+    let behind = pin(&settings.pins, UNWRAP_SKB, interface);
+    let mode = match settings.mode {
+        AttachMode::Auto if classifiers::is_there(&behind) => AttachMode::Classifier,
+        mode => mode,
+    };
+    if mode != AttachMode::Classifier {
+        match programs::attach_xdp(object, UNWRAP, interface, mode, &pin(&settings.pins, UNWRAP, interface)) {
+            Err(ProgramError::Taken(_)) if mode == AttachMode::Auto => {}
+            attached => return attached,
+        }
+    }
+    let comes_in = (interface, TcAttachType::Ingress);
+    classifiers::attach(object, UNWRAP_SKB, comes_in, settings.classifiers, &behind)?;
+    programs::unpin(&pin(&settings.pins, UNWRAP, interface))?;
+    Ok(Attachment { interface: interface.to_owned(), mode: AttachMode::Classifier, not_native: None })
+}
+
+/// Removes a pin, with the filter that it may stand for.
+fn unpin(path: &Path) -> Result<(), ProgramError> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let pin = classifiers::pin_of_mark(name).unwrap_or(name);
+    let classifier = match pin.split_once('-') {
+        Some((CLAMP, interface)) => Some((CLAMP, interface, TcAttachType::Egress)),
+        Some((HAND_OVER, interface)) => Some((HAND_OVER, interface, TcAttachType::Ingress)),
+        Some((UNWRAP_SKB, interface)) => Some((UNWRAP_SKB, interface, TcAttachType::Ingress)),
+        _ => None,
+    };
+    match classifier {
+        Some((program, interface, side)) => {
+            classifiers::detach(program, &interface_name(interface), side, &path.with_file_name(pin))
+        }
+        None => programs::unpin(path),
+    }
 }
 
 /// No answer to ARP for what is on `lo`, no address of `lo` in requests (as IPVS's documentation has it for LVS-DR). NDP
@@ -252,10 +326,16 @@ fn silence_arp(interface: &str) -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// Names of files in a BPF file system have no dots.
-fn pin_name(interface: &str) -> String {
-    interface.replace('.', "_dot_")
+/// Where a program of an interface is pinned. Names of files in a BPF file system have no dots.
+fn pin(pins: &Path, program: &str, interface: &str) -> PathBuf {
+    pins.join(format!("{program}-{}", interface.replace('.', DOT)))
 }
+
+fn interface_name(pin: &str) -> String {
+    pin.replace(DOT, ".")
+}
+
+const DOT: &str = "_dot_";
 
 /// An address as it lies in the tables.
 pub(crate) fn words(address: IpAddr) -> Address {

@@ -10,8 +10,6 @@ const LARGEST_TUNNEL: u32 = 48;
 const SMALLEST_IPV6_MTU: u32 = 1280;
 /// The oldest kernel that has all that is used (`xdp.frags`, `IFA_PROTO`).
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
-/// Links of classifiers (tcx).
-const OLDEST_EGRESS_KERNEL: (u32, u32) = (6, 6);
 
 /// What a host does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +107,7 @@ pub struct Expectation {
 pub fn examine(facts: &HostFacts, expected: &Expectation) -> Vec<Finding> {
     let mut findings = Vec::new();
     if expected.role != Role::Gateway {
-        kernel(facts, expected, &mut findings);
+        kernel(facts, &mut findings);
         rights(facts, &mut findings);
         for interface in &expected.interfaces {
             link(facts, expected, interface, &mut findings);
@@ -128,7 +126,7 @@ pub fn examine(facts: &HostFacts, expected: &Expectation) -> Vec<Finding> {
     findings
 }
 
-fn kernel(facts: &HostFacts, expected: &Expectation, findings: &mut Vec<Finding>) {
+fn kernel(facts: &HostFacts, findings: &mut Vec<Finding>) {
     if let Some(kernel) = facts.kernel {
         let said = format!("Linux {}.{}", kernel.0, kernel.1);
         if kernel < OLDEST_KERNEL {
@@ -137,13 +135,6 @@ fn kernel(facts: &HostFacts, expected: &Expectation, findings: &mut Vec<Finding>
                 what: said,
                 why: "the XDP programs need Linux 5.18",
                 change: "install a newer kernel, or run with --forward off".to_owned(),
-            });
-        } else if kernel < OLDEST_EGRESS_KERNEL && expected.role == Role::Backend && expected.tunnels {
-            findings.push(Finding {
-                severity: Severity::Risky,
-                what: said,
-                why: "the program that sizes segments to the tunnel is attached by tcx, which Linux has since 6.6",
-                change: "install Linux 6.6 or later".to_owned(),
             });
         }
     }

@@ -8,6 +8,7 @@
 
 mod addresses;
 mod backend;
+mod classifiers;
 pub mod doctor;
 mod facts;
 mod peer;
@@ -16,7 +17,8 @@ mod programs;
 mod sysctl;
 
 pub use addresses::{AddressError, Addresses};
-pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes, Directors, detach};
+pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes, Directors, detach, make_room};
+pub use classifiers::ClassifierMode;
 pub use facts::read_facts;
 pub use peer::{PeerNetwork, PeerNetworkError};
 pub use probe_egress::{ProbeEgress, ProbeEgressError, ProbeEgressSettings};

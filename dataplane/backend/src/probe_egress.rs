@@ -11,6 +11,7 @@
 //!   once), such answers come from an address of its own: `net.ipv4.conf.IFACE.accept_local=1` lets them in.
 
 use crate::addresses::AddressError;
+use crate::classifiers::{self, ClassifierMode};
 use crate::programs::{self, ProgramError};
 use aya::Ebpf;
 use aya::programs::TcAttachType;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 /// `lo` has this index in every network namespace.
 const LOOPBACK: u32 = 1;
+const LO_EGRESS: (&str, TcAttachType) = ("lo", TcAttachType::Egress);
 
 /// What does not change while it runs.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct ProbeEgressSettings {
     pub table: u32,
     /// Priority of the rules; must come before that of the main table (32766).
     pub priority: u32,
+    /// How the program is attached.
+    pub classifiers: ClassifierMode,
 }
 
 /// Why probes cannot be sent the packets' way.
@@ -74,7 +78,8 @@ impl ProbeEgress {
         let elsewhere = [(sluicegate_l4::layout::map::BACKENDS, settings.backends.clone())];
         let object = sluicegate_xdp::EGRESS;
         let mut object = programs::load(object, "probe program", &settings.pins, &[map::PROBE_REASONS], &elsewhere)?;
-        programs::attach_classifier(&mut object, "probe", TcAttachType::Egress, "lo", &settings.pins.join("probe-lo"))?;
+        let pin = settings.pins.join("probe-lo");
+        classifiers::attach(&mut object, "probe", LO_EGRESS, settings.classifiers, &pin)?;
         let routing = Routing::open(settings)?;
         routing.remove_rules().await?;
         for source in &settings.sources {
@@ -101,7 +106,7 @@ impl ProbeEgress {
         routing.remove_rules().await?;
         routing.remove_routes().await?;
         routing.close();
-        programs::unpin(&settings.pins.join("probe-lo"))?;
+        classifiers::detach("probe", "lo", TcAttachType::Egress, &settings.pins.join("probe-lo"))?;
         programs::unpin(&settings.pins.join(map::PROBE_REASONS))?;
         match std::fs::remove_dir(&settings.pins) {
             Err(why) if why.kind() != std::io::ErrorKind::NotFound => {

@@ -2,9 +2,8 @@
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::programs::{ProgramError as AyaError, SchedClassifier, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use rustix::fs::statfs;
 use sluicegate_dsr::Reason;
@@ -13,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// `EBUSY` and `EEXIST`: there is an XDP program, of this kind or of the other.
+const TAKEN: [i32; 2] = [16, 17];
 
 /// Where the real server's pins are by default; the version is that of the tables' layout.
 #[must_use]
@@ -23,13 +24,15 @@ pub fn default_pins() -> PathBuf {
 /// How the XDP program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AttachMode {
-    /// In the driver, else generically.
+    /// In the driver, else generically; as a classifier where XDP is another program's.
     #[default]
     Auto,
     /// In the driver or not at all.
     Native,
     /// After the driver, on any interface.
     Generic,
+    /// Not in XDP, which another program has: as a classifier of what comes in.
+    Classifier,
 }
 
 /// The XDP program on one interface.
@@ -72,6 +75,11 @@ pub enum ProgramError {
         /// Why.
         reason: String,
     },
+    /// XDP of the interface is another program's.
+    #[error(
+        "another XDP program is attached to {0} (`ip link show {0}`): detach it, or let unwrapping be done behind XDP (the default)"
+    )]
+    Taken(String),
     /// A table could not be read or written.
     #[error("cannot use the table {table}: {reason}; `sluicegate detach` removes what an incompatible version left")]
     Table {
@@ -136,6 +144,7 @@ pub(crate) fn attach_xdp(
         AttachMode::Auto => (&[(AttachMode::Native, XdpMode::Driver), (AttachMode::Generic, XdpMode::Skb)], None),
         AttachMode::Native => (&[(AttachMode::Native, XdpMode::Driver)], None),
         AttachMode::Generic => (&[(AttachMode::Generic, XdpMode::Skb)], None),
+        AttachMode::Classifier => (&[], None),
     };
     for (mode, flags) in tries {
         match program.attach_to_if_index(index, *flags) {
@@ -145,34 +154,13 @@ pub(crate) fn attach_xdp(
                 link.pin(pin).map_err(|why| failed(all_causes(&why)))?;
                 return Ok(Attachment { interface: interface.to_owned(), mode: *mode, not_native });
             }
+            Err(AyaError::SyscallError(why)) if why.io_error.raw_os_error().is_some_and(|no| TAKEN.contains(&no)) => {
+                return Err(ProgramError::Taken(interface.to_owned()));
+            }
             Err(why) => not_native = Some(all_causes(&why)),
         }
     }
     Err(failed(not_native.unwrap_or_default()))
-}
-
-/// Attaches the classifier `name` to what comes into or leaves an interface, or puts it in place of the one that the pinned link has.
-pub(crate) fn attach_classifier(
-    object: &mut Ebpf,
-    name: &'static str,
-    way: TcAttachType,
-    interface: &str,
-    pin: &Path,
-) -> Result<(), ProgramError> {
-    let program: &mut SchedClassifier = program(object, name)?;
-    let failed = |why: String| ProgramError::Attach { program: name, interface: interface.to_owned(), reason: why };
-    if let Some(link) = pinned(pin)
-        && let Ok(link) = SchedClassifierLink::try_from(link)
-        && program.attach_to_link(link).and_then(|id| program.take_link(id)).map(keep_classifier).is_ok()
-    {
-        return Ok(());
-    }
-    unpin(pin)?;
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let attached = program.attach_with_options(interface, way, options);
-    let link = attached.and_then(|id| program.take_link(id)).map_err(|why| failed(all_causes(&why)))?;
-    let link = FdLink::try_from(link).map_err(|why| failed(all_causes(&why)))?;
-    link.pin(pin).map(drop).map_err(|why| failed(all_causes(&why)))
 }
 
 /// Removes a pin, and with it what it alone kept.
@@ -238,7 +226,7 @@ pub(crate) fn index_of(interface: &str) -> Result<u32, ProgramError> {
     index.map_err(|_| ProgramError::NoInterface(interface.to_owned()))
 }
 
-fn program<'a, T>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, ProgramError>
+pub(crate) fn program<'a, T>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, ProgramError>
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
     T: Loadable,
@@ -250,7 +238,7 @@ where
     Ok(program)
 }
 
-trait Loadable {
+pub(crate) trait Loadable {
     /// Loads it if it is not loaded.
     fn load_once(&mut self) -> Result<(), aya::programs::ProgramError>;
 }
@@ -267,15 +255,11 @@ impl Loadable for SchedClassifier {
     }
 }
 
-fn pinned(path: &Path) -> Option<FdLink> {
+pub(crate) fn pinned(path: &Path) -> Option<FdLink> {
     if path.exists() { PinnedLink::from_pin(path).ok().map(FdLink::from) } else { None }
 }
 
 /// The pin keeps the link, so this end of it may go.
 fn keep_xdp(link: XdpLink) {
-    drop(FdLink::try_from(link));
-}
-
-fn keep_classifier(link: SchedClassifierLink) {
     drop(FdLink::try_from(link));
 }

@@ -38,7 +38,6 @@ type Spoil = fn(&mut HostFacts, &mut Expectation);
 fn each_fault_is_found_with_its_remedy() {
     let cases: &[(Severity, &str, &str, Spoil)] = &[
         (Severity::Broken, "Linux 4.19", "newer kernel", |facts, _| facts.kernel = Some((4, 19))),
-        (Severity::Risky, "Linux 6.1", "6.6", |facts, _| facts.kernel = Some((6, 1))),
         (Severity::Risky, "JIT", "bpf_jit_enable=1", |facts, _| facts.bpf_jit = Some(0)),
         (Severity::Broken, "/sys/fs/bpf", "mount -t bpf", |facts, _| facts.bpf_fs = Some(false)),
         (Severity::Broken, "CAP_NET_ADMIN", "capabilities", |facts, _| facts.capabilities = Some(!(1 << 12))),

@@ -2,7 +2,7 @@
 
 use aya::Ebpf;
 use aya::maps::{Array, Map};
-use sluicegate_backend::{ProbeEgress, ProbeEgressSettings};
+use sluicegate_backend::{ClassifierMode, ProbeEgress, ProbeEgressSettings};
 use sluicegate_dsr::layout::mark;
 use sluicegate_netlab::{Lab, WireOptions};
 use socket2::SockRef;
@@ -37,6 +37,7 @@ fn a_marked_packet_goes_to_its_real_server() {
         sources: ["203.0.113.1", "2001:db8:2::1"].map(|address| address.parse::<IpAddr>().expect("an address")).into(),
         table: 5347,
         priority: 5347,
+        classifiers: ClassifierMode::Auto,
     };
     director.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

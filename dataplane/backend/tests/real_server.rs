@@ -3,7 +3,9 @@
 #[path = "../../dsr/tests/support/mod.rs"]
 mod support;
 
-use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, Directors, detach};
+use aya::programs::TcAttachType;
+use aya::programs::tc::qdisc_detach_program;
+use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, ClassifierMode, Directors, detach};
 use sluicegate_dsr::Reason;
 use sluicegate_netlab::traffic::UdpEcho;
 use sluicegate_netlab::{Capture, Frame, Lab, Namespace, WireOptions};
@@ -45,7 +47,12 @@ impl Network {
     }
 
     fn settings(&self, mode: AttachMode) -> BackendSettings {
-        BackendSettings { interfaces: vec!["eth0".to_owned()], mode, pins: self.pins() }
+        BackendSettings {
+            interfaces: vec!["eth0".to_owned()],
+            mode,
+            classifiers: ClassifierMode::Auto,
+            pins: self.pins(),
+        }
     }
 
     /// On a thread in the real server, with a runtime.
@@ -104,9 +111,15 @@ fn is_from(frame: &Frame, vip: &str, port: u16) -> bool {
 #[test]
 #[ignore = "needs root: network namespaces and eBPF programs"]
 fn tunnelled_packets_are_answered_from_the_vip() {
-    for mode in [AttachMode::Native, AttachMode::Generic] {
-        let network = Network::new(if mode == AttachMode::Native { "native" } else { "generic" });
-        let settings = network.settings(mode);
+    use ClassifierMode::{Auto, Filter};
+    for (mode, classifiers, label) in [
+        (AttachMode::Native, Auto, "native"),
+        (AttachMode::Generic, Auto, "generic"),
+        (AttachMode::Classifier, Auto, "tcx"),
+        (AttachMode::Classifier, Filter, "filter"),
+    ] {
+        let network = Network::new(label);
+        let settings = BackendSettings { classifiers, ..network.settings(mode) };
         network.on_real(|| async move {
             let mut backend = Backend::start(&settings).expect("attached");
             assert_eq!(backend.attachments()[0].mode, mode);
@@ -141,13 +154,21 @@ fn tunnelled_packets_are_answered_from_the_vip() {
         assert_eq!(network.counted(Reason::UnknownDirector), 1);
         drop(servers);
         leaves_nothing(&network);
+        for (program, side) in [
+            ("unwrap_skb", TcAttachType::Ingress),
+            ("hand_over", TcAttachType::Ingress),
+            ("clamp", TcAttachType::Egress),
+        ] {
+            let left = network.real.run(|| qdisc_detach_program("eth0", side, program));
+            assert!(left.is_err(), "{label}: the filter {program} is left");
+        }
     }
 }
 
 fn leaves_nothing(network: &Network) {
     let pins = network.pins();
     let removed = network.on_real(|| async move { detach(&pins).await }).expect("detached");
-    assert!(removed.iter().any(|what| what.contains(VIP4)) && removed.iter().any(|what| what.contains("unwrap-eth0")));
+    assert!(removed.iter().any(|what| what.contains(VIP4)) && removed.iter().any(|what| what.contains("unwrap")));
     assert!(!network.pins().exists());
     let pins = network.pins();
     assert_eq!(network.on_real(|| async move { detach(&pins).await }).expect("detached"), Vec::<String>::new());

@@ -3,7 +3,7 @@
 #[path = "../../dsr/tests/support/mod.rs"]
 mod support;
 
-use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, Directors, PeerNetwork};
+use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, ClassifierMode, Directors, PeerNetwork};
 use sluicegate_dsr::Reason;
 use sluicegate_netlab::{Capture, Frame, Lab, Namespace, WireOptions};
 use std::collections::BTreeSet;
@@ -57,8 +57,12 @@ impl Network {
             real.add_address("eth0", address).expect("added");
         }
         let capture = others.capture("eth0").expect("captures");
-        let settings =
-            BackendSettings { interfaces: vec!["eth0".to_owned()], mode, pins: real.bpf_directory().join("backend") };
+        let settings = BackendSettings {
+            interfaces: vec!["eth0".to_owned()],
+            mode,
+            classifiers: ClassifierMode::Auto,
+            pins: real.bpf_directory().join("backend"),
+        };
         let network = Self { others, real, capture, settings, lab };
         let peers = ["203.0.113.0/24", "2001:db8:2::/64"].map(|peer| peer.parse::<PeerNetwork>().expect("a network"));
         let state = BackendState {

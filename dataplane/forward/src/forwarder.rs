@@ -6,6 +6,7 @@
 
 mod control;
 mod neighbours;
+mod own_way;
 mod surveyor;
 mod views;
 
@@ -348,6 +349,9 @@ impl Drop for Forwarder {
 /// # Errors
 /// Where another process uses them, or a pin cannot be removed.
 pub fn detach(root: &Path) -> Result<bool, PinError> {
+    if let Err(error) = crate::own_clients::detach() {
+        tracing::warn!(%error, "the way of this machine's own clients may be left");
+    }
     // Routes of a packet engine that was killed; pins are the greater part, so they go whatever becomes of these.
     if let Err(error) = crate::engine::packet::detach() {
         tracing::warn!(%error, "blackhole routes of VIPs may be left");

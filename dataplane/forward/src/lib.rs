@@ -10,6 +10,8 @@ pub mod fleet;
 pub mod forwarder;
 pub mod head;
 pub mod netlink;
+pub mod offload;
+pub mod own_clients;
 pub mod packet_tuple;
 pub mod pins;
 pub mod plan;

@@ -5,6 +5,7 @@
 //! therefore means the ports of `bond0`. Bonds and VLAN devices are checked with tables alone: the kernels of the test
 //! machines have neither, so no frame has gone through one in a test.
 
+use crate::own_clients;
 use crate::topology::{Link, LinkKind, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,14 @@ pub struct Port {
     pub mtu: u32,
     /// The interface that was asked for.
     pub asked_as: String,
+}
+
+impl Port {
+    /// Is it where packets of clients on this machine come in ([`crate::own_clients`])?
+    #[must_use]
+    pub fn is_of_own_clients(&self) -> bool {
+        self.name == own_clients::PORT
+    }
 }
 
 /// Why an interface cannot be attached to.

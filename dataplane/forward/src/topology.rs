@@ -282,6 +282,15 @@ impl Topology {
         address.is_loopback() || self.addresses.range((address, 0)..=(address, u32::MAX)).next().is_some()
     }
 
+    /// The address that this machine has towards another one, of the same family; `None` = no route, or no such address.
+    #[must_use]
+    pub fn source_towards(&self, to: IpAddr) -> Option<IpAddr> {
+        let route = self.route(to)?;
+        let RouteAction::Send(hops) = &route.action else { return None };
+        let hop = hops.first()?;
+        route.source.or_else(|| self.source_address(hop.interface, hop.gateway.unwrap_or(to)))
+    }
+
     /// True where a router of this machine's own routes has the address: no VIP may take it.
     #[must_use]
     pub fn is_gateway(&self, address: IpAddr) -> bool {

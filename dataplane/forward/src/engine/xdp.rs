@@ -432,7 +432,8 @@ impl Engine for XdpEngine {
                 tracing::warn!(interface = %port.name, %error, "the port is not known to the program");
             }
         }
-        ports.iter().map(|(index, port)| (*index, self.attach(port, modes))).collect()
+        let modes_of = |port: &Port| if port.is_of_own_clients() { &[Mode::Generic] } else { modes };
+        ports.iter().map(|(index, port)| (*index, self.attach(port, modes_of(port)))).collect()
     }
 
     fn renew(&mut self, ahead: Duration) -> Result<(), EngineError> {

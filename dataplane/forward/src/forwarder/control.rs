@@ -1,9 +1,10 @@
 //! The loop of the forwarder's thread: what happens when.
 
 use super::neighbours::Neighbours;
+use super::own_way::{OwnWay, shown_ports, with_own_clients};
 use super::surveyor::Surveyor;
 use super::views::{Readings, Views};
-use super::{ForwarderSettings, Shared};
+use super::{ForwardMode, ForwarderSettings, Shared};
 use crate::allocations::{Allocations, Geometry};
 use crate::engine::{Attachment, Counters, Engine, EngineError, Mode};
 use crate::explain::{Facts, explain};
@@ -49,6 +50,9 @@ pub(super) struct Control {
     publish: watch::Sender<Arc<ForwarderStatus>>,
     allocations: Allocations,
     neighbours: Neighbours,
+    own_clients: OwnWay,
+    /// VIPs or the network are others than when own clients were led last.
+    own_clients_moved: bool,
     surveyor: Surveyor,
     views: Views,
     /// The network is another one than it was when it was planned last.
@@ -98,6 +102,8 @@ impl Control {
             publish,
             allocations: Allocations::adopt(tables, Geometry::default()),
             neighbours,
+            own_clients: OwnWay::default(),
+            own_clients_moved: true,
             surveyor: Surveyor::default(),
             views: Views::default(),
             network_moved: true,
@@ -148,7 +154,10 @@ impl Control {
                     Ok(()) => self.network_changed(),
                     Err(error) => self.follow_anew(&error.to_string()).await,
                 },
-                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => self.replan(),
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.replan();
+                    self.lead_own_clients().await;
+                }
                 _ = ask.tick() => {
                     for (interface, address) in self.neighbours.due(Instant::now()) {
                         self.network.ask_for(interface, address).await;
@@ -204,7 +213,7 @@ impl Control {
         let moved = std::mem::take(&mut self.network_moved);
         if self.surveyor.bind(&bindings) | moved {
             self.neighbours.need(self.network.topology(), self.surveyor.reals(), now);
-            self.ports_moved = true;
+            (self.ports_moved, self.own_clients_moved) = (true, true);
         }
         let (patched, grace_ends) = self.neighbours.patched(self.network.topology(), now);
         // The network with a neighbour put back is another one than that without.
@@ -217,7 +226,8 @@ impl Control {
         }
         let moved = self.surveyor.survey(moved, topology, observed);
         let settled = self.bring_tables_to_fleet();
-        self.bring_ports_to(self.wanted_ports.clone());
+        self.own_clients_moved |= !settled;
+        self.bring_ports_to(with_own_clients(self.wanted_ports.clone(), self.network.topology()));
         self.applied = wish.generation;
         if let Some(end) = grace_ends {
             self.plan_within(end.saturating_duration_since(now));
@@ -269,6 +279,17 @@ impl Control {
         if self.attachments.values().any(|attachment| attachment.mode.is_none()) {
             self.plan_within(RETRY);
         }
+    }
+
+    /// Leads what clients on this machine send to VIPs into the program, as soon as that knows the VIPs.
+    async fn lead_own_clients(&mut self) {
+        if self.settings.mode == ForwardMode::Packet || !std::mem::take(&mut self.own_clients_moved) {
+            return;
+        }
+        let vips = self.surveyor.fleet().vips.keys();
+        let served = vips.filter(|vip| self.allocations.address_id(vip).is_some()).copied();
+        let ports: Vec<&Port> = shown_ports(&self.ports).collect();
+        self.own_clients.lead(served, &ports, self.network.topology()).await;
     }
 
     fn renew(&mut self) {
@@ -363,7 +384,7 @@ impl Control {
         let status = ForwarderStatus {
             applied: self.applied,
             engine: self.publish.borrow().engine.clone(),
-            ports: self.ports.ports.values().map(|port| self.port_status(port)).collect(),
+            ports: shown_ports(&self.ports).map(|port| self.port_status(port)).collect(),
             problems,
             vips: self.views.all(),
             failures: self.failures.iter().map(ToString::to_string).collect(),

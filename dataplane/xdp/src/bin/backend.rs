@@ -1,12 +1,17 @@
-//! The real server's programs: `unwrap` (XDP) takes the director's tunnel off, `clamp` (a classifier at the egress) sizes
-//! the clients' segments, `hand_over` (a classifier at the ingress) sends to another real server what `unwrap` says: only
-//! there the kernel finds a next hop without being a router, and waits until it answers. They are `sluicegate-dsr` over the kernel's frames and maps, and decide nothing themselves.
+//! The real server's programs: `unwrap` (XDP) takes the director's tunnel off, or `unwrap_skb` (a classifier at the ingress)
+//! where XDP is another one's; `clamp` (a classifier at the egress) sizes the clients' segments, `hand_over` (a classifier at
+//! the ingress) sends to another real server what `unwrap` says: only there the kernel finds a next hop without being a
+//! router, and waits until it answers. They are `sluicegate-dsr` over the kernel's frames and maps, and decide nothing
+//! themselves.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
     allow(unsafe_code, reason = "frames and maps are the kernel's memory; its verifier proves each access")
 )]
 
+#[cfg(target_arch = "bpf")]
+#[path = "adapter/received.rs"]
+mod received;
 #[cfg(target_arch = "bpf")]
 #[path = "adapter/skb.rs"]
 mod skb;
@@ -19,15 +24,17 @@ mod xdp;
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
+    use crate::received::Received;
     use crate::skb::{Skb, count};
     use crate::sockets::HostSockets;
     use crate::xdp::Frame;
-    use aya_ebpf::bindings::{xdp_action, xdp_md};
+    use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action, xdp_md};
     use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_xdp_adjust_meta};
     use aya_ebpf::macros::{classifier, map, xdp};
     use aya_ebpf::maps::lpm_trie::{Key as Prefix, LpmTrie};
     use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
     use aya_ebpf::programs::{TcContext, XdpContext};
+    use sluicegate_dsr::hand_over::{Segment, Socket, Sockets};
     use sluicegate_dsr::layout::{
         Bound, HostControl, MAX_BOUND, MAX_DIRECTORS, MAX_ENDPOINTS, MAX_PEERS, REASON_COUNTERS,
     };
@@ -192,6 +199,26 @@ mod bpf {
     /// Ethernet, two tags, IPv6, UDP, GUE with a former owner.
     const HEADERS: u32 = 14 + 8 + 40 + 8 + sluicegate_l4::gue::FORMER6 as u32;
 
+    /// Behind XDP there is no second chance: every flow counts as known here.
+    struct EveryFlow;
+
+    impl Sockets for EveryFlow {
+        #[inline(always)]
+        fn find(&self, _: &Segment) -> Socket {
+            Socket::Connection
+        }
+    }
+
+    #[classifier]
+    pub fn unwrap_skb(context: TcContext) -> i32 {
+        let verdict = sluicegate_dsr::unwrap(&mut Received::new(context), &Maps, &EveryFlow);
+        count(&HOST_REASONS, verdict.reason().index());
+        match verdict {
+            Verdict::Pass(_) | Verdict::HandOver(_) => TC_ACT_UNSPEC,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+        }
+    }
+
     #[classifier]
     pub fn clamp(context: TcContext) -> i32 {
         let reason = sluicegate_dsr::clamp(&mut Skb { context }, &Maps);
@@ -202,7 +229,6 @@ mod bpf {
         TC_ACT_UNSPEC
     }
 
-    const TC_ACT_SHOT: i32 = 2;
     /// "As if this program were not there": `TCX_NEXT` for links, and for filters of the classic kind the default way on.
     const TC_ACT_UNSPEC: i32 = -1;
 
