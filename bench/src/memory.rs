@@ -145,6 +145,8 @@ fn fleet(forwarder: &Forwarder, rig: &mut Rig, sets: Sets, changes: u32, root: &
             status.failures.first()
         );
     }
+    // The forwarder asks for its next hop at once and then each 10 s; while frames are sent nobody answers.
+    std::thread::sleep(Duration::from_secs(2));
     rig.send(FLOWS, FLOWS as u32)?;
     rig.send(FLOWS, FLOWS as u32)?;
     let sweeps = status.flows.sweeps;
