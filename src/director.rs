@@ -250,6 +250,9 @@ struct Parts {
     fences: Option<Fences>,
     /// Marked probes are delivered as packets of clients are.
     marked: Arc<AtomicBool>,
+    /// There is no such program to be had: probes go past it. Before either is known they wait, or a real server that
+    /// listens on the VIP alone would fail them.
+    direct: Arc<AtomicBool>,
     /// The families of VIPs that probes have a way for.
     probed: BTreeSet<bool>,
 }
@@ -261,6 +264,11 @@ impl Parts {
             service.reals.iter().filter(|real| real.id.is_some()).map(|real| (service.key.vip.is_ipv4(), real.address))
         });
         let towards: BTreeMap<bool, IpAddr> = reals.filter(|(is_ipv4, real)| *is_ipv4 == real.is_ipv4()).collect();
+        let mut services = status.vips.iter().flat_map(|vip| &vip.services);
+        if towards.is_empty() && services.any(|service| service.reals.iter().any(|real| real.id.is_some())) {
+            // Real servers of the other family alone: the program has no way to them.
+            self.direct.store(true, Ordering::Relaxed);
+        }
         if towards.is_empty() || towards.keys().all(|family| self.probed.contains(family)) {
             return;
         }
@@ -275,6 +283,7 @@ impl Parts {
         match started {
             Ok(_stays_pinned) => self.marked.store(true, Ordering::Relaxed),
             Err(error) => {
+                self.direct.store(true, Ordering::Relaxed);
                 tracing::warn!("probes go to real servers directly, which does not show a lost VIP: {error:#}")
             }
         }
@@ -423,7 +432,11 @@ impl Work {
         let status = forwarder.subscribe();
         let marked = Arc::new(AtomicBool::new(false));
         let is_marked = Arc::clone(&marked);
-        let route = move |target: &Target| way(&status.borrow(), target, is_marked.load(Ordering::Relaxed));
+        let direct = Arc::new(AtomicBool::new(false));
+        let is_direct = Arc::clone(&direct);
+        let route = move |target: &Target| {
+            way(&status.borrow(), target, is_marked.load(Ordering::Relaxed), is_direct.load(Ordering::Relaxed))
+        };
         let words = self.words.clone();
         let turned = Arc::new(AtomicBool::new(false));
         let has_turned = Arc::clone(&turned);
@@ -434,7 +447,7 @@ impl Work {
         };
         let health = Health::start(HealthSettings::default(), route, on_change).context("health checks")?;
         health.presume_failed(forwarder.found_dead().clone());
-        Ok(Parts { forwarder, health, turned, fences, marked, probed: BTreeSet::new() })
+        Ok(Parts { forwarder, health, turned, fences, marked, direct, probed: BTreeSet::new() })
     }
 
     /// Tells the forwarder what the probes say.
@@ -549,11 +562,13 @@ fn announce_settings(settings: &DirectorSettings, ports: Vec<Port>) -> AnnounceS
 }
 
 /// The way of a probe: that of the packets, else to the real server's own address.
-fn way(status: &ForwarderStatus, target: &Target, marked: bool) -> Way {
+fn way(status: &ForwarderStatus, target: &Target, marked: bool, direct: bool) -> Way {
     let key = ServiceKey { vip: target.vip, protocol: target.protocol, port: target.port };
     match find(status, key, target.real) {
         Some((_, real)) => match (real.id, &real.reason) {
-            (Some(id), _) => mark(id).filter(|_| marked).map_or(Way::Direct, Way::Marked),
+            (Some(id), _) if marked => mark(id).map_or(Way::Direct, Way::Marked),
+            (Some(_), _) if direct => Way::Direct,
+            (Some(_), _) => Way::Unknown,
             (None, Some(reason)) => Way::Unreachable(reason.as_str().into()),
             (None, None) => Way::Unknown,
         },
