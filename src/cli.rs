@@ -78,7 +78,7 @@ pub enum Command {
     Tap(TapArguments),
     /// Make this host a real server: VIPs on lo without ARP, tunnels of known directors unwrapped (needs root)
     #[command(
-        after_help = "Examples:\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11\n  sluicegate backend --interface eth0 --manifests manifests/ --director 192.0.2.11 --tunnel gue\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --tunnel none      # on the director's link (L2)"
+        after_help = "Examples:\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11\n  sluicegate backend --interface eth0 --manifests manifests/ --director 192.0.2.11 --tunnel gue\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11 --tunnel gue --peer 203.0.113.0/24\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --tunnel none      # on the director's link (L2)"
     )]
     Backend(BackendArguments),
     /// Remove programs, tables and addresses that a gone director or real server left on this host (needs root)
