@@ -79,6 +79,31 @@ impl Offload {
     }
 }
 
+/// Has a card show frames as they came to a program in its driver: with their VLAN tags, and one by one. It is not undone
+/// when the program goes, because it costs nothing that is noticed. What cannot be switched off is said.
+pub fn show_frames_as_they_came(interface: &str) {
+    for (offload, harm) in [
+        (Offload::VlanStripping, "packets with VLAN tags are not seen as such, and leave without them"),
+        (Offload::LargeReceive, "merged segments are longer than the MTU and cannot be sent on"),
+    ] {
+        let switched = match offload.is_on(interface) {
+            Ok(true) => offload.switch(interface, false).map(|()| true),
+            other => other,
+        };
+        let name = offload.as_str();
+        match switched {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(%interface, offload = name, "switched off, so that frames are seen as they came")
+            }
+            Err(error) => tracing::warn!(
+                %interface, offload = name, %error,
+                "cannot be switched off: {harm}; try `ethtool -K {interface} {name} off`"
+            ),
+        }
+    }
+}
+
 /// `struct ethtool_value`.
 #[repr(C)]
 struct Value {

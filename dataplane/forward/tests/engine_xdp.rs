@@ -10,6 +10,7 @@ use sluicegate_forward::engine::xdp::Found;
 use sluicegate_forward::fleet::{Health, ServiceKey, Standing};
 use sluicegate_forward::forwarder::{ForwardMode, Forwarder, ForwarderSettings, detach};
 use sluicegate_forward::netlink::NetworkWatch;
+use sluicegate_forward::offload::Offload;
 use sluicegate_forward::status::{EngineState, ForwarderStatus};
 use sluicegate_l4::layout::map;
 use sluicegate_l4::verdict::Reason;
@@ -240,6 +241,22 @@ fn a_real_server_that_fails_loses_its_flows_and_a_drained_one_keeps_them() {
     let wish = forwarder.set_health(BTreeMap::new());
     wait(&forwarder, "healthy again", |status| status.applied >= wish);
     assert_eq!(site.reached(vip, 24).len(), 2);
+}
+
+#[test]
+#[ignore = "needs root: namespaces, loads eBPF programs"]
+fn frames_are_seen_with_their_vlan_tags() {
+    let site = Site::new();
+    let director = &site.lab.directors[0].namespace;
+    let strips = || director.run(|| Offload::VlanStripping.is_on("eth0")).expect("an answer");
+    director.run(|| Offload::VlanStripping.switch("eth0", true)).expect("a veth can");
+    assert!(strips());
+    let forwarder = site.serve(site.settings());
+    let begun = Instant::now();
+    while strips() {
+        assert!(begun.elapsed() < PATIENCE, "tags are still taken out: {:?}", forwarder.status().ports);
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

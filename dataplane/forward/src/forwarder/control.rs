@@ -12,6 +12,7 @@ use crate::failure::PlanFailure;
 use crate::fleet::{Observed, ServiceKey};
 use crate::head::address_from_words;
 use crate::netlink::NetworkWatch;
+use crate::offload;
 use crate::pins::Pins;
 use crate::plan::plan;
 use crate::ports::{self, Port, Ports};
@@ -274,6 +275,9 @@ impl Control {
                 && let Some(port) = self.ports.ports.get(index)
             {
                 log_attachment(port, attachment);
+                if attachment.mode == Some(Mode::Native) {
+                    offload::show_frames_as_they_came(&port.name);
+                }
             }
         }
         if self.attachments.values().any(|attachment| attachment.mode.is_none()) {
