@@ -4,6 +4,7 @@
 //! Nothing starts before there is a VIP, or tables of a process before this one: a gateway without VIPs needs no rights for
 //! the network.
 
+mod readiness;
 mod shown;
 
 use crate::ownership;

@@ -1,8 +1,8 @@
 //! What the director shows: answers about packets, counters for tables and metrics, and whether it does what it should.
 
-use super::{Director, View, is_able};
+use super::{Director, View};
 use sluicegate_admin::packets::{FlowCounts, PacketsState, PortState, PortTraffic, ReasonCount};
-use sluicegate_announce::{Unfit, VipView};
+use sluicegate_announce::VipView;
 use sluicegate_config::TransportProtocol;
 use sluicegate_forward::explain::Explanation;
 use sluicegate_forward::fleet::{ServiceKey, Standing};
@@ -99,7 +99,7 @@ impl Director {
             established: status.flows.established,
             tentative: status.flows.tentative,
         };
-        state.failures.clone_from(&status.failures);
+        state.failures = status.failures.iter().map(ToString::to_string).collect();
         state.problems.clone_from(&status.problems);
         state
     }
@@ -111,56 +111,6 @@ impl Director {
 }
 
 impl View {
-    fn shortcomings(&self) -> Vec<String> {
-        if self.bindings.is_empty() {
-            return Vec::new();
-        }
-        if let Some(trouble) = &self.trouble {
-            return self.must_forward.then(|| format!("virtual IPs are not served: {trouble}")).into_iter().collect();
-        }
-        let Some(status) = &self.forwarder else {
-            return vec!["virtual IPs are not in the tables yet".to_owned()];
-        };
-        if let EngineState::Off(why) = &status.engine {
-            return self.must_forward.then(|| format!("packets are not forwarded: {why}")).into_iter().collect();
-        }
-        let Some(ownership) = &self.ownership else {
-            let problems = status.problems.join("; ");
-            return vec![match problems.as_str() {
-                "" => "no interface takes packets yet".to_owned(),
-                problems => format!("no interface takes packets: {problems}"),
-            }];
-        };
-        match &ownership.fitness {
-            Ok(()) => {}
-            // An operator wants it to stand by.
-            Err(Unfit::Cordoned) => return Vec::new(),
-            Err(unfit) => return vec![unfit.to_string()],
-        }
-        let alone = ownership.peers.is_empty();
-        let known: BTreeMap<IpAddr, &VipView> = ownership.vips.iter().map(|known| (known.vip, known)).collect();
-        let held: BTreeMap<IpAddr, (bool, bool)> =
-            status.vips.iter().map(|vip| (vip.address, (vip.id.is_some(), is_able(vip)))).collect();
-        let of = |vip: &IpAddr| {
-            // What cannot be served by its manifest is rejected by name, and nobody should own it.
-            let Some((in_tables, able)) = held.get(vip) else {
-                let is_rejected = status.failures.iter().any(|failure| failure.contains(&vip.to_string()));
-                return (!is_rejected).then(|| format!("VIP {vip} is not in the tables yet"));
-            };
-            let Some(view) = known.get(vip) else {
-                return in_tables.then(|| format!("VIP {vip} is not announced yet"));
-            };
-            let mine = view.owner.as_ref() == Some(&ownership.me);
-            match (mine, in_tables) {
-                (true, false) => Some(format!("VIP {vip} is owned and not in the tables")),
-                (true, true) if view.fence.is_zero() => Some(format!("VIP {vip} is owned and its fence is not held")),
-                (false, _) if alone && *able && view.owner.is_none() => Some(format!("VIP {vip} has no owner yet")),
-                _ => None,
-            }
-        };
-        self.bindings.keys().filter_map(of).collect()
-    }
-
     /// What metrics say.
     pub(super) fn counts(&self) -> Option<PacketCounts> {
         let status = self.forwarder.as_ref()?;

@@ -2,6 +2,7 @@
 
 use crate::engine::Mode;
 use crate::engine::xdp::Found;
+use crate::failure::PlanFailure;
 use crate::fleet::{MethodReason, ServiceKey, Standing};
 use crate::stats::Rate;
 use crate::topology::Mac;
@@ -26,7 +27,7 @@ pub struct ForwarderStatus {
     /// VIPs, by address.
     pub vips: Vec<Arc<VipStatus>>,
     /// Parts of the desired state that are not served, each with what to do.
-    pub failures: Vec<String>,
+    pub failures: Vec<PlanFailure>,
     /// When counters were read last; `None` = not yet.
     pub counted: Option<Instant>,
     /// Packets by reason, those that occurred.

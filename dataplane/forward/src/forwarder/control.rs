@@ -391,7 +391,7 @@ impl Control {
             ports: shown_ports(&self.ports).map(|port| self.port_status(port)).collect(),
             problems,
             vips: self.views.all(),
-            failures: self.failures.iter().map(ToString::to_string).collect(),
+            failures: self.failures.clone(),
             reasons: Reason::ALL
                 .iter()
                 .zip(&self.counters.reasons)
