@@ -72,7 +72,7 @@ fn render(told: &Explanation) -> String {
 
 fn vip(told: &Explanation) -> Option<String> {
     let vip = told.vip.as_ref()?;
-    let asked = told.assumptions.is_empty();
+    let asked = !told.offline;
     let mut text = vip.address.to_string();
     if !vip.in_tables {
         text.push_str(", not in the tables");
@@ -102,7 +102,7 @@ fn service(told: &Explanation) -> Option<String> {
 
 fn flow(told: &Explanation) -> Option<String> {
     let flow = told.flow.as_ref()?;
-    if !told.assumptions.is_empty() {
+    if told.offline {
         return None;
     }
     if !flow.in_table {

@@ -82,7 +82,8 @@ pub fn explain(packet: &PacketTuple, facts: &Facts<'_>) -> Explanation {
         candidates: candidates(key, packet, won.map(|(_, service)| service.key), facts),
         omitted: 0,
         real_servers: won.map(|(id, service)| reals(id, service, facts)).unwrap_or_default(),
-        assumptions: Vec::new(),
+        offline: false,
+        assumptions: won.and_then(|(id, _)| opening(packet, id, &run, facts)).into_iter().collect(),
     }
     .bounded(MOST_CANDIDATES)
 }
@@ -111,10 +112,12 @@ pub fn explain_offline(
     let mut explained = explain(packet, &facts);
     // Where frames leave by, and who owns the VIP, is known to running directors alone.
     explained.leaves = None;
-    explained.assumptions = vec![
+    explained.offline = true;
+    explained.assumptions.insert(
+        0,
         "no director was asked: every ready real server counts as healthy and reachable, and no flow is known"
             .to_owned(),
-    ];
+    );
     if explained.service.as_ref().is_some_and(|service| service.method_because == MethodReason::AllOnLink.to_string()) {
         explained
             .assumptions
@@ -225,6 +228,19 @@ fn flow_seen(packet: &PacketTuple, service: u16, run: &Run, facts: &Facts<'_>) -
         idle_seconds: Some(idle.as_secs()),
         followed: run.verdict.reason() == Reason::FlowHit,
     }
+}
+
+/// What would be otherwise if the packet did not open its flow: the former owner of its slot is named only then.
+fn opening(packet: &PacketTuple, service: u16, run: &Run, facts: &Facts<'_>) -> Option<String> {
+    let row = facts.allocations.tables().services.get(&service)?;
+    let matters = packet.protocol == PacketProtocol::Tcp
+        && row.flags & Service::FLAG_SECOND_CHANCE != 0
+        && run.verdict.reason() != Reason::FlowHit;
+    matters.then(|| {
+        "the packet opens its connection: one in the middle of a flow that is not known goes to the same real server with \
+         the former owner of its slot, where there is one, in the tunnel's header (second_chance)"
+            .to_owned()
+    })
 }
 
 /// What persistence says of the client.

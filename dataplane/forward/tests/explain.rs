@@ -3,16 +3,17 @@
 
 mod plan_support;
 
-use plan_support::{Director, SETTINGS, fleet, ip, real, service};
-use sluicegate_config::{Persistence, Scheduler, TransportProtocol};
+use plan_support::{Director, SETTINGS, fleet, ip, real, service, way};
+use sluicegate_config::{Method, Persistence, Scheduler, TransportProtocol};
 use sluicegate_forward::allocations::Geometry;
 use sluicegate_forward::engine::Passing;
-use sluicegate_forward::explain::{Explanation, Facts, explain};
-use sluicegate_forward::fleet::{Fleet, FleetReal, ServiceKey, Status};
+use sluicegate_forward::explain::{Explanation, Facts, Outer, WayOut, explain};
+use sluicegate_forward::fleet::{Delivery, Fleet, FleetReal, ServiceKey, Status};
 use sluicegate_forward::head::address_from_words;
 use sluicegate_forward::packet_tuple::PacketTuple;
 use sluicegate_forward::ports::Port;
 use sluicegate_forward::tables::Tables as Image;
+use sluicegate_forward::topology::VlanTag;
 use sluicegate_l4::layout::{
     AddressBucket, Backend, Control, FLOW_WAYS, Interface, RING_LINE_SLOTS, Service, ServiceBucket,
 };
@@ -70,6 +71,11 @@ impl World {
     }
 
     fn explain(&self, director: &Director, packet: &PacketTuple) -> Explanation {
+        self.explain_held(director, packet, Duration::from_millis(400))
+    }
+
+    /// The same, with the fences of VIPs so far ahead.
+    fn explain_held(&self, director: &Director, packet: &PacketTuple, fence: Duration) -> Explanation {
         let port = Port { index: PORT, name: "eth0".to_owned(), mac: MAC, mtu: 1500, asked_as: "eth0".to_owned() };
         explain(
             packet,
@@ -83,7 +89,7 @@ impl World {
                     flows: &self.flows,
                     stamp_length: Duration::from_secs(8),
                 },
-                fence: &|_| Duration::from_millis(400),
+                fence: &|_| fence,
                 ports: &BTreeMap::from([(PORT, port)]),
             },
         )
@@ -370,4 +376,100 @@ fn in_turn_no_real_server_is_promised() {
     let (_, went) = world.send(&packet);
     let told = world.explain(&director, &packet);
     assert_eq!((told.reason.as_str(), told.real_server), ("flow_hit", went), "once it is there it is known");
+}
+
+/// A director with one port of a VIP, and one real server behind it.
+fn one(vip: &str, address: &str, method: Method, tags: &[VlanTag], second_chance: bool) -> Director {
+    let mut server = real(address);
+    let delivery = Delivery { tags: tags.to_vec(), ..way(ip(address), method, 9) };
+    server.delivery = Ok(std::sync::Arc::new(delivery));
+    let mut service = service(key(vip, TransportProtocol::Tcp, 80), vec![server]);
+    service.method = method;
+    service.options.second_chance = second_chance;
+    let mut director = Director::new(Geometry::default());
+    director.change(fleet([service]));
+    director
+}
+
+#[test]
+fn how_frames_leave_is_read_from_the_frame() {
+    const TAG: &[VlanTag] = &[VlanTag { protocol: 0x8100, id: 5 }];
+    const TWO: &[VlanTag] = &[VlanTag { protocol: 0x88a8, id: 9 }, VlanTag { protocol: 0x8100, id: 5 }];
+    let (vip4, vip6) = ("192.0.2.10", "2001:db8::10");
+    let (real4, real6) = ("198.51.100.101", "2001:db8:2::1");
+    let (from4, from6) = ("198.51.100.1", "2001:db8:1::1");
+    let outer =
+        |kind: &str, source: &str, to: &str| Outer { kind: kind.into(), source: ip(source), destination: ip(to) };
+    let table = [
+        (vip4, real4, Method::L2, &[][..], vec![], None),
+        (vip6, real6, Method::L2, TAG, vec![5], None),
+        (vip4, real4, Method::L2, TWO, vec![9, 5], None),
+        (vip4, real4, Method::Tunnel, &[], vec![], Some(outer("IPIP", from4, real4))),
+        (vip6, real6, Method::Tunnel, &[], vec![], Some(outer("IPIP", from6, real6))),
+        (vip4, real6, Method::Tunnel, TAG, vec![5], Some(outer("IPIP", from6, real6))),
+        (vip6, real4, Method::Tunnel, &[], vec![], Some(outer("IPIP", from4, real4))),
+        (vip4, real4, Method::Gue, TWO, vec![9, 5], Some(outer("GUE", from4, real4))),
+        (vip6, real6, Method::Gue, &[], vec![], Some(outer("GUE", from6, real6))),
+        (vip4, real6, Method::Gue, TAG, vec![5], Some(outer("GUE", from6, real6))),
+    ];
+    for (vip, address, method, tags, vlans, outer) in table {
+        let director = one(vip, address, method, tags, false);
+        let text = match ip(vip) {
+            IpAddr::V4(_) => format!("tcp,198.51.100.7:40000,{vip}:80"),
+            IpAddr::V6(_) => format!("tcp,[2001:db8:1::7]:40000,[{vip}]:80"),
+        };
+        let told = World::new(&director).explain(&director, &text.parse().expect("a packet"));
+        assert_eq!((told.reason.as_str(), told.real_server), ("flow_new", Some(ip(address))), "{told:#?}");
+        let room = director.model.backends.values().map(|backend| backend.mtu).max().expect("a record");
+        // Outer headers take of what a packet of a client may have, tags do not; GUE's variant 1 has UDP's header alone.
+        let headers = match (method, ip(address)) {
+            (Method::Tunnel, IpAddr::V4(_)) => 20,
+            (Method::Tunnel, IpAddr::V6(_)) => 40,
+            (Method::Gue, IpAddr::V4(_)) => 28,
+            (Method::Gue, IpAddr::V6(_)) => 48,
+            _ => 0,
+        };
+        assert_eq!(room, 1500 - headers, "{method} {address}");
+        let wanted = WayOut {
+            interface: "eth0".to_owned(),
+            source_mac: "02:00:00:00:00:01".to_owned(),
+            destination_mac: "02:00:00:00:01:09".to_owned(),
+            vlans,
+            outer,
+            largest_packet: room,
+        };
+        assert_eq!(told.leaves, Some(wanted), "{text} by {method} to {address}");
+    }
+}
+
+#[test]
+fn a_director_that_stands_by_says_so_and_forwards_all_the_same() {
+    let director = director();
+    let world = World::new(&director);
+    let packet = "tcp,198.51.100.7:40000,192.0.2.10:80".parse().expect("a packet");
+    let told = world.explain_held(&director, &packet, Duration::ZERO);
+    let vip = told.vip.as_ref().expect("a VIP");
+    assert_eq!((vip.in_tables, vip.answered_for_ms), (true, 0));
+    let owner = world.explain(&director, &packet);
+    assert_eq!((&told.reason, told.real_server), (&owner.reason, owner.real_server), "every director picks the same");
+    assert!(told.real_server.is_some() && told.leaves == owner.leaves && !told.offline);
+}
+
+#[test]
+fn a_second_chance_is_for_packets_that_open_nothing_which_is_said() {
+    let packet: PacketTuple = "tcp,198.51.100.7:40000,192.0.2.10:80".parse().expect("a packet");
+    for (chance, method) in [(true, Method::Gue), (false, Method::Gue)] {
+        let director = one("192.0.2.10", "198.51.100.101", method, &[], chance);
+        let world = World::new(&director);
+        let told = world.explain(&director, &packet);
+        assert_eq!(told.reason, "flow_new");
+        assert_eq!(told.assumptions.iter().any(|text| text.contains("second_chance")), chance, "{told:#?}");
+        world.send(&packet);
+        let told = world.explain(&director, &packet);
+        assert_eq!(
+            (told.reason.as_str(), told.assumptions.len()),
+            ("flow_hit", 0),
+            "of a known flow nothing is assumed"
+        );
+    }
 }

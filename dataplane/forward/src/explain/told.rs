@@ -42,6 +42,9 @@ pub struct Explanation {
     pub omitted: u64,
     /// The real servers of the service, by address.
     pub real_servers: Vec<RealSeen>,
+    /// No director was asked: who owns the VIP, and what flows there are, is not known.
+    #[serde(default)]
+    pub offline: bool,
     /// What the answer takes for granted.
     pub assumptions: Vec<String>,
 }
