@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 const TOKEN: &str = "0123456789abcdef-secret";
@@ -25,6 +26,34 @@ struct Gateway {
     busy: AtomicUsize,
     busiest: AtomicUsize,
     hold: Mutex<Option<Arc<Barrier>>>,
+    /// Who reads packets, and what was asked for last.
+    readers: Arc<AtomicUsize>,
+    tapped: Mutex<Option<TapRequest>>,
+}
+
+/// Readers of packets at a time.
+const MOST_READERS: usize = 2;
+
+/// Some lines at once, and then none for as long as somebody reads.
+struct Reader {
+    readers: Arc<AtomicUsize>,
+    left: u32,
+}
+
+impl Lines for Reader {
+    fn poll_line(&mut self, _context: &mut Context<'_>) -> Poll<Option<bytes::Bytes>> {
+        if self.left == 0 {
+            return Poll::Pending;
+        }
+        self.left -= 1;
+        Poll::Ready(Some(format!("{{\"left\":{}}}\n", self.left).into()))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.readers.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl StateView for Gateway {
@@ -56,6 +85,23 @@ impl StateView for Gateway {
             return Err(CordonError::Alone);
         }
         Ok(DirectorState { name: "edge1".to_owned(), cordoned, ..DirectorState::default() })
+    }
+
+    fn explain_packet(&self, packet: &str) -> Result<Value, ExplainError> {
+        if packet.starts_with("tcp,") {
+            Ok(json!({ "packet": packet }))
+        } else {
+            Err(ExplainError::Packet(format!("`{packet}` is no packet")))
+        }
+    }
+
+    fn tap(&self, request: &TapRequest) -> Result<Box<dyn Lines>, TapError> {
+        *self.tapped.lock().expect("no panic") = Some(*request);
+        if self.readers.fetch_add(1, Ordering::SeqCst) >= MOST_READERS {
+            self.readers.fetch_sub(1, Ordering::SeqCst);
+            return Err(TapError("2 readers are there already: end one of them first".to_owned()));
+        }
+        Ok(Box::new(Reader { readers: Arc::clone(&self.readers), left: 3 }))
     }
 
     fn ready(&self) -> Readiness {
@@ -498,4 +544,102 @@ fn a_director_is_cordoned_by_post_and_by_no_web_page() {
     assert_eq!((read.status, read.header("allow")), (405, Some("POST")));
     assert_eq!(post("/api/v1/state", "").status, 405);
     assert_eq!(ask(fixture.metrics_address(), "POST", "/api/v1/cordon", "").status, 405);
+}
+
+#[test]
+fn explain_takes_a_packet_or_a_url() {
+    let fixture = start();
+    let address = fixture.admin_address();
+    let packet = "tcp,[2001:db8::7]:40000,[2001:db8::10]:80";
+    let told = get(address, "/api/v1/explain?packet=tcp,%5B2001:db8::7%5D:40000,%5B2001:db8::10%5D:80");
+    assert_eq!((told.status, told.json()), (200, json!({ "packet": packet })));
+    let table = [
+        ("packet=nonsense", "`nonsense` is no packet"),
+        ("packet=", "`` is no packet"),
+        ("packet=tcp,a&packet=tcp,b", "the parameter `packet` is there twice"),
+        ("packet=tcp,a&url=http://a.example/", "one of the parameters `url` and `packet` is needed"),
+        ("paket=tcp,a", "the parameter `paket` is unknown"),
+    ];
+    for (query, error) in table {
+        let answer = get(address, &format!("/api/v1/explain?{query}"));
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some(error)), "{query}");
+        assert!(answer.json()["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{query}");
+    }
+    let long = get(address, &format!("/api/v1/explain?packet=tcp,{}", "a".repeat(9_000)));
+    assert_eq!(long.status, 414, "{long:?}");
+}
+
+#[test]
+fn what_is_asked_of_the_tap_is_checked_and_bounded() {
+    let fixture = start();
+    let address = fixture.admin_address();
+    let table = [
+        ("every=0", "`every` is no number from 1 to 4294967295"),
+        ("every=ten", "`every` is no number from 1 to 4294967295"),
+        ("every=4294967296", "`every` is no number from 1 to 4294967295"),
+        ("snap=0", "`snap` is no number from 1 to 232"),
+        ("snap=233", "`snap` is no number from 1 to 232"),
+        ("snap=-1", "`snap` is no number from 1 to 232"),
+        ("vip=web.example", "`vip` is no address"),
+        ("vip=", "`vip` is no address"),
+        ("all=yes", "`all` is neither true nor false"),
+        ("every=1&every=2", "the parameter `every` is there twice"),
+        ("count=5", "the parameter `count` is unknown"),
+    ];
+    for (query, error) in table {
+        let answer = get(address, &format!("/api/v1/tap?{query}"));
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (400, Some(error)), "{query}");
+        assert!(answer.json()["remedy"].as_str().is_some_and(|remedy| remedy.contains("/api/v1/tap?")), "{query}");
+    }
+    assert!(fixture.gateway.tapped.lock().expect("no panic").is_none(), "nobody read by a bad question");
+    let table = [
+        ("", TapRequest { every: 1, vip: None, all: false, snap: 128 }),
+        (
+            "?every=100&vip=2001:db8::10&snap=232&all=true",
+            TapRequest { every: 100, vip: "2001:db8::10".parse().ok(), all: true, snap: 232 },
+        ),
+    ];
+    for (query, wanted) in table {
+        let _stream = reader(address, query);
+        assert_eq!(*fixture.gateway.tapped.lock().expect("no panic"), Some(wanted), "{query}");
+    }
+}
+
+#[test]
+fn readers_of_packets_are_bounded_and_make_room_when_they_go() {
+    let fixture = start();
+    let address = fixture.admin_address();
+    let mut readers: Vec<TcpStream> = (0..MOST_READERS).map(|_| reader(address, "")).collect();
+    let refused = get(address, "/api/v1/tap");
+    assert_eq!(refused.status, 503);
+    assert!(refused.json()["error"].as_str().is_some_and(|error| error.contains("2 readers")), "{refused:?}");
+    // Those who read keep nobody from asking something else.
+    assert_eq!(get(address, "/api/v1/state").status, 200);
+    drop(readers.pop());
+    let begun = Instant::now();
+    while fixture.gateway.readers.load(Ordering::SeqCst) == MOST_READERS {
+        assert!(begun.elapsed() < Duration::from_secs(60), "a reader that is gone is not forgotten");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    readers.push(reader(address, "?every=10"));
+    // A stop does not wait for readers.
+    let begun = Instant::now();
+    drop(fixture);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+/// Somebody who reads packets, with the first lines read.
+fn reader(address: SocketAddr, query: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+    write!(stream, "GET /api/v1/tap{query} HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("sent");
+    let mut seen = String::new();
+    while !seen.contains("{\"left\":0}\n") {
+        let mut bytes = [0; 1024];
+        let read = stream.read(&mut bytes).expect("lines");
+        assert!(read > 0, "the stream has ended: {seen}");
+        seen.push_str(std::str::from_utf8(&bytes[..read]).expect("UTF-8"));
+    }
+    assert!(seen.starts_with("HTTP/1.1 200") && seen.contains("application/x-ndjson"), "{seen}");
+    stream
 }

@@ -4,18 +4,22 @@
 use sluicegate_config::{
     Kind, Method, ObjectRef, Readiness, RealServer, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
 };
+use sluicegate_forward::dissect::Dissection;
 use sluicegate_forward::engine::Mode;
 use sluicegate_forward::engine::xdp::Fences;
 use sluicegate_forward::fleet::Standing;
 use sluicegate_forward::forwarder::{ForwardMode, Forwarder, ForwarderSettings};
+use sluicegate_forward::sampling::{Selection, Tap, Tapped};
+use sluicegate_forward::stats::Outcome;
 use sluicegate_forward::status::ForwarderStatus;
 use sluicegate_l4::verdict::Reason;
 use sluicegate_netlab::topology::{DsrLab, DsrTopology};
 use sluicegate_netlab::traffic::{TcpClient, TcpEcho, UdpEcho, ping, udp_ask};
 use sluicegate_netlab::{Frame, Hook, Instruction, Lab, Program};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// Generous: the machines of CI are slow and loaded.
@@ -237,6 +241,72 @@ fn a_tunnel_leads_to_real_servers_behind_the_router() {
         });
         assert!(arrived.count() >= 1, "{vip}: nothing came through the tunnel");
     }
+}
+
+#[test]
+#[ignore = "needs root: namespaces, packet sockets"]
+fn samples_are_packets_as_they_came_in_with_what_became_of_them() {
+    let site = Site::new(Method::L2);
+    let (forwarder, _fences) = site.own();
+    let inquiry = forwarder.inquiry();
+    let mac = site.lab.directors[0].namespace.mac("eth0").expect("a MAC address");
+    for vip in vips() {
+        let reals: BTreeSet<IpAddr> = site.lab.backends.iter().map(|backend| backend.address_like(vip)).collect();
+        let mut tap = inquiry.tap(Selection { every: 1, vip: Some(vip), all: false }).expect("a tap");
+        let samples = read(&mut tap, 20, || {
+            site.connect(vip, PATIENCE).expect("a connection").echo(b"sampled").expect("an echo");
+        });
+        for seen in &samples {
+            assert_eq!(seen.interface, "eth0");
+            // Neighbour solicitations go to the address itself once it is known.
+            if seen.sample.reason == Some(Reason::NdpAnswered) {
+                continue;
+            }
+            assert_eq!(seen.outcome, Some(Outcome::Forwarded), "{seen:?}");
+            assert_eq!(seen.service, Some(format!("{}/TCP default/echo", SocketAddr::new(vip, PORT))));
+            assert!(seen.real_server.is_some_and(|real| reals.contains(&real)), "{seen:?}");
+            let frame = &seen.sample.frame;
+            assert_eq!(frame.first_chunk(), Some(&mac), "the frame as it came in: {frame:02x?}");
+            assert_eq!(Dissection::of(frame).and_then(|frame| frame.destination()), Some(vip));
+        }
+        let reasons: BTreeSet<_> = samples.iter().filter_map(|seen| seen.sample.reason).collect();
+        assert!(reasons.contains(&Reason::FlowNew) && reasons.contains(&Reason::FlowHit), "{reasons:?}");
+    }
+    // Nobody reads: the thread ends, and a new reader gets what comes from then on.
+    let begun = Instant::now();
+    while threads().iter().any(|name| name == "tap") {
+        assert!(begun.elapsed() < PATIENCE, "samples are read for nobody");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let [vip, _] = vips();
+    assert!(site.connect(vip, PATIENCE).is_some());
+    let nothing = SocketAddr::new(vip, 9);
+    let mut tap = inquiry.tap(Selection { every: 1, vip: Some(vip), all: false }).expect("a tap");
+    let samples = read(&mut tap, 1, || {
+        let _unanswered = TcpClient::connect(&site.lab.clients[0].namespace, nothing, Duration::from_millis(100));
+    });
+    let dropped = (Some(Outcome::Dropped), Some(Reason::NoService));
+    assert_eq!((samples[0].outcome, samples[0].sample.reason), dropped, "{samples:?}");
+}
+
+/// So many samples, of this traffic.
+fn read(tap: &mut Tap, number: usize, traffic: impl Fn()) -> Vec<Tapped> {
+    let (begun, mut samples) = (Instant::now(), Vec::new());
+    while samples.len() < number {
+        traffic();
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(sample) = tap.poll_next(&mut context) {
+            samples.push(sample.expect("the forwarder runs"));
+        }
+        assert!(begun.elapsed() < PATIENCE, "{samples:?}");
+    }
+    samples
+}
+
+/// Names of this process's threads.
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+    tasks.filter_map(|task| stat(task.file_name().to_str()?.parse().ok()?)).map(|(name, _)| name).collect()
 }
 
 /// Below this a build without optimisation on a loaded machine must not fall; the target is 500,000 with it.

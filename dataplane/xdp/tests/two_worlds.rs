@@ -2,11 +2,15 @@
 
 mod world;
 
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::Xdp;
 use sluicegate_l4::forward;
+use sluicegate_l4::layout::{SampleHead, Service, Traffic, map};
 use sluicegate_l4::verdict::{Reason, Verdict};
 use sluicegate_xdp::test_run;
-use world::memory::MemoryFrame;
+use std::collections::BTreeMap;
+use world::memory::{MemoryFrame, MemoryTables};
 use world::{INGRESS, Ip, TCP, UDP, arp, icmp, icmp6, tcp, udp};
 
 const V6: &str = "2001:db8::10";
@@ -152,14 +156,19 @@ impl Chance {
 }
 
 fn compare(frames: impl Iterator<Item = Vec<u8>>) -> Vec<u64> {
-    let tables = world::tables(64);
-    let mut object = world::load(&tables);
+    compare_in(&world::tables(64), frames)
+}
+
+fn compare_in(tables: &MemoryTables, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u64> {
+    let mut object = world::load(tables);
+    let mut turns = Turns::of(&mut object, tables);
+    let mut samples = Samples::of(&mut object, tables);
     let mut count = 0;
     {
         let program: &Xdp = (&*object.program_mut("director").expect("a program")).try_into().expect("XDP");
         for frame in frames {
             let mut here = MemoryFrame::new(&frame, INGRESS);
-            let verdict = forward(&mut here, &tables);
+            let verdict = forward(&mut here, tables);
             let there = test_run::run(program, &frame, 1).expect("it runs");
             assert_eq!(there.action, action(verdict), "frame {count}, {verdict:?}: {frame:02x?}");
             assert!(
@@ -168,6 +177,8 @@ fn compare(frames: impl Iterator<Item = Vec<u8>>) -> Vec<u64> {
                 here.bytes(),
                 there.frame
             );
+            turns.follow(tables);
+            samples.check(tables, &frame, verdict);
             count += 1;
         }
     }
@@ -175,6 +186,87 @@ fn compare(frames: impl Iterator<Item = Vec<u8>>) -> Vec<u64> {
     let here: Vec<u64> = Reason::ALL.iter().map(|reason| tables.reason(*reason)).collect();
     assert_eq!(here, there);
     here
+}
+
+/// The turns of services, which each CPU counts for itself: before each frame all of them stand where memory's stand.
+struct Turns {
+    map: PerCpuArray<MapData, u64>,
+    seen: BTreeMap<u16, u64>,
+    cpus: usize,
+}
+
+impl Turns {
+    fn of(object: &mut Ebpf, tables: &MemoryTables) -> Self {
+        let map = object.take_map(map::TURNS).expect("a map").try_into().expect("an array");
+        let cpus = aya::util::nr_cpus().expect("a number of CPUs");
+        let mut turns = Self { map, seen: tables.turns.borrow().clone(), cpus };
+        for (service, turn) in tables.turns.borrow().iter() {
+            turns.level(*service, *turn);
+        }
+        turns
+    }
+
+    /// One CPU has taken the turns that memory took, and the others follow.
+    fn follow(&mut self, tables: &MemoryTables) {
+        let now = tables.turns.borrow();
+        let moved: Vec<_> = now.iter().filter(|(service, turn)| self.seen.get(service) != Some(turn)).collect();
+        for (service, turn) in moved {
+            let taken = self.map.get(&u32::from(*service), 0).expect("a row");
+            assert_eq!(
+                taken.iter().filter(|taken| *taken == turn).count(),
+                1,
+                "service {service}: {taken:?}, not {turn}"
+            );
+            self.level(*service, *turn);
+        }
+        self.seen.clone_from(&now);
+    }
+
+    fn level(&mut self, service: u16, turn: u64) {
+        let level = PerCpuValues::try_from(vec![turn; self.cpus]).expect("a value for each CPU");
+        self.map.set(u32::from(service), level, 0).expect("written");
+    }
+}
+
+/// What the kernel sampled, where every frame is a sample.
+struct Samples {
+    ring: Option<RingBuf<MapData>>,
+    services: BTreeMap<u16, Traffic>,
+    backends: BTreeMap<u16, Traffic>,
+}
+
+impl Samples {
+    /// Bytes of a frame that are kept.
+    const CAPTURED: usize = 232;
+
+    fn of(object: &mut Ebpf, tables: &MemoryTables) -> Self {
+        let mut ring = || object.take_map(map::SAMPLES).expect("a map").try_into().expect("a ring");
+        let ring = (tables.control.sample_every == 1).then(&mut ring);
+        Self { ring, services: BTreeMap::new(), backends: BTreeMap::new() }
+    }
+
+    /// The frame as it came in, with what became of it.
+    fn check(&mut self, tables: &MemoryTables, frame: &[u8], verdict: Verdict) {
+        let Some(ring) = &mut self.ring else { return };
+        let record = ring.next().map(|record| record.to_vec()).unwrap_or_else(|| panic!("no sample of {frame:02x?}"));
+        assert!(ring.next().is_none(), "two samples of {frame:02x?}");
+        let word = |at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().expect("four bytes"));
+        let half = |at: usize| u16::from_ne_bytes(record[at..at + 2].try_into().expect("two bytes"));
+        let kept = frame.len().min(Self::CAPTURED);
+        assert_eq!((word(8), word(12), usize::from(half(16))), (INGRESS, frame.len() as u32, kept));
+        assert_eq!(u32::from(half(18)), verdict.reason().index(), "{verdict:?}: {frame:02x?}");
+        assert!(record[size_of::<SampleHead>()..][..kept] == frame[..kept], "{verdict:?}: {frame:02x?}");
+        let backend = counted(&mut self.backends, &tables.backend_traffic.borrow());
+        let service = counted(&mut self.services, &tables.service_traffic.borrow());
+        assert_eq!((half(20), half(22)), (backend, service), "{verdict:?}: {frame:02x?}");
+    }
+}
+
+/// Who got a packet since the last time; 0 = nobody.
+fn counted(before: &mut BTreeMap<u16, Traffic>, now: &BTreeMap<u16, Traffic>) -> u16 {
+    let grown = now.iter().find(|(id, traffic)| before.get(id) != Some(traffic)).map_or(0, |(id, _)| *id);
+    before.clone_from(now);
+    grown
 }
 
 #[test]
@@ -199,4 +291,39 @@ fn a_million_random_and_mutated_frames() {
     for (reason, packets) in Reason::ALL.iter().zip(&reasons) {
         println!("{:20} {packets}", reason.as_str());
     }
+}
+
+#[test]
+#[ignore = "needs root: loads eBPF programs"]
+fn services_in_turn() {
+    let mut tables = world::tables(64);
+    let is_plain = |service: &&mut Service| {
+        service.select == Service::SELECT_TUPLE && service.flags & Service::FLAG_SECOND_CHANCE == 0
+    };
+    for service in tables.services.iter_mut().filter(is_plain) {
+        service.select = Service::SELECT_TURN;
+    }
+    // Turns of a director that has run for a while, shortly before 32 bits of them are full.
+    for service in 1..tables.services.len() as u16 {
+        tables.turns.borrow_mut().insert(service, u64::from(u32::MAX) - 50);
+    }
+    let templates = templates();
+    let mut chance = Chance(0x7475_726e);
+    let mutated = (0..20_000).map(|_| chance.mutate(&templates));
+    let reasons = compare_in(&tables, templates.iter().cloned().chain(mutated));
+    assert!(reasons[Reason::FlowNew.index() as usize] > 100, "{reasons:?}");
+    let turns: Vec<u64> = tables.turns.borrow().values().map(|turn| turn - (u64::from(u32::MAX) - 50)).collect();
+    assert!(turns.iter().filter(|taken| **taken > 50).count() >= 2, "{turns:?}");
+}
+
+#[test]
+#[ignore = "needs root: loads eBPF programs"]
+fn sampled_frames() {
+    let mut tables = world::tables(64);
+    tables.control.sample_every = 1;
+    let templates = templates();
+    let mut chance = Chance(0x5a4d_504c);
+    let mutated = (0..20_000).map(|_| chance.mutate(&templates));
+    let reasons = compare_in(&tables, templates.iter().cloned().chain(mutated));
+    assert!(reasons[Reason::FlowHit.index() as usize] > 100, "{reasons:?}");
 }
