@@ -158,8 +158,8 @@ impl Announcer {
         self.command(Command::Event(Event::Fitness(fitness)));
     }
 
-    /// The interfaces, where they have changed. One that cannot be opened is logged and left out. Not to be called from
-    /// an asynchronous task.
+    /// The interfaces. Those that were among them before stay as they are; one that cannot be opened is logged, and tried
+    /// again when it is named again. Not to be called from an asynchronous task.
     pub fn set_ports(&self, ports: Vec<Port>) {
         self.command(Command::Ports(ports));
     }
@@ -204,8 +204,9 @@ struct Loop {
     terms: Terms,
     news: mpsc::Receiver<News>,
     links: BTreeMap<LinkId, Link>,
-    senders: Vec<PortSender>,
-    listening: JoinSet<()>,
+    ports: Vec<OpenPort>,
+    /// Ports that could not be opened, which was said.
+    refused: Vec<Port>,
     claim_sender: mpsc::Sender<(IpAddr, Mac)>,
     claims: mpsc::Receiver<(IpAddr, Mac)>,
     /// The VIPs whose groups are joined.
@@ -214,6 +215,18 @@ struct Loop {
     mute_until: Moment,
     releasing: Vec<std::sync::mpsc::Sender<()>>,
     status: Arc<Mutex<Status>>,
+}
+
+/// An interface on which VIPs are announced and claims of others heard.
+struct OpenPort {
+    sender: PortSender,
+    listening: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for OpenPort {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
 }
 
 /// A connection to a peer.
@@ -263,8 +276,8 @@ impl Loop {
             terms,
             news,
             links: BTreeMap::new(),
-            senders: Vec::new(),
-            listening: JoinSet::new(),
+            ports: Vec::new(),
+            refused: Vec::new(),
             claim_sender,
             claims,
             members: BTreeSet::new(),
@@ -307,13 +320,25 @@ impl Loop {
                 self.ownership.handle(Event::Release, Moment::now());
                 self.releasing.push(done);
             }
-            Command::Ports(ports) => {
-                self.listening.abort_all();
-                self.senders.clear();
-                for port in ports {
-                    if let Err(why) = self.open(port) {
-                        tracing::error!(%why, "VIPs are not announced on an interface");
-                    }
+            Command::Ports(ports) => self.set_ports(&ports),
+        }
+    }
+
+    /// Leaves open what stays: the kernel takes tens of milliseconds to close a packet socket, heartbeats wait for that,
+    /// and whoever joins a group again has every switch told.
+    fn set_ports(&mut self, ports: &[Port]) {
+        self.ports.retain(|open| ports.contains(&open.sender.port()));
+        self.refused.retain(|refused| ports.contains(refused));
+        for port in ports {
+            if self.ports.iter().any(|open| open.sender.port() == *port) {
+                continue;
+            }
+            match self.open(*port) {
+                Ok(()) => self.refused.retain(|refused| refused != port),
+                Err(_) if self.refused.contains(port) => {}
+                Err(why) => {
+                    tracing::error!(%why, "VIPs are not announced on an interface");
+                    self.refused.push(*port);
                 }
             }
         }
@@ -437,9 +462,9 @@ impl Loop {
     }
 
     fn on_ports(&mut self, act: impl Fn(&mut PortSender) -> io::Result<()>) {
-        for port in &mut self.senders {
-            if let Err(why) = act(port) {
-                tracing::warn!(interface = port.index(), %why, "cannot tell the network about a VIP");
+        for OpenPort { sender, .. } in &mut self.ports {
+            if let Err(why) = act(sender) {
+                tracing::warn!(interface = sender.port().index, %why, "cannot tell the network about a VIP");
             }
         }
     }
@@ -452,9 +477,8 @@ impl Loop {
                 tracing::warn!(interface = port.index, %vip, %why, "cannot join the group of a VIP");
             }
         }
-        self.senders.push(sender);
         let claims = self.claim_sender.clone();
-        self.listening.spawn(async move {
+        let listening = tokio::spawn(async move {
             loop {
                 match listener.claim().await {
                     // Claims come as fast as strangers send: what does not fit is left out.
@@ -464,6 +488,7 @@ impl Loop {
                 }
             }
         });
+        self.ports.push(OpenPort { sender, listening });
         Ok(())
     }
 }

@@ -64,8 +64,8 @@ impl PortSender {
         Ok(Self { port, frames, groups, joined: BTreeMap::new() })
     }
 
-    pub(crate) fn index(&self) -> u32 {
-        self.port.index
+    pub(crate) fn port(&self) -> Port {
+        self.port
     }
 
     pub(crate) fn announce(&self, vip: IpAddr) -> io::Result<()> {

@@ -48,13 +48,17 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+fn port(link: &Link) -> Port {
+    Port { index: link.director.ifindex("eth0").expect("an interface"), mac: link.mac }
+}
+
 fn announcer(link: &Link) -> Announcer {
     let settings = AnnounceSettings {
         me: DirectorId::new("director").expect("a name"),
         peers: BTreeMap::new(),
         listen: Vec::new(),
         secret: Secret::new(&[7; 32]).expect("a secret"),
-        ports: vec![Port { index: link.director.ifindex("eth0").expect("an interface"), mac: link.mac }],
+        ports: vec![port(link)],
         timing: Timing::default(),
         failback: false,
         on_isolation: OnIsolation::Release,
@@ -97,6 +101,34 @@ fn a_take_over_is_told_and_the_group_joined() {
     assert!(is_member(&link));
     announcer.set_fitness(Fitness { cordoned: true, ..Fitness::FIT });
     wait("the group to be left", || !is_member(&link));
+}
+
+/// The packet sockets of the director's host, by inode.
+fn sockets(link: &Link) -> Vec<String> {
+    let lines = link.director.run(|| fs::read_to_string("/proc/thread-self/net/packet")).expect("a list");
+    lines.lines().skip(1).filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and raw sockets"]
+fn a_port_that_stays_is_left_alone() {
+    let link = link();
+    let announcer = announcer(&link);
+    announcer.set_fitness(Fitness::FIT);
+    wait("the group to be joined", || is_member(&link));
+    let before = sockets(&link);
+    assert!(!before.is_empty());
+    for _ in 0..10 {
+        announcer.set_ports(vec![port(&link)]);
+    }
+    // Obeyed after them.
+    announcer.set_fitness(Fitness { cordoned: true, ..Fitness::FIT });
+    wait("the group to be left", || !is_member(&link));
+    assert_eq!(sockets(&link), before, "sockets were closed and opened");
+    announcer.set_ports(Vec::new());
+    wait("the sockets to be closed", || sockets(&link).is_empty());
+    announcer.set_ports(vec![port(&link)]);
+    wait("the sockets to be opened", || sockets(&link).len() == before.len());
 }
 
 #[test]
