@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Generous: the machines of CI are slow and loaded.
@@ -86,26 +86,47 @@ impl Site {
     /// Starts a director again and waits until it takes part: the other one sees it as fit.
     fn come_back(&mut self, director: usize) {
         self.directors[director] = direct(&self.lab, director, self.folder.path());
-        let heard = |log: String| log.matches("the first state is served").count() > 1;
+        self.wait_until_fit(director, 1 - director);
+    }
+
+    /// Waits until this director knows that other one as one that may hold VIPs.
+    fn wait_until_fit(&self, director: usize, seen_by: usize) {
+        let name = format!("director{director}");
+        let is_fit = |peer: &serde_json::Value| peer["name"] == *name && peer["present"] == true && peer["fit"] == true;
         let begun = Instant::now();
-        while !heard(std::fs::read_to_string(log(self.folder.path(), director)).unwrap_or_default()) {
-            assert!(begun.elapsed() < PATIENCE, "director{director} did not come back\n{}", self.log());
+        while !self.state(seen_by)["director"]["peers"].as_array().is_some_and(|peers| peers.iter().any(is_fit)) {
+            assert!(begun.elapsed() < PATIENCE, "{name} is not fit\n{}", self.log());
             std::thread::sleep(Duration::from_millis(100));
         }
-        // Its program has to be attached and its peer to hear of it; nothing outside shows either.
-        std::thread::sleep(Duration::from_secs(6));
+    }
+
+    /// The VIPs that a director owns, as it says itself.
+    fn vips_of(&self, director: usize) -> BTreeSet<IpAddr> {
+        let (state, name) = (self.state(director), format!("director{director}"));
+        let owned = state["vips"].as_array().expect("VIPs").iter().filter(|vip| vip["owner"] == *name);
+        owned.map(|vip| vip["address"].as_str().and_then(|text| text.parse().ok()).expect("an address")).collect()
+    }
+
+    /// What a director shows; nothing while it does not answer.
+    fn state(&self, director: usize) -> serde_json::Value {
+        let (_, answer) = self.ask_at(director, &["vips", "-o", "json"]);
+        serde_json::from_str(&answer).unwrap_or_default()
     }
 
     /// What a command prints on the first director's host.
     fn ask(&self, arguments: &[&str]) -> String {
+        let (status, answer) = self.ask_at(0, arguments);
+        assert!(status.success(), "{arguments:?}: {status}: {answer}");
+        answer
+    }
+
+    fn ask_at(&self, director: usize, arguments: &[&str]) -> (ExitStatus, String) {
         let path = self.folder.path().join("answer");
         let mut command = sluicegate(arguments);
         command.stdout(std::fs::File::create(&path).expect("a file")).stderr(Stdio::inherit());
-        let mut process = self.lab.directors[0].namespace.spawn_process(command).expect("a command");
+        let mut process = self.lab.directors[director].namespace.spawn_process(command).expect("a command");
         let status = process.wait(PATIENCE).expect("it ends");
-        let answer = std::fs::read_to_string(path).expect("an answer");
-        assert!(status.success(), "{arguments:?}: {status}: {answer}");
-        answer
+        (status, std::fs::read_to_string(path).expect("an answer"))
     }
 
     fn log(&self) -> String {
@@ -287,12 +308,17 @@ fn is_replaced_and_connections_go_on(end: End) {
             TcpClient::connect(site.client(), (vip, TCP_PORT).into(), Duration::from_secs(10)).expect("connected")
         })
         .collect();
+    for (director, other) in [(0, 1), (1, 0)] {
+        site.wait_until_fit(director, other);
+    }
     let mut taken_over = BTreeSet::new();
     for killed in 0..2 {
-        // One of the two kills takes the owner of each VIP away. At the switch, what comes in is what the host sends.
+        // At the switch, what comes in is what the host sends.
         let claims = |frame: &Frame| !frame.outgoing && vips().into_iter().any(|vip| frame.claims(vip));
         let at = |director: usize| site.lab.lan.capture_if(&site.lab.directors[director].namespace, claims);
         let (dead, survivor) = (at(killed).expect("a capture"), at(1 - killed).expect("a capture"));
+        // What the survivor has owned all along it claims as well: by answers, and by announcements that it repeats.
+        let owned = site.vips_of(killed);
         let begun = SystemTime::now();
         match end {
             End::Killed => {
@@ -300,15 +326,14 @@ fn is_replaced_and_connections_go_on(end: End) {
             }
             End::Told => site.directors[killed].signal(Signal::TERM).expect("told"),
         }
+        for vip in owned {
+            let frame = survivor.wait_for(|frame| frame.claims(vip) && frame.at > begun, PATIENCE);
+            let frame = frame.unwrap_or_else(|| panic!("{vip} is not taken over\n{}", site.log()));
+            let after = frame.at.duration_since(begun).unwrap_or_default();
+            println!("director{killed} {end:?}: {vip} announced after {} ms", after.as_millis());
+            taken_over.insert(vip);
+        }
         for vip in vips() {
-            // Nothing comes where the survivor has owned it all along.
-            if let Some(frame) =
-                survivor.wait_for(|frame| frame.claims(vip) && frame.at > begun, Duration::from_secs(5))
-            {
-                let after = frame.at.duration_since(begun).unwrap_or_default();
-                println!("director{killed} {end:?}: {vip} announced after {} ms", after.as_millis());
-                taken_over.insert(vip);
-            }
             site.wait_until_served(vip);
         }
         for client in &mut open {
