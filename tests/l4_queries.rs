@@ -61,15 +61,28 @@ fn explain(site: &Site, client: SocketAddr, vip: IpAddr) -> serde_json::Value {
 #[test]
 #[ignore = "needs root: network namespaces and eBPF"]
 fn packets_are_explained_counted_and_shown() {
-    let site = Site::new(&Manifests::with([0, 1]));
-    site.wait("the director is ready", || http(&site, 10254, "/readyz").starts_with("HTTP/1.1 200"));
+    questions_are_answered(&Site::new(&Manifests::with([0, 1])));
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and packet sockets"]
+fn the_engine_in_user_space_answers_as_well() {
+    let site = Site::with_flags(&Manifests::with([0, 1]), &["--forward", "packet"]);
+    let state = http(&site, 10253, "/api/v1/state?section=vips");
+    assert!(state.contains("\"mode\":\"packet\""), "{state}");
+    questions_are_answered(&site);
+}
+
+fn questions_are_answered(site: &Site) {
+    site.wait("the director is ready", || http(site, 10254, "/readyz").starts_with("HTTP/1.1 200"));
     for vip in vips() {
-        where_packets_go_is_said_before_they_do(&site, vip);
+        where_packets_go_is_said_before_they_do(site, vip);
     }
     let [vip, _] = vips();
-    rates_and_totals_are_those_of_the_traffic(&site, vip);
-    sampled_packets_are_shown_and_written(&site, vip);
-    readers_that_die_make_room(&site, vip);
+    rates_and_totals_are_those_of_the_traffic(site, vip);
+    sampled_packets_are_shown_and_written(site, vip);
+    readers_that_die_make_room(site, vip);
+    who_stands_by_says_so(site, vip);
 }
 
 fn where_packets_go_is_said_before_they_do(site: &Site, vip: IpAddr) {
@@ -194,6 +207,21 @@ fn readers_that_die_make_room(site: &Site, vip: IpAddr) {
         let mut process = begin(site, &["tap", "--packet", "--for", "100ms"], &folder.path().join("again"));
         process.wait(PATIENCE).is_ok_and(|status| status.success())
     });
+}
+
+/// A director that is cordoned holds no VIP, forwards what comes all the same, and is ready.
+fn who_stands_by_says_so(site: &Site, vip: IpAddr) {
+    site.ask(&["cordon", "--force"]);
+    let from = SocketAddr::new(site.lab.clients[0].address_like(vip), 50_100);
+    site.wait("nobody answers for the VIP", || explain(site, from, vip)["vip"]["answered_for_ms"] == 0);
+    let told = explain(site, from, vip);
+    assert!(told["vip"]["owner"].is_null() && told["reason"] == "flow_new", "{told:#}");
+    let text = site.ask(&["explain", &format!("tcp,{from},{}", SocketAddr::new(vip, TCP_PORT))]);
+    assert!(text.contains("not owned by this director: what comes all the same is forwarded"), "{text}");
+    let ready = http(site, 10254, "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    site.ask(&["uncordon"]);
+    site.wait("the VIP is answered for again", || explain(site, from, vip)["vip"]["owner"] == "director1");
 }
 
 /// Frames with their comments, from a file of the pcapng draft: blocks of type, length, body, length.

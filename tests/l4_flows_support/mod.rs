@@ -244,7 +244,10 @@ fn sluicegate(arguments: &[&str]) -> Command {
 
 fn start(lab: &DsrLab, folder: &Path, flags: &[String]) -> Process {
     let log = std::fs::File::options().create(true).append(true).open(log(folder)).expect("a log");
-    let mut command = sluicegate(&["run", "--role", "director", "--forward", "xdp", "--interface", "eth0"]);
+    let mut command = sluicegate(&["run", "--role", "director", "--interface", "eth0"]);
+    if !flags.iter().any(|flag| flag == "--forward") {
+        command.args(["--forward", "xdp"]);
+    }
     command.args(["--lame-duck", "0", "--metrics", "127.0.0.1:10254", "--director-name", "director1"]);
     command.args(flags).arg("--manifests").arg(folder.join("manifests")).stderr(log);
     lab.directors[0].namespace.spawn_process(command).expect("a director")
