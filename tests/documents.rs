@@ -3,6 +3,7 @@
 //! It tests no behaviour of the gateway, and reads no prose: only tables and lists that a change of the code would
 //! make wrong without anybody noticing.
 
+use sluicegate_admin::packets::{PacketsState, PortState, PortTraffic, ReasonCount};
 use sluicegate_proxy::{Limits, Timeouts};
 use sluicegate_telemetry::metrics::{MetricKind, TABLE};
 use sluicegate_telemetry::{FaultReason, LimitName, UpstreamError};
@@ -109,6 +110,34 @@ fn every_flag_is_listed() {
 }
 
 /// The first column of the tables of defaults, and what stands beside it.
+#[test]
+fn every_field_about_packets_is_described() {
+    let state = PacketsState {
+        ports: vec![PortState { name: String::new(), mode: None, carrier: true }],
+        reasons: vec![ReasonCount { verdict: String::new(), reason: String::new(), packets: 0 }],
+        ..PacketsState::default()
+    };
+    let text = read("docs/admin-api.md");
+    let vips = section(&text, "### `vips`, by address");
+    let described = quoted(vips);
+    for document in [serde_json::to_value(state), serde_json::to_value(PortTraffic::default())] {
+        for name in names(&document.expect("JSON")) {
+            assert!(described.contains(&name), "docs/admin-api.md does not describe `{name}`");
+        }
+    }
+}
+
+/// Names of all fields of a document, at every depth.
+fn names(value: &serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.iter().flat_map(|(name, value)| [vec![name.clone()], names(value)].concat()).collect()
+        }
+        serde_json::Value::Array(items) => items.iter().flat_map(names).collect(),
+        _ => Vec::new(),
+    }
+}
+
 fn defaults() -> BTreeMap<&'static str, String> {
     let limits = Limits::default();
     let timeouts = Timeouts::default();
