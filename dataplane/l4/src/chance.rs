@@ -23,17 +23,17 @@ pub(crate) fn deliver<P: Packet, T: Tables>(
     chosen: Chosen,
 ) -> Verdict {
     let (id, reason) = chosen.parts();
-    match packet.apart(|packet| prepare(packet, tables, datagram, query, chosen)) {
+    match packet.apart(|packet| judge(packet, tables, datagram, query.service, id)) {
         Verdict::Pass(_) => {}
         verdict => return verdict,
+    }
+    if packet.apart(|packet| prepare(packet, tables, datagram, chosen)).is_none() {
+        return Verdict::Drop(Reason::NoRoom);
     }
     let Some(backend) = tables.backend(id) else {
         return Verdict::Drop(Reason::TableFault);
     };
-    let added = match backend.kind {
-        Backend::KIND_GUE4 => FORMER4,
-        _ => FORMER6,
-    };
+    let added = added(backend.kind);
     // To the outer headers, what was added is a part of what they carry.
     match packet.apart(|packet| encap::tagged(packet, &backend, datagram, query.hash, added)) {
         Err(reason) => Verdict::Drop(reason),
@@ -41,29 +41,27 @@ pub(crate) fn deliver<P: Packet, T: Tables>(
     }
 }
 
-/// Judges the packet, and puts the header in front of it. `Pass` says that the outer headers are all that is missing.
-#[inline(never)]
-fn prepare<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    datagram: &Datagram,
-    query: &Query,
-    chosen: Chosen,
-) -> Verdict {
-    let (id, _) = chosen.parts();
-    let fault = Verdict::Drop(Reason::TableFault);
-    let Some(backend) = tables.backend(id) else {
-        return fault;
-    };
-    let Some(former) = tables.backend(chosen.former()) else {
-        return fault;
-    };
-    tables.count_traffic(query.service, id, packet.length(), false);
-    let added = match backend.kind {
+/// Bytes of the header that a tunnel of this kind takes; 0 = it takes none.
+#[inline(always)]
+const fn added(kind: u8) -> usize {
+    match kind {
         Backend::KIND_GUE4 => FORMER4,
         Backend::KIND_GUE6 => FORMER6,
-        _ => return fault,
+        _ => 0,
+    }
+}
+
+/// Counts the packet, and answers it if it is too big. `Pass` says that it is to be sent.
+#[inline(never)]
+fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram, service: u16, id: u16) -> Verdict {
+    let Some(backend) = tables.backend(id) else {
+        return Verdict::Drop(Reason::TableFault);
     };
+    tables.count_traffic(service, id, packet.length(), false);
+    let added = added(backend.kind);
+    if added == 0 {
+        return Verdict::Drop(Reason::TableFault);
+    }
     if datagram.hops <= 1 {
         return Verdict::Drop(Reason::TtlExpired);
     }
@@ -71,13 +69,17 @@ fn prepare<P: Packet, T: Tables>(
     if datagram.length > usize::from(room) {
         return icmp::too_big(packet, datagram, room);
     }
-    if let Err(verdict) = encap::take_hop(packet, datagram) {
-        return verdict;
-    }
-    match put_former(packet, datagram, added, &former.address) {
-        None => Verdict::Drop(Reason::NoRoom),
-        Some(()) => Verdict::Pass(Reason::SecondChance),
-    }
+    Verdict::Pass(Reason::SecondChance)
+}
+
+/// Takes a hop, and puts the former owner's header in front of the packet.
+#[inline(never)]
+fn prepare<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram, chosen: Chosen) -> Option<()> {
+    let (id, _) = chosen.parts();
+    let added = added(tables.backend(id)?.kind);
+    let former = tables.backend(chosen.former())?;
+    encap::take_hop(packet, datagram).ok()?;
+    put_former(packet, datagram, added, &former.address)
 }
 
 /// Puts the header between the link header and the packet.
@@ -88,8 +90,8 @@ fn put_former<P: Packet>(packet: &mut P, datagram: &Datagram, added: usize, form
         Family::V6 => IPV6_INSIDE,
     };
     match added {
-        FORMER4 => insert(packet, datagram.link, gue::former4(protocol, former)),
-        _ => insert(packet, datagram.link, gue::former6(protocol, former)),
+        FORMER4 => insert(packet, datagram.link(), gue::former4(protocol, former)),
+        _ => insert(packet, datagram.link(), gue::former6(protocol, former)),
     }
 }
 

@@ -31,9 +31,10 @@ pub fn sum<const N: usize>(view: &[u8; N]) -> u32 {
     sum
 }
 
-/// Is the sum of a 20-byte IPv4 header right? The order of bytes does not matter for that, so it is summed as it lies.
+/// Sum of the 20 bytes of an IPv4 header without options, as 32-bit words as they lie: the order of bytes does not matter to
+/// whether it is right. `N` is at least 20.
 #[inline(always)]
-pub(crate) fn header_sum(header: &[u8; 20]) -> u64 {
+pub(crate) fn header_sum<const N: usize>(header: &[u8; N]) -> u64 {
     let mut sum = 0;
     let mut at = 0;
     while at < 20 {
@@ -43,14 +44,14 @@ pub(crate) fn header_sum(header: &[u8; 20]) -> u64 {
     sum
 }
 
-/// Does a sum of 32-bit words say that the checksum under it is right?
+/// Does a sum of 32-bit words say that the checksum under it is right? It does if it is a multiple of 0xffff other than 0,
+/// which is asked by the inverse of an odd number: multiples of d, and they alone, come to at most 2⁶⁴ / d when they are
+/// multiplied with the inverse of d modulo 2⁶⁴.
 #[inline(always)]
 pub(crate) const fn is_valid(sum: u64) -> bool {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    sum == 0xffff
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const _: () = assert!(INVERSE.wrapping_mul(0xffff) == 1);
+    sum != 0 && sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
 /// Sum of the pseudo-header of an upper-layer message over IPv6 (RFC 8200, section 8.1).

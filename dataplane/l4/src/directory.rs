@@ -89,13 +89,19 @@ fn address_in<T: Tables>(tables: &T, bucket: u32, address: &Address) -> Option<V
 /// order.
 #[inline(always)]
 pub fn find_service<T: Tables>(tables: &T, vip: Vip, protocol: u8, port: u16) -> Option<u16> {
-    if let Some(service) = service_of(tables, service_key(vip.id, protocol, port)) {
+    if let Some(service) = find_port(tables, vip, protocol, port) {
         return Some(service);
     }
     match service_of(tables, service_key(vip.id, protocol, 0)) {
         Some(service) => Some(service),
         None => service_of(tables, service_key(vip.id, 0, 0)),
     }
+}
+
+/// The id of the service that is bound to this very port.
+#[inline(always)]
+pub(crate) fn find_port<T: Tables>(tables: &T, vip: Vip, protocol: u8, port: u16) -> Option<u16> {
+    service_of(tables, service_key(vip.id, protocol, port))
 }
 
 #[inline(always)]

@@ -50,8 +50,7 @@ pub(crate) fn deliver<P: Packet>(
     if datagram.hops <= 1 {
         return Err(Verdict::Drop(Reason::TtlExpired));
     }
-    let is_plain = datagram.link == ETHERNET && usize::from(backend.head_len) == ETHERNET + outer_length(backend.kind);
-    if datagram.length > usize::from(backend.mtu) || !is_plain {
+    if !is_plain(backend, datagram) {
         if datagram.length > usize::from(backend.mtu) && !answers {
             return Err(Verdict::Drop(Reason::TooBig));
         }
@@ -61,6 +60,37 @@ pub(crate) fn deliver<P: Packet>(
             verdict => Err(verdict),
         };
     }
+    deliver_plain(packet, backend, datagram, hash, reason)
+}
+
+/// Does the packet fit the way to the backend, and has neither its frame nor the head VLAN tags?
+#[inline(always)]
+pub(crate) fn is_plain(backend: &Backend, datagram: &Datagram) -> bool {
+    const L2: usize = ETHERNET;
+    const IP4: usize = ETHERNET + IPV4;
+    const GUE4: usize = ETHERNET + IPV4 + UDP_HEADER;
+    const IP6: usize = ETHERNET + IPV6;
+    const GUE6: usize = ETHERNET + IPV6 + UDP_HEADER;
+    let has_no_tags = matches!(
+        (backend.kind, usize::from(backend.head_len)),
+        (Backend::KIND_L2, L2)
+            | (Backend::KIND_IP4, IP4)
+            | (Backend::KIND_GUE4, GUE4)
+            | (Backend::KIND_IP6, IP6)
+            | (Backend::KIND_GUE6, GUE6)
+    );
+    has_no_tags && datagram.link() == ETHERNET && datagram.length <= usize::from(backend.mtu)
+}
+
+/// [`deliver`] for what [`is_plain`] and has hops left.
+#[inline(always)]
+pub(crate) fn deliver_plain<P: Packet>(
+    packet: &mut P,
+    backend: &Backend,
+    datagram: &Datagram,
+    hash: u64,
+    reason: Reason,
+) -> Result<Verdict, Verdict> {
     take_hop(packet, datagram)?;
     match plain(packet, backend, datagram, hash) {
         Err(reason) => Err(Verdict::Drop(reason)),
@@ -149,7 +179,7 @@ pub(crate) fn tagged<P: Packet>(
     let own = usize::from(backend.head_len).wrapping_sub(outer);
     let (length, tags) = match own {
         ETHERNET if leaves_by_its_port(packet, backend) => {
-            (datagram.link, bytes::<8, _>(packet.view::<22>(0).ok_or(Reason::NoRoom)?, 12))
+            (datagram.link(), bytes::<8, _>(packet.view::<22>(0).ok_or(Reason::NoRoom)?, 12))
         }
         ETHERNET | 18 | 22 => (own, bytes::<8, _>(&backend.head, 12)),
         _ => return Err(Reason::TableFault),
@@ -161,7 +191,7 @@ pub(crate) fn tagged<P: Packet>(
     };
     let length = packet.opaque(length) & LONGEST_LINK;
     let own = packet.opaque(own) & LONGEST_LINK;
-    let growth = (length + outer) as isize - datagram.link as isize;
+    let growth = (length + outer) as isize - datagram.link() as isize;
     if growth != 0 && !packet.move_head(growth) {
         return Err(Reason::NoRoom);
     }
@@ -179,7 +209,7 @@ pub(crate) fn take_hop<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result
     let fault = Verdict::Drop(Reason::Truncated);
     match datagram.family {
         Family::V4 => {
-            let header = packet.view_mut::<IPV4>(datagram.link).ok_or(fault)?;
+            let header = packet.view_mut::<IPV4>(datagram.link()).ok_or(fault)?;
             let word = be16(header, 8);
             let fewer = word.wrapping_sub(0x0100);
             let sum = checksum::update(be16(header, 10), word, fewer);
@@ -187,7 +217,7 @@ pub(crate) fn take_hop<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result
             put(header, 10, sum.to_be_bytes());
         }
         Family::V6 => {
-            let header = packet.view_mut::<8>(datagram.link).ok_or(fault)?;
+            let header = packet.view_mut::<8>(datagram.link()).ok_or(fault)?;
             put(header, 7, [datagram.hops.wrapping_sub(1)]);
         }
     }

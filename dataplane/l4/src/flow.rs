@@ -4,8 +4,9 @@
 //! two CPUs that write the same place at once lose one entry, which the next packet puts back.
 //!
 //! A new entry is *tentative*; a later packet that does not open a connection confirms it. A new flow takes, in this
-//! order: a free place, the place of a flow whose backend is gone, the tentative entry that has been idle longest, and a
-//! confirmed one only after [`IDLE_STAMPS`]. So a flood of connection attempts displaces only other attempts.
+//! order: a free place, that of the tentative entry that has been idle longest, and that of the confirmed one that has been
+//! idle longest, but this only after [`IDLE_STAMPS`] or if its backend is gone. So a flood of connection attempts displaces
+//! only other attempts, and looks at one backend at most.
 
 use crate::access::{FlowPlaces, Tables};
 use crate::layout::{Backend, Control, FLOW_WAYS, flow_word};
@@ -59,7 +60,7 @@ impl Entry {
         (stamp.wrapping_sub((self.0 >> flow_word::STAMP_SHIFT) as u32)) & STAMP_MASK as u32
     }
 
-    /// How ready it is to be replaced, if its backend is still there: tentative ones before all confirmed ones, each by age.
+    /// How ready it is to be replaced: tentative ones before all confirmed ones, each by age.
     #[inline(always)]
     const fn readiness(self, stamp: u32) -> u32 {
         let tentative = !(self.0 >> CONFIRMED_SHIFT) as u32 & 1;
@@ -138,13 +139,6 @@ pub(crate) fn remember<T: Tables>(tables: &T, mask: u32, hash: u64, entry: Entry
             return true;
         }
     }
-    for step in 0..FLOW_WAYS {
-        let way = way(hash, step);
-        if is_gone(tables, Entry(set.load(way))) {
-            set.store(way, word);
-            return true;
-        }
-    }
     // The place is part of what is compared: one number has the answer. The first of equals wins, by the order of ways.
     let mut best = 0;
     for step in 0..FLOW_WAYS {
@@ -153,10 +147,11 @@ pub(crate) fn remember<T: Tables>(tables: &T, mask: u32, hash: u64, entry: Entry
             best = worth;
         }
     }
-    if best >> 3 <= IDLE_STAMPS {
+    let way = way(hash, FLOW_WAYS - 1 - (best as usize & (FLOW_WAYS - 1)));
+    if best >> 3 <= IDLE_STAMPS && !is_gone(tables, Entry(set.load(way))) {
         return false;
     }
-    set.store(way(hash, FLOW_WAYS - 1 - (best as usize & (FLOW_WAYS - 1))), word);
+    set.store(way, word);
     true
 }
 

@@ -8,7 +8,7 @@ use crate::encap;
 use crate::field::{address, be16, bytes, ne32, put, put_address};
 use crate::layout::{Address, AddressEntry};
 use crate::parse::{
-    self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Fragment, ICMP, ICMPV6, SCTP, TCP, Transport, UDP, mapped,
+    self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, ICMP, ICMPV6, SCTP, TCP, Transport, UDP, mapped,
 };
 use crate::select::{self, Query};
 use crate::verdict::{Reason, Verdict};
@@ -68,7 +68,7 @@ fn judge<P: Packet, T: Tables>(
     flow: &mut Flow,
 ) -> Result<Verdict, Verdict> {
     let vip = datagram.vip;
-    if datagram.fragment != Fragment::No {
+    if !datagram.fragment.is_whole() {
         return Err(unserved(vip, Reason::FragmentUnwanted));
     }
     if datagram.transport + ICMP_HEADER > datagram.end() {
@@ -129,7 +129,7 @@ fn turn_round<P: Packet>(packet: &mut P, datagram: &Datagram) -> Option<()> {
     put(message, 2, sum.to_be_bytes());
     match datagram.family {
         Family::V4 => {
-            let header = packet.view_mut::<20>(datagram.link)?;
+            let header = packet.view_mut::<20>(datagram.link())?;
             let old = be16(header, 8);
             let new = u16::from(HOPS) << 8 | old & 0xff;
             let sum = checksum::update(be16(header, 10), old, new);
@@ -139,7 +139,7 @@ fn turn_round<P: Packet>(packet: &mut P, datagram: &Datagram) -> Option<()> {
             put(header, 16, datagram.source[3].to_ne_bytes());
         }
         Family::V6 => {
-            let header = packet.view_mut::<40>(datagram.link)?;
+            let header = packet.view_mut::<40>(datagram.link())?;
             put(header, 7, [HOPS]);
             put_address(header, 8, datagram.destination);
             put_address(header, 24, datagram.source);
@@ -211,7 +211,7 @@ fn quote<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Quoted, Reason> {
             }
             let client = address(header, 24);
             let upper = parse::extensions(packet, header[6], inner + 40, datagram.end())?;
-            if matches!(upper.fragment, Fragment::Later(_)) {
+            if upper.fragment.is_later() {
                 return Err(unknown);
             }
             (client, upper.protocol, upper.offset)
@@ -237,7 +237,7 @@ pub(crate) fn too_big<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) 
 #[inline(always)]
 fn tell<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Result<Verdict, Verdict> {
     let silent = Verdict::Drop(Reason::TooBig);
-    if !datagram.whole || matches!(datagram.fragment, Fragment::Later(_)) {
+    if !datagram.whole || datagram.fragment.is_later() {
         return Err(silent);
     }
     if !is_answerable(datagram) {
@@ -260,17 +260,17 @@ fn tell<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Result<Verd
 fn fragmentation_needed<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Option<()> {
     const ADDED: usize = 20 + ICMP_HEADER;
     let beyond = checksum::sum(packet.view::<8>(datagram.transport)?);
-    let quoted = datagram.transport - datagram.link + 8;
+    let quoted = datagram.transport - datagram.link() + 8;
     readdress(packet, datagram, ADDED, quoted, ETHERTYPE_IPV4)?;
     let length = (ADDED + quoted) as u16;
-    let header = packet.view_mut::<20>(datagram.link)?;
+    let header = packet.view_mut::<20>(datagram.link())?;
     let [high, low] = length.to_be_bytes();
     put(header, 0, [0x45, ERROR_CLASS, high, low, 0, 0, 0x40, 0, HOPS, ICMP, 0, 0]);
     put(header, 12, datagram.destination[3].to_ne_bytes());
     put(header, 16, datagram.source[3].to_ne_bytes());
     let sum = !checksum::fold(checksum::sum(header));
     put(header, 10, sum.to_be_bytes());
-    let message = packet.view_mut::<ICMP_HEADER>(datagram.link + 20)?;
+    let message = packet.view_mut::<ICMP_HEADER>(datagram.link() + 20)?;
     put(message, 0, [V4_UNREACHABLE, V4_FRAGMENTATION_NEEDED, 0, 0, 0, 0]);
     put(message, 6, mtu.to_be_bytes());
     let sum = !checksum::fold(checksum::sum(message) + beyond + 0xffff);
@@ -281,15 +281,15 @@ fn fragmentation_needed<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16
 #[inline(always)]
 fn packet_too_big<P: Packet>(packet: &mut P, datagram: &Datagram, mtu: u16) -> Option<()> {
     const ADDED: usize = 40 + ICMP_HEADER;
-    let beyond = checksum::sum(packet.view::<V6_QUOTE>(datagram.link)?);
+    let beyond = checksum::sum(packet.view::<V6_QUOTE>(datagram.link())?);
     readdress(packet, datagram, ADDED, V6_QUOTE, ETHERTYPE_IPV6)?;
     let length = (ICMP_HEADER + V6_QUOTE) as u16;
-    let header = packet.view_mut::<40>(datagram.link)?;
+    let header = packet.view_mut::<40>(datagram.link())?;
     let [high, low] = length.to_be_bytes();
     put(header, 0, [0x60, 0, 0, 0, high, low, ICMPV6, HOPS]);
     put_address(header, 8, datagram.destination);
     put_address(header, 24, datagram.source);
-    let message = packet.view_mut::<ICMP_HEADER>(datagram.link + 40)?;
+    let message = packet.view_mut::<ICMP_HEADER>(datagram.link() + 40)?;
     put(message, 0, [V6_PACKET_TOO_BIG, 0, 0, 0, 0, 0]);
     put(message, 6, mtu.to_be_bytes());
     let pseudo = checksum::pseudo_header(&datagram.destination, &datagram.source, length, ICMPV6);
@@ -310,8 +310,8 @@ fn readdress<P: Packet>(
     let ethernet = packet.view::<12>(0)?;
     let swapped = (encap::mac(ethernet, 6), encap::mac(ethernet, 0));
     let tags: [u8; 8] = bytes(packet.view::<22>(0)?, 12);
-    if !packet.truncate(datagram.link + quoted) || !packet.move_head(added as isize) {
+    if !packet.truncate(datagram.link() + quoted) || !packet.move_head(added as isize) {
         return None;
     }
-    encap::write_link(packet, swapped, tags, datagram.link, ethertype)
+    encap::write_link(packet, swapped, tags, datagram.link(), ethertype)
 }

@@ -5,7 +5,7 @@ use crate::directory::Vip;
 use crate::encap;
 use crate::hash;
 use crate::layout::Backend;
-use crate::parse::{self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment};
+use crate::parse::{self, Datagram, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::verdict::{Reason, Verdict};
 
 /// Delivers a frame that this machine made to a backend, alive or not, as [`crate::forward`] delivers a client's.
@@ -30,9 +30,9 @@ fn deliver<P: Packet>(packet: &mut P, backend: &Backend) -> Result<Verdict, Verd
         _ => Err(Reason::NotIp),
     }
     .map_err(Verdict::Drop)?;
-    let ports = match datagram.fragment {
-        Fragment::No => packet.view::<4>(datagram.transport).map_or(0, |ports| u32::from_ne_bytes(*ports)),
-        _ => 0,
+    let ports = match datagram.fragment.is_whole() {
+        true => packet.view::<4>(datagram.transport).map_or(0, |ports| u32::from_ne_bytes(*ports)),
+        false => 0,
     };
     let hash = hash::tuple(&datagram.source, ports, datagram.protocol);
     encap::deliver(packet, backend, &datagram, hash, Reason::FlowUntracked, false)

@@ -60,19 +60,53 @@ pub(crate) enum Family {
     V6,
 }
 
-/// Part of a larger datagram?
+/// Part of a larger datagram? One word, all of which is defined whatever it says.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(align(8))]
-pub(crate) enum Fragment {
+pub(crate) struct Fragment(u64);
+
+impl Fragment {
+    const FIRST: u64 = 1 << 32;
+    const LATER: u64 = 2 << 32;
+
     /// The whole of it.
-    No,
+    pub(crate) const NO: Self = Self(0);
+
     /// The first part, with the ports, under this identification.
-    First(u32),
+    #[inline(always)]
+    const fn first(id: u32) -> Self {
+        Self(Self::FIRST | id as u64)
+    }
+
     /// A later part.
-    Later(u32),
+    #[inline(always)]
+    const fn later(id: u32) -> Self {
+        Self(Self::LATER | id as u64)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_whole(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_first(self) -> bool {
+        self.0 & Self::FIRST != 0
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_later(self) -> bool {
+        self.0 & Self::LATER != 0
+    }
+
+    /// The identification of all parts.
+    #[inline(always)]
+    pub(crate) const fn id(self) -> u32 {
+        self.0 as u32
+    }
 }
 
-/// An IP packet for a VIP. The addresses stand first, where they are aligned to words.
+/// An IP packet for a VIP. The words stand first, where they are aligned, and the small fields share one: it lies on the
+/// stack, of which eBPF has 512 bytes.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct Datagram {
@@ -80,20 +114,19 @@ pub(crate) struct Datagram {
     pub(crate) destination: Address,
     /// Where it goes.
     pub(crate) vip: Vip,
-    /// Where the IP header begins: the length of the link header.
-    pub(crate) link: usize,
-    pub(crate) family: Family,
     /// Bytes of the IP packet with its headers; what follows in the frame is padding.
     pub(crate) length: usize,
+    /// Where the header of the protocol above IP begins in the frame.
+    pub(crate) transport: usize,
+    pub(crate) fragment: Fragment,
+    link: u8,
+    pub(crate) family: Family,
     /// Differentiated services and ECN.
     pub(crate) class: u8,
     /// TTL or hop limit.
     pub(crate) hops: u8,
     /// The protocol above IP and its extension headers.
     pub(crate) protocol: u8,
-    /// Where it begins in the frame.
-    pub(crate) transport: usize,
-    pub(crate) fragment: Fragment,
     /// IPv4: may not be fragmented. Always so in IPv6.
     pub(crate) whole: bool,
 }
@@ -104,21 +137,27 @@ impl Datagram {
         source: [0; 4],
         destination: [0; 4],
         vip: Vip { id: 0, flags: 0 },
+        length: 0,
+        transport: 0,
+        fragment: Fragment::NO,
         link: 0,
         family: Family::V4,
-        length: 0,
         class: 0,
         hops: 0,
         protocol: 0,
-        transport: 0,
-        fragment: Fragment::No,
         whole: false,
     };
+
+    /// Where the IP header begins: the length of the link header.
+    #[inline(always)]
+    pub(crate) const fn link(&self) -> usize {
+        self.link as usize
+    }
 
     /// Where the packet ends in the frame.
     #[inline(always)]
     pub(crate) const fn end(&self) -> usize {
-        self.link + self.length
+        self.link() + self.length
     }
 }
 
@@ -171,13 +210,13 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip, datagram: &mut 
     let flags = be16(header, 6);
     let id = u32::from(be16(header, 4));
     let fragment = match (flags & 0x1fff, flags & 0x2000) {
-        (0, 0) => Fragment::No,
-        (0, _) => Fragment::First(id),
-        _ => Fragment::Later(id),
+        (0, 0) => Fragment::NO,
+        (0, _) => Fragment::first(id),
+        _ => Fragment::later(id),
     };
     *datagram = Datagram {
         vip,
-        link,
+        link: link as u8,
         family: Family::V4,
         source: mapped(ne32(header, 12)),
         destination: mapped(ne32(header, 16)),
@@ -190,6 +229,77 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip, datagram: &mut 
         whole: flags & 0x4000 != 0,
     };
     Ok(())
+}
+
+/// The common IPv4 packet: TCP or UDP, whole, without tags and options, all of whose headers lie in the frame. `None` is no
+/// judgement: the packet wants a closer look.
+///
+/// All offsets are fixed and nothing is filled in by halves, so that the compiler keeps it in registers.
+#[inline(always)]
+pub(crate) fn common4<P: Packet>(packet: &P, vip: Vip) -> Option<(Datagram, Transport)> {
+    let head = packet.view::<40>(ETHERNET)?;
+    let length = usize::from(be16(head, 2));
+    let protocol = head[9];
+    let place = be16(head, 6);
+    if head[0] != 0x45 || place & 0x3fff != 0 || ETHERNET + length > packet.length() {
+        return None;
+    }
+    if !checksum::is_valid(checksum::header_sum(head)) {
+        return None;
+    }
+    let transport = common_transport(protocol, length, 20, ports_at(head, 20), head[33])?;
+    let datagram = Datagram {
+        source: mapped(ne32(head, 12)),
+        destination: mapped(ne32(head, 16)),
+        vip,
+        link: ETHERNET as u8,
+        family: Family::V4,
+        length,
+        class: head[1],
+        hops: head[8],
+        protocol,
+        transport: ETHERNET + 20,
+        fragment: Fragment::NO,
+        whole: place & 0x4000 != 0,
+    };
+    Some((datagram, transport))
+}
+
+/// The common IPv6 packet: TCP or UDP without tags and extension headers. As [`common4`].
+#[inline(always)]
+pub(crate) fn common6<P: Packet>(packet: &P, vip: Vip) -> Option<(Datagram, Transport)> {
+    let head = packet.view::<60>(ETHERNET)?;
+    let payload = usize::from(be16(head, 4));
+    let protocol = head[6];
+    if head[0] >> 4 != 6 || ETHERNET + 40 + payload > packet.length() {
+        return None;
+    }
+    let transport = common_transport(protocol, payload, 0, ports_at(head, 40), head[53])?;
+    let datagram = Datagram {
+        source: address(head, 8),
+        destination: address(head, 24),
+        vip,
+        link: ETHERNET as u8,
+        family: Family::V6,
+        length: 40 + payload,
+        class: head[0] << 4 | head[1] >> 4,
+        hops: head[7],
+        protocol,
+        transport: ETHERNET + 40,
+        fragment: Fragment::NO,
+        whole: true,
+    };
+    Some((datagram, transport))
+}
+
+/// The transport header of a common packet, which begins `at` bytes into `length`.
+#[inline(always)]
+fn common_transport(protocol: u8, length: usize, at: usize, ports: u32, flags: u8) -> Option<Transport> {
+    match protocol {
+        TCP if length >= at + 20 => Some(Transport(u64::from(ports) | u64::from(flags) << Transport::FLAGS)),
+        UDP if length >= at + 8 => Some(Transport::of_ports(ports)),
+        _ => None,
+    }
 }
 
 /// Sum of the options of an IPv4 header, up to ten words.
@@ -219,7 +329,7 @@ pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip, datagram: &mut 
     }
     *datagram = Datagram {
         vip,
-        link,
+        link: link as u8,
         family: Family::V6,
         source: address(header, 8),
         destination: address(header, 24),
@@ -228,7 +338,7 @@ pub(crate) fn ipv6<P: Packet>(packet: &P, link: usize, vip: Vip, datagram: &mut 
         hops: header[7],
         protocol: header[6],
         transport: link + 40,
-        fragment: Fragment::No,
+        fragment: Fragment::NO,
         whole: true,
     };
     if is_extension(datagram.protocol) {
@@ -255,7 +365,7 @@ pub(crate) struct Upper {
 /// Follows extension headers (RFC 8200, section 4; AH: RFC 4302) up to a bound.
 #[inline(always)]
 pub(crate) fn extensions<P: Packet>(packet: &P, protocol: u8, offset: usize, end: usize) -> Result<Upper, Reason> {
-    let mut upper = Upper { protocol, offset, fragment: Fragment::No };
+    let mut upper = Upper { protocol, offset, fragment: Fragment::NO };
     let mut followed = 0;
     for _ in 0..MAX_EXTENSIONS {
         if !is_extension(upper.protocol) {
@@ -275,9 +385,9 @@ pub(crate) fn extensions<P: Packet>(packet: &P, protocol: u8, offset: usize, end
             let id = ne32(header, 4);
             let place = be16(header, 2);
             upper.fragment = match (place & 0xfff8, place & 1) {
-                (0, 0) => Fragment::No,
-                (0, _) => Fragment::First(id),
-                _ => Fragment::Later(id),
+                (0, 0) => Fragment::NO,
+                (0, _) => Fragment::first(id),
+                _ => Fragment::later(id),
             };
         }
         upper.protocol = header[0];
@@ -286,7 +396,7 @@ pub(crate) fn extensions<P: Packet>(packet: &P, protocol: u8, offset: usize, end
             return Err(Reason::TooManyHeaders);
         }
         upper.offset = offset + followed;
-        if matches!(upper.fragment, Fragment::Later(_)) {
+        if upper.fragment.is_later() {
             return Ok(upper);
         }
     }
@@ -372,5 +482,10 @@ pub(crate) fn transport<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Tr
 
 #[inline(always)]
 pub(crate) fn ports<const N: usize>(header: &[u8; N]) -> u32 {
-    u32::from_le_bytes(crate::field::bytes(header, 0))
+    ports_at(header, 0)
+}
+
+#[inline(always)]
+fn ports_at<const N: usize>(header: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes(crate::field::bytes(header, at))
 }

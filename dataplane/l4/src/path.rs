@@ -6,28 +6,51 @@ use crate::encap;
 use crate::field::{address, ne32};
 use crate::layout::{Control, Service};
 use crate::parse::{
-    self, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, Fragment, ICMP, ICMPV6, SCTP, TCP, UDP,
-    mapped,
+    self, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, ICMP, ICMPV6, SCTP, TCP, UDP, mapped,
 };
 use crate::select::{self, Known, Query};
 use crate::verdict::{Reason, Verdict};
-use crate::{arp, chance, icmp, ndp};
+use crate::{arp, chance, icmp, lane, ndp};
 
 /// Decides what becomes of a frame, changes it accordingly, and counts the reason.
 #[inline(always)]
 pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let (Ok(verdict) | Err(verdict)) = decide(packet, tables);
+    match tables.control() {
+        Some(control) => match forward_known(packet, tables, &control) {
+            Some(verdict) => verdict,
+            None => forward_any(packet, tables, &control),
+        },
+        None => {
+            tables.count_reason(Reason::Expired);
+            Verdict::Pass(Reason::Expired)
+        }
+    }
+}
+
+/// The first half of [`forward`], for a caller that has looked up the switches: packets of known flows, and those that are
+/// not for a VIP. `None`: nothing is decided, changed or counted, and [`forward_any`] goes on.
+#[inline(always)]
+pub fn forward_known<P: Packet, T: Tables>(packet: &mut P, tables: &T, control: &Control) -> Option<Verdict> {
+    let verdict = if tables.now() >= control.live_until {
+        Verdict::Pass(Reason::Expired)
+    } else {
+        lane::forward(packet, tables, control)?
+    };
+    tables.count_reason(verdict.reason());
+    Some(verdict)
+}
+
+/// The second half of [`forward`]: all that [`forward_known`] leaves.
+#[inline(always)]
+pub fn forward_any<P: Packet, T: Tables>(packet: &mut P, tables: &T, control: &Control) -> Verdict {
+    let (Ok(verdict) | Err(verdict)) = decide(packet, tables, control);
     tables.count_reason(verdict.reason());
     verdict
 }
 
 /// `Err` is every way that leaves the main one: it lets `?` say so.
 #[inline(always)]
-fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, Verdict> {
-    let control = tables.control().ok_or(Verdict::Pass(Reason::Expired))?;
-    if tables.now() >= control.live_until {
-        return Err(Verdict::Pass(Reason::Expired));
-    }
+fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T, control: &Control) -> Result<Verdict, Verdict> {
     let link = parse::link(packet).ok_or(Verdict::Pass(Reason::NotIp))?;
     let (family, vip) = match link.ethertype {
         ETHERTYPE_IPV4 => (Family::V4, vip4(packet, tables, link.length)?),
@@ -42,7 +65,7 @@ fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, V
         Family::V6 => parse::ipv6(packet, link.length, vip, &mut datagram),
     }
     .map_err(Verdict::Drop)?;
-    let choice = choose(packet, tables, &control, &datagram)?;
+    let choice = choose(packet, tables, control, &datagram)?;
     hand_over(packet, tables, &datagram, choice)
 }
 
@@ -83,8 +106,8 @@ fn choose<P: Packet, T: Tables>(
     control: &Control,
     datagram: &Datagram,
 ) -> Result<Choice, Verdict> {
-    if let Fragment::Later(id) = datagram.fragment {
-        let hash = select::fragment_hash(control, datagram, id);
+    if datagram.fragment.is_later() {
+        let hash = select::fragment_hash(control, datagram);
         return match select::of_fragment(tables, hash) {
             0 => Err(Verdict::Drop(Reason::FragmentUnknown)),
             backend => Ok(Choice { service: 0, backend, reason: Reason::Fragment, hash }),
@@ -118,7 +141,7 @@ fn to_service<P: Packet, T: Tables>(
         return Err(unbound(datagram.vip, datagram.protocol));
     };
     let service = tables.service(id).ok_or(Verdict::Drop(Reason::TableFault))?;
-    if datagram.fragment != Fragment::No && service.flags & Service::FLAG_FRAGMENTS == 0 {
+    if !datagram.fragment.is_whole() && service.flags & Service::FLAG_FRAGMENTS == 0 {
         return Err(Verdict::Drop(Reason::FragmentUnwanted));
     }
     let query = Query::new(tables, control, id, &datagram.source, datagram.protocol, transport);
@@ -136,8 +159,8 @@ fn to_service<P: Packet, T: Tables>(
             }
         }
     };
-    if let Fragment::First(id) = datagram.fragment {
-        select::keep_fragment(tables, select::fragment_hash(control, datagram, id), backend);
+    if datagram.fragment.is_first() {
+        select::keep_fragment(tables, select::fragment_hash(control, datagram), backend);
     }
     Ok(Choice { service: id, backend, reason, hash: query.hash })
 }

@@ -4,7 +4,7 @@ use crate::access::Tables;
 use crate::flow::{self, Entry};
 use crate::hash;
 use crate::layout::{Address, Backend, Control, MAX_RINGS, Service};
-use crate::parse::{Datagram, Family, Fragment, TCP, Transport, UDP};
+use crate::parse::{Datagram, Family, TCP, Transport, UDP};
 use crate::verdict::Reason;
 
 /// Keeps hashes of clients and of fragments apart from those of flows, whose lowest port bits never look like this.
@@ -105,11 +105,8 @@ pub(crate) fn known<T: Tables>(
     if !is_current {
         return Known::Gone;
     }
-    if datagram.protocol == UDP && service.udp_idle_stamps != 0 {
-        let idle = entry.age(query.stamp);
-        if idle > u32::from(service.udp_idle_stamps) {
-            return Known::Nothing;
-        }
+    if datagram.protocol == UDP && is_idle(service, query, entry) {
+        return Known::Nothing;
     }
     let seen = entry.seen(query.stamp, query.transport);
     if seen != entry {
@@ -129,6 +126,12 @@ pub(crate) enum Known {
     Gone,
     /// Nothing.
     Nothing,
+}
+
+/// Has a flow of UDP been silent for as long as its service says?
+#[inline(always)]
+pub(crate) fn is_idle(service: &Service, query: &Query, entry: Entry) -> bool {
+    service.udp_idle_stamps != 0 && entry.age(query.stamp) > u32::from(service.udp_idle_stamps)
 }
 
 /// Chooses a backend for a flow that has none, and remembers it.
@@ -240,10 +243,8 @@ fn slot_by_hash(service: &Service, query: &Query, datagram: &Datagram) -> u32 {
 /// goes into the tunnel's own header, so both must be behind GUE over the same family.
 #[inline(always)]
 fn former_owner<T: Tables>(tables: &T, service: &Service, query: &Query, datagram: &Datagram, backend: u16) -> u16 {
-    let may_be_known_there = datagram.protocol == TCP
-        && matches!(datagram.fragment, Fragment::No)
-        && query.transport.opens() == 0
-        && !query.moved;
+    let may_be_known_there =
+        datagram.protocol == TCP && datagram.fragment.is_whole() && query.transport.opens() == 0 && !query.moved;
     let has_formers = service.flags & Service::FLAG_SECOND_CHANCE != 0 && service.former_ring < MAX_RINGS;
     if !has_formers || !may_be_known_there {
         return 0;
@@ -366,9 +367,9 @@ pub(crate) fn of_fragment<T: Tables>(tables: &T, hash: u64) -> u16 {
 
 /// The hash of all parts of a datagram: of source, destination and identification.
 #[inline(always)]
-pub(crate) fn fragment_hash(control: &Control, datagram: &Datagram, id: u32) -> u64 {
+pub(crate) fn fragment_hash(control: &Control, datagram: &Datagram) -> u64 {
     let ends = hash::client(&datagram.source) ^ hash::ring(hash::client(&datagram.destination));
-    hash::flow(ends ^ u64::from(id) << 32 ^ FRAGMENT_TAG, 0, control.flow_secret)
+    hash::flow(ends ^ u64::from(datagram.fragment.id()) << 32 ^ FRAGMENT_TAG, 0, control.flow_secret)
 }
 
 #[inline(always)]

@@ -6,14 +6,17 @@ use crate::tables::{self, Maps};
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use sluicegate_l4::layout::Control;
 use sluicegate_l4::verdict::Verdict;
 
 #[xdp]
+#[inline(always)]
 pub fn director(context: XdpContext) -> u32 {
     run::<false>(context)
 }
 
 #[xdp(frags)]
+#[inline(always)]
 pub fn director_frags(context: XdpContext) -> u32 {
     run::<true>(context)
 }
@@ -28,9 +31,24 @@ pub fn clock(_: XdpContext) -> u32 {
 fn run<const FRAGS: bool>(context: XdpContext) -> u32 {
     let mut frame = Frame::<FRAGS>::new(context.ctx);
     let maps = Maps::new();
-    sample::begin(&frame);
-    let verdict = sluicegate_l4::forward(&mut frame, &maps);
-    sample::finish(verdict, &maps);
+    // The one row of an array is always there.
+    let Some(control) = tables::control() else {
+        return xdp_action::XDP_PASS;
+    };
+    sample::begin(control, &frame);
+    // Two ends: what the first half found stays in registers.
+    match sluicegate_l4::forward_known(&mut frame, &maps, control) {
+        Some(verdict) => finish(control, &maps, verdict),
+        None => {
+            let verdict = sluicegate_l4::forward_any(&mut frame, &maps, control);
+            finish(control, &maps, verdict)
+        }
+    }
+}
+
+#[inline(always)]
+fn finish(control: &Control, maps: &Maps, verdict: Verdict) -> u32 {
+    sample::finish(control, verdict, maps);
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,

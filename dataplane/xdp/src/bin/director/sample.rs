@@ -4,12 +4,12 @@
 //! through the packet path does not multiply its ways.
 
 use crate::frame::Frame;
-use crate::tables::{Maps, SAMPLES, control};
+use crate::tables::{Maps, SAMPLES};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use sluicegate_l4::Packet;
-use sluicegate_l4::layout::SampleHead;
+use sluicegate_l4::layout::{Control, SampleHead};
 use sluicegate_l4::verdict::Verdict;
 
 /// Bytes of a frame that are kept: all headers.
@@ -27,10 +27,8 @@ static SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
 
 /// Takes a sample of the frame as it came in, if it is one of those.
 #[inline(always)]
-pub fn begin<const FRAGS: bool>(frame: &Frame<FRAGS>) {
-    if let Some(control) = control()
-        && control.sample_every != 0
-    {
+pub fn begin<const FRAGS: bool>(control: &Control, frame: &Frame<FRAGS>) {
+    if control.sample_every != 0 {
         take(control.sample_every, frame.context(), frame.length(), frame.ingress());
     }
 }
@@ -64,10 +62,8 @@ fn take(every: u32, context: *mut aya_ebpf::bindings::xdp_md, length: usize, ing
 
 /// Adds the verdict and lets user space have it.
 #[inline(always)]
-pub fn finish(verdict: Verdict, maps: &Maps) {
-    if let Some(control) = control()
-        && control.sample_every != 0
-    {
+pub fn finish(control: &Control, verdict: Verdict, maps: &Maps) {
+    if control.sample_every != 0 {
         give(verdict.reason() as u16, maps.backend.get(), maps.service.get());
     }
 }
