@@ -46,6 +46,8 @@ pub struct SourceEvent {
     pub initial: bool,
     /// When the first of the changes was noticed.
     pub noticed: Instant,
+    /// Counted up with each event of an API server; 0 from a folder, which asks for nothing back.
+    pub number: u64,
 }
 
 /// Why a folder cannot be watched.
@@ -136,7 +138,7 @@ pub fn load(paths: &[PathBuf]) -> Result<SourceEvent, SourceError> {
         }
     }
     let Changes { objects, files } = table.drain();
-    Ok(SourceEvent { changes: objects, file_rejections: files, initial: true, noticed })
+    Ok(SourceEvent { changes: objects, file_rejections: files, initial: true, noticed, number: 0 })
 }
 
 /// A path that the user named.
@@ -320,6 +322,6 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
             return true;
         }
         let Changes { objects, files } = changes;
-        (self.sink)(SourceEvent { changes: objects, file_rejections: files, initial, noticed })
+        (self.sink)(SourceEvent { changes: objects, file_rejections: files, initial, noticed, number: 0 })
     }
 }

@@ -1,11 +1,11 @@
-//! Where Kubernetes objects come from: a watched folder of manifests.
+//! Where Kubernetes objects come from: a watched folder of manifests, or an API server.
 //!
-//! It does not decide what objects mean (that is `sluicegate-translate`), and it talks to no network. The parts, from
-//! the inside out:
+//! It does not decide what objects mean (that is `sluicegate-translate`). The parts, from the inside out:
 //!
 //! - [`manifest`] (pure): the bytes of one file → documents → objects and notes;
 //! - [`files`] (pure): which file gives which object, and what changes when a file changes;
-//! - [`directory`]: the shell that reads folders and watches them with inotify.
+//! - [`directory`]: the shell that reads folders and watches them with inotify;
+//! - [`kube`]: the shell that watches an API server.
 //!
 //! # What counts as the truth
 //!
@@ -17,6 +17,7 @@
 
 pub mod directory;
 pub mod files;
+pub mod kube;
 pub mod manifest;
 mod object;
 mod text;
@@ -25,4 +26,5 @@ mod value;
 mod walk;
 mod watch;
 
+pub use crate::kube::{Kube, KubeClient, KubeSettings, Login};
 pub use directory::{Directory, DirectorySettings, SourceError, SourceEvent, load};

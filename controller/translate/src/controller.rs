@@ -95,6 +95,11 @@ impl Controller {
         self.rejections.counts.keys().map(|rejection| &**rejection)
     }
 
+    /// The Secrets that accepted Ingresses name: all that a source needs to read.
+    pub fn wanted_secrets(&self) -> BTreeSet<CertificateId> {
+        self.objects.wanted_secrets().cloned().collect()
+    }
+
     /// The objects.
     pub fn objects(&self) -> &Objects {
         &self.objects

@@ -150,6 +150,14 @@ impl Objects {
         self.by_host.of(host).filter(has_tls).chain(self.by_tls_host.of(host))
     }
 
+    /// Those that an Ingress of ours names, once each.
+    pub(crate) fn wanted_secrets(&self) -> impl Iterator<Item = &CertificateId> {
+        self.by_certificate.keys().filter(|id| {
+            let mut users = self.by_certificate.of(id).filter_map(|key| self.ingresses.get(key));
+            users.any(|ingress| self.serves(ingress).is_some())
+        })
+    }
+
     /// The slices of a Service, by name.
     pub(crate) fn slices_of<'a>(
         &'a self,

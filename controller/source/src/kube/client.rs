@@ -1,0 +1,168 @@
+//! The way to the API server: from a kubeconfig, or from inside of the cluster.
+
+use super::contact::ApiContact;
+use http::{Request, Response};
+use kube::client::{Body, ClientBuilder};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tower::{BoxError, Layer, Service};
+
+/// An API server that takes no connection for so long is away.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Where the API server is and who we are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// A kubeconfig; without one, the service account of the pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in it; without one, its current context.
+    pub context: Option<String>,
+}
+
+/// Why there is no way to the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig.
+    #[error("--kubeconfig {}: {source}", .path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<KubeconfigError>,
+    },
+    /// There is no kubeconfig and no service account.
+    #[error(
+        "no service account of a pod was found here ({0}); give --kubeconfig FILE, or --manifests DIR to run without a cluster"
+    )]
+    NotInCluster(#[source] InClusterError),
+    /// TLS or the address.
+    #[error("the API server's address or certificates do not do: {0}")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// The way to an API server. Nothing is sent before it is used.
+#[derive(Clone)]
+pub struct KubeClient {
+    config: Config,
+    contact: Arc<ApiContact>,
+}
+
+impl KubeClient {
+    /// Reads what is needed.
+    ///
+    /// # Errors
+    /// Where the files do not do.
+    pub async fn new(login: &Login) -> Result<Self, ClientError> {
+        let mut config = match &login.kubeconfig {
+            Some(path) => {
+                let wrong = |source| ClientError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+                let file = Kubeconfig::read_from(path).map_err(wrong)?;
+                let options = KubeConfigOptions { context: login.context.clone(), ..KubeConfigOptions::default() };
+                Config::from_custom_kubeconfig(file, &options).await.map_err(wrong)?
+            }
+            None => Config::incluster().map_err(ClientError::NotInCluster)?,
+        };
+        config.connect_timeout = Some(CONNECT);
+        let this = Self { config, contact: Arc::default() };
+        // What is wrong with certificates shows here rather than in a thread.
+        this.build().map_err(|error| ClientError::Client(Box::new(error)))?;
+        Ok(this)
+    }
+
+    /// How it stands with the server.
+    #[must_use]
+    pub fn contact(&self) -> Arc<ApiContact> {
+        Arc::clone(&self.contact)
+    }
+
+    /// The server's address, for the log.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.config.cluster_url.to_string()
+    }
+
+    /// A client for the runtime that runs this.
+    ///
+    /// # Errors
+    /// As [`KubeClient::new`], which has tried it.
+    pub fn build(&self) -> Result<Client, kube::Error> {
+        let builder = ClientBuilder::try_from(self.config.clone())?;
+        Ok(builder.with_layer(&ContactLayer(self.contact())).build())
+    }
+}
+
+impl fmt::Debug for KubeClient {
+    /// Without credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeClient").field("address", &self.address()).finish_non_exhaustive()
+    }
+}
+
+/// Notes when the server answers and when it does not.
+struct ContactLayer(Arc<ApiContact>);
+
+impl<S> Layer<S> for ContactLayer {
+    type Service = Contacted<S>;
+
+    fn layer(&self, inner: S) -> Contacted<S> {
+        Contacted { inner, contact: Arc::clone(&self.0) }
+    }
+}
+
+struct Contacted<S> {
+    inner: S,
+    contact: Arc<ApiContact>,
+}
+
+impl<S, B> Service<Request<Body>> for Contacted<S>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<B>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let contact = Arc::clone(&self.contact);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            match answer.await {
+                Ok(response) if response.status().is_server_error() => {
+                    contact.failed(&format!("the API server answers {}", response.status()));
+                    Ok(response)
+                }
+                Ok(response) => {
+                    contact.answered();
+                    Ok(response)
+                }
+                Err(error) => {
+                    let error = error.into();
+                    contact.failed(&innermost(&*error));
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+/// The error at the bottom says what happened, those above it where.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,84 @@
+//! Which namespaces are read: all, those that are named, or those whose labels match.
+
+use super::reflector::{Reflector, Running, Watched, watch_names};
+use super::{KubeSettings, watched_kinds};
+use sluicegate_config::Kind;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The watches of a gateway but for Secrets.
+pub(super) struct Scope {
+    reflector: Reflector,
+    /// Of cluster-wide kinds, named ConfigMaps and, without a selector, everything else.
+    fixed: Vec<Running>,
+    /// By namespace, where a selector chooses them.
+    chosen: BTreeMap<Arc<str>, Vec<Running>>,
+    /// The namespaces that match; `None` until they have been read.
+    names: Option<watch::Receiver<Option<BTreeSet<Arc<str>>>>>,
+}
+
+impl Scope {
+    pub fn start(reflector: &Reflector, settings: &KubeSettings) -> Self {
+        let mut fixed = vec![reflector.start(Watched::of(Kind::IngressClass))];
+        for config_map in &settings.config_maps {
+            fixed.push(reflector.start(Watched {
+                namespace: Some(Arc::clone(&config_map.namespace)),
+                fields: Some(format!("metadata.name={}", config_map.name)),
+                ..Watched::of(Kind::ConfigMap)
+            }));
+        }
+        let mut names = None;
+        match &settings.namespace_selector {
+            Some(selector) => names = Some(watch_names(reflector, selector)),
+            None if settings.namespaces.is_empty() => {
+                fixed.extend(watched_kinds().map(|kind| reflector.start(Watched::of(kind))));
+            }
+            None => fixed.extend(settings.namespaces.iter().flat_map(|namespace| in_namespace(reflector, namespace))),
+        }
+        Self { reflector: reflector.clone(), fixed, chosen: BTreeMap::new(), names }
+    }
+
+    /// Until everything has been read once.
+    pub async fn until_read(&mut self) {
+        if let Some(names) = &mut self.names {
+            // It ends with everything else.
+            drop(names.wait_for(Option::is_some).await);
+            self.choose().await;
+        }
+        for running in self.fixed.iter_mut().chain(self.chosen.values_mut().flatten()) {
+            running.until_read().await;
+        }
+    }
+
+    /// Waits for the next change of namespaces, which [`Scope::choose`] follows; for ever where none is chosen by labels.
+    pub async fn changed(&mut self) {
+        if let Some(names) = &mut self.names
+            && names.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
+    /// Watches the namespaces that match at this moment, and no others.
+    pub async fn choose(&mut self) {
+        let Some(names) = self.names.as_mut().and_then(|names| names.borrow_and_update().clone()) else { return };
+        let gone: Vec<Arc<str>> = self.chosen.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in gone {
+            for running in self.chosen.remove(&name).into_iter().flatten() {
+                running.stop().await;
+            }
+        }
+        for name in names {
+            let reflector = &self.reflector;
+            self.chosen.entry(name).or_insert_with_key(|name| in_namespace(reflector, name).collect());
+        }
+    }
+}
+
+fn in_namespace(reflector: &Reflector, namespace: &Arc<str>) -> impl Iterator<Item = Running> {
+    watched_kinds()
+        .into_iter()
+        .map(|kind| reflector.start(Watched { namespace: Some(Arc::clone(namespace)), ..Watched::of(kind) }))
+}
