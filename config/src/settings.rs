@@ -79,6 +79,8 @@ pub struct Settings {
     /// class names above. A folder of manifests usually holds the user's objects and not the class, which comes with the
     /// controller's own installation; a cluster always has the class, so there this stays off.
     pub adopt_without_classes: bool,
+    /// The Secret with the certificate for names that have none of their own.
+    pub default_certificate: Option<NamespacedName>,
     /// The ConfigMap that binds virtual IPs to Services.
     pub vip_configmap: NamespacedName,
     /// Also take Services of type LoadBalancer that name no class.
@@ -102,6 +104,7 @@ impl Default for Settings {
             class_names: vec!["sluicegate".into()],
             watch_ingress_without_class: false,
             adopt_without_classes: false,
+            default_certificate: None,
             vip_configmap: NamespacedName::new("sluicegate-system", "vips"),
             default_load_balancer: false,
             vip_pools: Vec::new(),

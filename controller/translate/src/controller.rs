@@ -95,9 +95,9 @@ impl Controller {
         self.rejections.counts.keys().map(|rejection| &**rejection)
     }
 
-    /// The Secrets that accepted Ingresses name: all that a source needs to read.
+    /// The Secrets that accepted Ingresses and the settings name: all that a source needs to read.
     pub fn wanted_secrets(&self) -> BTreeSet<CertificateId> {
-        self.objects.wanted_secrets().cloned().collect()
+        self.objects.wanted_secrets()
     }
 
     /// The objects.
@@ -114,8 +114,10 @@ impl Controller {
         let mut desired = Desired::default();
         // A certificate that is what it was is no change, and one that is asked for no more is a removal.
         let mut diff = checked.diff;
+        let default = self.objects.default_certificate();
         for (id, certificate) in &self.desired.certificates {
-            if !diff.certificates.contains_key(id) && self.objects.by_certificate.of(id).next().is_some() {
+            let is_asked_for = self.objects.by_certificate.of(id).next().is_some() || default.as_ref() == Some(id);
+            if !diff.certificates.contains_key(id) && is_asked_for {
                 diff.certificates.insert(id.clone(), Change::Set(Arc::clone(certificate)));
             }
         }

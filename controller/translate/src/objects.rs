@@ -114,6 +114,7 @@ impl Objects {
 
     /// Every key that there is: what a full rebuild makes.
     pub fn everything(&self) -> Dirty {
+        let default = self.default_certificate();
         let objects = self
             .ingresses
             .values()
@@ -125,7 +126,7 @@ impl Objects {
             hosts: self.by_host.keys().cloned().collect(),
             server_names: self.ingresses.values().flat_map(|ingress| ingress.references().server_names).collect(),
             backends: self.by_backend.keys().chain(self.streams_of.iter().map(|(id, _)| id)).cloned().collect(),
-            certificates: self.by_certificate.keys().cloned().collect(),
+            certificates: self.by_certificate.keys().cloned().chain(default).collect(),
             listeners: self.tcp_services.listeners.keys().copied().collect(),
             vips: self.vips.bindings.keys().chain(self.claims.keys()).copied().collect(),
             objects: objects.collect(),
@@ -150,12 +151,19 @@ impl Objects {
         self.by_host.of(host).filter(has_tls).chain(self.by_tls_host.of(host))
     }
 
-    /// Those that an Ingress of ours names, once each.
-    pub(crate) fn wanted_secrets(&self) -> impl Iterator<Item = &CertificateId> {
-        self.by_certificate.keys().filter(|id| {
+    /// Those that an Ingress of ours names, or the operator for everybody else.
+    pub(crate) fn wanted_secrets(&self) -> BTreeSet<CertificateId> {
+        let named = self.by_certificate.keys().filter(|id| {
             let mut users = self.by_certificate.of(id).filter_map(|key| self.ingresses.get(key));
             users.any(|ingress| self.serves(ingress).is_some())
-        })
+        });
+        named.cloned().chain(self.default_certificate()).collect()
+    }
+
+    /// The certificate for names that have none of their own.
+    pub(crate) fn default_certificate(&self) -> Option<CertificateId> {
+        let NamespacedName { namespace, name } = self.settings.default_certificate.clone()?;
+        Some(CertificateId { namespace, name })
     }
 
     /// The slices of a Service, by name.
@@ -185,6 +193,8 @@ impl Objects {
             Kind::IngressClass => true,
             Kind::File => false,
             Kind::ConfigMap => self.configmap_names().any(|key| *key == name(reference)),
+            // The operator's own choice, wherever it lies.
+            Kind::Secret if self.settings.default_certificate.as_ref() == Some(&name(reference)) => true,
             _ => self.settings.watch_namespace.as_ref().is_none_or(|only| *only == reference.namespace),
         }
     }
@@ -336,7 +346,7 @@ impl Objects {
             Some(new) => self.secrets.insert(key, new),
             None => self.secrets.remove(&key),
         };
-        if self.by_certificate.of(&id).next().is_some() {
+        if self.by_certificate.of(&id).next().is_some() || self.default_certificate().as_ref() == Some(&id) {
             dirty.certificates.insert(id);
         }
         dirty

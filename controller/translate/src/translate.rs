@@ -168,7 +168,10 @@ impl<'a> Translator<'a> {
         let objects = self.objects;
         let users =
             || objects.by_certificate.of(id).filter_map(|key| objects.ingresses.get(key).map(|ingress| &**ingress));
-        users().find(|ingress| objects.serves(ingress).is_some())?;
+        let is_default = objects.default_certificate().as_ref() == Some(id);
+        if !is_default && !users().any(|ingress| objects.serves(ingress).is_some()) {
+            return None;
+        }
         let key = NamespacedName::new(Arc::clone(&id.namespace), Arc::clone(&id.name));
         let secret = reference(Kind::Secret, &key);
         Some(match objects.secrets.get(&key) {
@@ -183,6 +186,18 @@ impl<'a> Translator<'a> {
                 remedy: broken.remedy.to_owned(),
             },
             None => {
+                if is_default {
+                    self.say(
+                        SourceKey::Certificate(id.clone()),
+                        note(
+                            &secret,
+                            Verdict::Rejected,
+                            "(all)",
+                            "the Secret of --default-ssl-certificate does not exist; a self-signed certificate is served",
+                            "create it with `kubectl create secret tls`",
+                        ),
+                    );
+                }
                 for ingress in users().filter(|ingress| objects.serves(ingress).is_some()) {
                     for (index, _) in ingress.tls.iter().enumerate().filter(|(_, tls)| tls.secret.as_ref() == Some(id))
                     {

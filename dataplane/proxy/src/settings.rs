@@ -117,7 +117,7 @@ pub struct ProxySettings {
     /// Also sends RFC 7239 `Forwarded` to backends.
     pub forwarded: bool,
     /// Answers for server names that no Ingress lists; `None` = a self-signed one made at start.
-    pub default_certificate: Option<Certificate>,
+    pub default_certificate: Option<CertificateId>,
     /// Bounds on clients.
     pub limits: Limits,
     /// Waiting times.

@@ -70,11 +70,11 @@ pub(crate) fn server_config(
     shared: &Arc<Shared>,
 ) -> Result<Arc<ServerConfig>, TlsSetupError> {
     let library = |error: rustls::Error| TlsSetupError::Library(error.to_string());
-    let default = match &settings.default_certificate {
-        Some(certificate) => certified_key(certificate).map_err(TlsSetupError::DefaultCertificate)?,
-        None => self_signed()?,
+    let resolver = Resolver {
+        shared: Arc::clone(shared),
+        default: settings.default_certificate.clone(),
+        self_signed: Arc::new(self_signed()?),
     };
-    let resolver = Resolver { shared: Arc::clone(shared), default: Arc::new(default) };
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(library)?
@@ -103,7 +103,10 @@ fn self_signed() -> Result<CertifiedKey, TlsSetupError> {
 /// Finds the certificate at each handshake in the tables as they are then, so that a renewed one is used at once.
 struct Resolver {
     shared: Arc<Shared>,
-    default: Arc<CertifiedKey>,
+    /// For names that have no certificate of their own.
+    default: Option<CertificateId>,
+    /// Where that one is not there either.
+    self_signed: Arc<CertifiedKey>,
 }
 
 impl fmt::Debug for Resolver {
@@ -114,11 +117,10 @@ impl fmt::Debug for Resolver {
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let found = || {
-            let id = certificate_for(&self.shared.table.load(), hello.server_name()?)?;
-            self.shared.certificates.load().keys.get(&id).cloned()
-        };
-        Some(found().unwrap_or_else(|| Arc::clone(&self.default)))
+        let certificates = self.shared.certificates.load();
+        let own = || certificates.keys.get(&certificate_for(&self.shared.table.load(), hello.server_name()?)?);
+        let found = own().or_else(|| certificates.keys.get(self.default.as_ref()?));
+        Some(Arc::clone(found.unwrap_or(&self.self_signed)))
     }
 }
 
