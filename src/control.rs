@@ -16,7 +16,7 @@ use sluicegate_forward::forwarder::NoAnswer;
 use sluicegate_forward::packet_tuple::NoPacket;
 use sluicegate_forward::sampling::{NoTap, Selection};
 use sluicegate_proxy::Proxy;
-use sluicegate_source::SourceEvent;
+use sluicegate_source::{SourceEvent, Wishes};
 use sluicegate_telemetry::Metrics;
 use sluicegate_telemetry::control::{CertificateExpiry, RejectionCounts};
 use sluicegate_translate::{Controller, Update};
@@ -101,10 +101,11 @@ pub struct Control {
 
 impl Control {
     /// Starts the loop.
-    pub fn start(settings: Settings, parts: Parts) -> io::Result<Self> {
+    /// `wishes` tells a source that reads only what is asked for.
+    pub fn start(settings: Settings, parts: Parts, wishes: Option<Wishes>) -> io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
         let Parts { proxy, director, metrics, status } = parts;
-        let shell = Loop { controller: Controller::new(settings), proxy, director, metrics, status };
+        let shell = Loop { controller: Controller::new(settings), proxy, director, metrics, status, wishes };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || shell.run(&inbox))?;
         Ok(Self { messages, thread: Some(thread) })
     }
@@ -138,6 +139,7 @@ struct Loop {
     director: Option<Arc<Director>>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
+    wishes: Option<Wishes>,
 }
 
 impl Loop {
@@ -166,6 +168,9 @@ impl Loop {
         for (file, rejections) in event.file_rejections {
             let update = self.controller.set_file_rejections(&file, rejections);
             self.tell(&update);
+        }
+        if let Some(wishes) = &self.wishes {
+            wishes.want(self.controller.wanted_secrets(), event.number);
         }
         if event.initial {
             // Even where there are none: tables of a process before this one may say otherwise.

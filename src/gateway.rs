@@ -4,32 +4,44 @@ use crate::control::{Control, Message, Parts, Status, View};
 use crate::director::{Director, DirectorSettings};
 use anyhow::{Context as _, anyhow, bail};
 use sluicegate_admin::{AdminServer, AdminSettings};
-use sluicegate_config::{Certificate, CertificateId, Kind, NamespacedName, ObjectRef, Settings};
+use sluicegate_config::{CertificateId, Kind, NamespacedName, ObjectRef, Settings};
 use sluicegate_proxy::{Proxy, ProxySettings};
-use sluicegate_source::{Directory, DirectorySettings};
+use sluicegate_source::{Directory, DirectorySettings, Kube, KubeClient, KubeSettings, Login, Wishes};
 use sluicegate_telemetry::Metrics;
-use sluicegate_translate::{Controller, Object, ObjectChange};
+use sluicegate_translate::{Controller, ObjectChange};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Everything that a gateway is started with.
 pub struct GatewaySettings {
-    pub directory: DirectorySettings,
+    pub source: SourceSettings,
     pub translate: Settings,
     pub proxy: ProxySettings,
     pub admin: AdminSettings,
-    /// The Secret with the certificate for names that have none.
-    pub default_certificate: Option<NamespacedName>,
     /// Virtual IPs; `None` = no packet is forwarded.
     pub director: Option<DirectorSettings>,
+}
+
+/// Where objects come from.
+pub enum SourceSettings {
+    /// A watched folder.
+    Manifests(DirectorySettings),
+    /// An API server.
+    Cluster(Login, KubeSettings),
+}
+
+/// What watches them. Dropped, it ends.
+enum Source {
+    Manifests(#[expect(dead_code, reason = "held while it is to run")] Directory),
+    Cluster(#[expect(dead_code, reason = "held while it is to run")] Kube),
 }
 
 /// A running gateway. Dropping it ends it without draining.
 pub struct Gateway {
     // In the order in which they end: nobody asks and nothing changes before the loop is gone.
     admin: AdminServer,
-    directory: Directory,
+    source: Source,
     control: Control,
     director: Option<Arc<Director>>,
     proxy: Arc<Proxy>,
@@ -45,9 +57,17 @@ impl Gateway {
         if settings.proxy.workers == 0 {
             settings.proxy.workers = std::thread::available_parallelism().map_or(1, usize::from);
         }
-        if let Some(secret) = &settings.default_certificate {
-            settings.proxy.default_certificate = Some(read_certificate(&settings.directory.paths, secret)?);
+        if let Some(secret) = &settings.translate.default_certificate {
+            if let SourceSettings::Manifests(directory) = &settings.source {
+                check_certificate(&directory.paths, secret)?;
+            }
+            let NamespacedName { namespace, name } = secret.clone();
+            settings.proxy.default_certificate = Some(CertificateId { namespace, name });
         }
+        let client = match &settings.source {
+            SourceSettings::Manifests(_) => None,
+            SourceSettings::Cluster(login, _) => Some(connect(login)?),
+        };
         raise_file_limit();
         let metrics = Metrics::new(settings.proxy.workers);
         let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics))?);
@@ -63,13 +83,23 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             status: Arc::clone(&status),
         };
-        let control = Control::start(settings.translate, parts.clone())?;
+        let (wishes, granted) = Wishes::new();
+        let asks = client.is_some();
+        let control = Control::start(settings.translate, parts.clone(), asks.then_some(wishes))?;
         let view = View::new(&control, parts);
         let admin = AdminServer::start(settings.admin, Arc::new(view), metrics)?;
         let messages = control.messages();
-        let directory =
-            Directory::watch(settings.directory, move |event| messages.send(Message::Source(event)).is_ok())
-                .context("--manifests")?;
+        let sink = move |event| messages.send(Message::Source(event)).is_ok();
+        let source = match (settings.source, client) {
+            (SourceSettings::Cluster(_, kube), Some(client)) => {
+                tracing::info!(api_server = client.address(), "objects come from the cluster");
+                Source::Cluster(Kube::watch(client, kube, granted, sink)?)
+            }
+            (SourceSettings::Manifests(directory), _) => {
+                Source::Manifests(Directory::watch(directory, sink).context("--manifests")?)
+            }
+            (SourceSettings::Cluster(..), None) => bail!("the way to the API server was lost"),
+        };
         let listening = proxy.addresses();
         tracing::info!(
             http = ?listening.http,
@@ -78,7 +108,7 @@ impl Gateway {
             admin = %admin.addresses().admin,
             "listening"
         );
-        Ok(Self { admin, directory, control, director, proxy, status })
+        Ok(Self { admin, source, control, director, proxy, status })
     }
 
     /// The proxy.
@@ -132,7 +162,7 @@ impl Gateway {
     pub fn shut_down(self, limit: Duration) {
         self.status.leave();
         // Probes and metrics are answered until the last connection has ended; tables do not change any more.
-        drop(self.directory);
+        drop(self.source);
         let drained = self.proxy.shutdown(limit);
         if drained.cut > 0 {
             tracing::warn!(cut = drained.cut, "connections were still open after --drain and were cut");
@@ -143,9 +173,13 @@ impl Gateway {
     }
 }
 
-/// Reads a Secret of the manifests by the rules for every other certificate: as if an Ingress asked for it.
-fn read_certificate(paths: &[PathBuf], secret: &NamespacedName) -> anyhow::Result<Certificate> {
-    use k8s_openapi::api::networking::v1::{Ingress, IngressSpec, IngressTLS};
+fn connect(login: &Login) -> anyhow::Result<KubeClient> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(KubeClient::new(login))?)
+}
+
+/// Whoever starts it by hand is told at once that the default certificate is not there, or is none.
+fn check_certificate(paths: &[PathBuf], secret: &NamespacedName) -> anyhow::Result<()> {
     let flag = format!("--default-ssl-certificate {secret}");
     let loaded = sluicegate_source::load(paths).context("--manifests")?;
     let wanted = ObjectRef::new(Kind::Secret, secret.namespace.clone(), secret.name.clone());
@@ -155,17 +189,12 @@ fn read_certificate(paths: &[PathBuf], secret: &NamespacedName) -> anyhow::Resul
         .find(|change| matches!(change, ObjectChange::Set(object) if object.reference() == wanted));
     let found = found
         .ok_or_else(|| anyhow!("{flag}: there is no such Secret in the manifests; add it or leave the flag out"))?;
-    let mut ingress = Ingress::default();
-    ingress.metadata.namespace = Some(secret.namespace.to_string());
-    ingress.metadata.name = Some("default-certificate".to_owned());
-    let tls =
-        IngressTLS { hosts: Some(vec!["default.invalid".to_owned()]), secret_name: Some(secret.name.to_string()) };
-    ingress.spec = Some(IngressSpec { tls: Some(vec![tls]), ..IngressSpec::default() });
-    let mut controller = Controller::new(Settings::for_folder());
-    controller.apply([found, ObjectChange::Set(Object::Ingress(ingress))], crate::check::unix_now());
+    let mut controller =
+        Controller::new(Settings { default_certificate: Some(secret.clone()), ..Settings::for_folder() });
+    controller.apply([found], crate::check::unix_now());
     let id = CertificateId { namespace: secret.namespace.clone(), name: secret.name.clone() };
-    if let Some(certificate) = controller.desired().certificates.get(&id) {
-        return Ok(Certificate::clone(certificate));
+    if controller.desired().certificates.contains_key(&id) {
+        return Ok(());
     }
     let why = controller.rejections().find(|rejection| rejection.object == wanted);
     Err(match why {

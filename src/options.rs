@@ -87,10 +87,19 @@ options! {
         /// Folder or file of manifests, watched; repeatable
         #[arg(long, env = "SLUICEGATE_MANIFESTS", value_name = "DIR|FILE", value_delimiter = ',', help_heading = "Manifests")]
         pub manifests: Vec<PathBuf>,
+        /// Objects come from the API server that this kubeconfig names [default: that of the pod's cluster]
+        #[arg(long, env = "SLUICEGATE_KUBECONFIG", value_name = "FILE", help_heading = "Manifests")]
+        pub kubeconfig: Option<PathBuf>,
+        /// The context in the kubeconfig [default: its current one]
+        #[arg(long, env = "SLUICEGATE_CONTEXT", value_name = "NAME", help_heading = "Manifests")]
+        pub context: Option<String>,
+        /// Read objects of the namespaces alone whose labels match, such as edge=yes
+        #[arg(long, env = "SLUICEGATE_WATCH_NAMESPACE_SELECTOR", value_name = "SELECTOR", help_heading = "Manifests")]
+        pub watch_namespace_selector: Option<String>,
         /// Never use inotify: look for changes once a second
         #[arg(long, env = "SLUICEGATE_POLL", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
         pub poll: Option<bool>,
-        /// Secret with the certificate for hosts that have none; read at start [default: self-signed]
+        /// Secret with the certificate for hosts that have none [default: self-signed]
         #[arg(long, env = "SLUICEGATE_DEFAULT_SSL_CERTIFICATE", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
         pub default_ssl_certificate: Option<NamespacedName>,
 
@@ -178,8 +187,6 @@ options! {
         #[arg(long, env = "SLUICEGATE_SEND_TIMEOUT", value_name = "TIME", value_parser = some_time, help_heading = "Limits")]
         pub send_timeout: Option<Duration>,
 
-        #[arg(long, hide = true)]
-        pub kubeconfig: Option<PathBuf>,
         /// Works on tables of another version, as a later release would: upgrades and ways back are tested with it.
         #[arg(long, hide = true)]
         pub tables_version: Option<u32>,
@@ -327,17 +334,6 @@ impl RunOptions {
             .map_err(Failure::Operation)?;
         let file = from_text(&path, &text)?;
         Ok(Self { serve: self.serve.or(file.serve), translate: self.translate.or(file.translate), config: self.config })
-    }
-
-    /// Refuses what the design has and this version has not.
-    pub fn refuse_what_is_not_there(&self) -> Result<(), Failure> {
-        let serve = &self.serve;
-        if serve.kubeconfig.is_some() {
-            return Err(Failure::Usage(
-                "--kubeconfig: the Kubernetes API as a source is not available yet; leave the flag out".to_owned(),
-            ));
-        }
-        Ok(())
     }
 }
 

@@ -3,13 +3,14 @@
 use crate::Failure;
 use crate::cli::RunArguments;
 use crate::director::DirectorSettings;
-use crate::gateway::{Gateway, GatewaySettings};
+use crate::gateway::{Gateway, GatewaySettings, SourceSettings};
 use crate::options::{LogFormatName, Role, RunOptions, ServeOptions};
 use sluicegate_admin::AdminSettings;
 use sluicegate_announce::{DirectorId, Secret};
+use sluicegate_config::Settings;
 use sluicegate_forward::forwarder::{ForwardMode, ForwarderSettings};
 use sluicegate_proxy::{Limits, ProxySettings, Timeouts};
-use sluicegate_source::DirectorySettings;
+use sluicegate_source::{DirectorySettings, KubeSettings, Login};
 use sluicegate_telemetry::logging::{self, LogFormat};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -23,13 +24,7 @@ const PULSE: Duration = Duration::from_millis(500);
 
 pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     let options = arguments.options.with_file()?;
-    options.refuse_what_is_not_there()?;
-    if options.serve.manifests.is_empty() {
-        return Err(Failure::Usage(
-            "no manifests: the Kubernetes API as a source is not available yet; give a folder or file with --manifests"
-                .to_owned(),
-        ));
-    }
+    refuse_two_sources(&options)?;
     refuse_proxy_protocol_elsewhere(&options.serve)?;
     start_logging(&options.serve)?;
     let lame_duck = options.serve.lame_duck.unwrap_or(LAME_DUCK);
@@ -136,14 +131,58 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     let admin = serve.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)));
     let reserved =
         http.iter().chain(&https).chain(&metrics).chain([&admin]).map(SocketAddr::port).filter(|port| *port != 0);
+    let mut translate = translate.settings(reserved);
+    translate.adopt_without_classes = !serve.manifests.is_empty();
+    translate.default_certificate = serve.default_ssl_certificate.clone().filter(|_| serves_http);
     Ok(GatewaySettings {
-        translate: translate.settings(reserved),
-        directory: DirectorySettings { paths: serve.manifests.clone(), poll: serve.poll.unwrap_or(false) },
+        source: source(&serve, &translate, role),
+        translate,
         admin: AdminSettings { metrics, admin, token_file: serve.admin_token_file.clone() },
-        default_certificate: serve.default_ssl_certificate.clone(),
         director,
         proxy: proxy_settings(serve, http, https),
     })
+}
+
+/// Objects come from one place, and flags for another one would be ignored.
+fn refuse_two_sources(options: &RunOptions) -> Result<(), Failure> {
+    let (serve, translate) = (&options.serve, &options.translate);
+    let refuse = |text: &str| Err(Failure::Usage(text.to_owned()));
+    if !serve.manifests.is_empty() {
+        for (is_given, flag) in [
+            (serve.kubeconfig.is_some(), "--kubeconfig"),
+            (serve.context.is_some(), "--context"),
+            (serve.watch_namespace_selector.is_some(), "--watch-namespace-selector"),
+        ] {
+            if is_given {
+                return refuse(&format!(
+                    "{flag} is for objects of a cluster, and --manifests for those of a folder; give one"
+                ));
+            }
+        }
+    }
+    if serve.context.is_some() && serve.kubeconfig.is_none() {
+        return refuse("--context names a part of a kubeconfig; give --kubeconfig FILE too");
+    }
+    if serve.watch_namespace_selector.is_some() && translate.watch_namespace.is_some() {
+        return refuse("--watch-namespace and --watch-namespace-selector both say which namespaces are read; give one");
+    }
+    Ok(())
+}
+
+fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSettings {
+    if !serve.manifests.is_empty() {
+        let poll = serve.poll.unwrap_or(false);
+        return SourceSettings::Manifests(DirectorySettings { paths: serve.manifests.clone(), poll });
+    }
+    let login = Login { kubeconfig: serve.kubeconfig.clone(), context: serve.context.clone() };
+    let config_maps = std::iter::once(&translate.vip_configmap).chain(&translate.tcp_services_configmap);
+    let kube = KubeSettings {
+        namespaces: translate.watch_namespace.iter().cloned().collect(),
+        namespace_selector: serve.watch_namespace_selector.clone(),
+        config_maps: config_maps.cloned().collect(),
+        secrets: role != Role::Director,
+    };
+    SourceSettings::Cluster(login, kube)
 }
 
 fn director_settings(serve: &ServeOptions, role: Role) -> Result<DirectorSettings, Failure> {

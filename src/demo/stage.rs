@@ -1,7 +1,7 @@
 //! What the demo plays on: backends, manifests, certificates, the gateway.
 
 use super::folder::{self, Folder};
-use crate::gateway::{Gateway, GatewaySettings};
+use crate::gateway::{Gateway, GatewaySettings, SourceSettings};
 use anyhow::Context as _;
 use sluicegate_admin::AdminSettings;
 use sluicegate_config::Settings;
@@ -71,7 +71,7 @@ impl Stage {
         fs::write(folder.path().join("secrets.yaml"), certificates.1).context("a temporary folder")?;
         let got = [free(http)?, free(https)?];
         let gateway = Gateway::start(GatewaySettings {
-            directory: DirectorySettings { paths: vec![folder.path().to_owned()], poll: false },
+            source: SourceSettings::Manifests(DirectorySettings { paths: vec![folder.path().to_owned()], poll: false }),
             translate: Settings::for_folder(),
             proxy: ProxySettings { http: vec![got[0]], https: vec![got[1]], ..ProxySettings::default() },
             admin: AdminSettings {
@@ -79,7 +79,6 @@ impl Stage {
                 admin: free(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)))?,
                 token_file: None,
             },
-            default_certificate: None,
             director: None,
         })?;
         gateway.wait_until_ready(Duration::from_secs(20))?;

@@ -4,7 +4,7 @@
 //! bookmarks, begins anew where the server has forgotten its version, and comes back after whatever goes wrong. What was
 //! handed on stays in force meanwhile: an API server that is away changes nothing.
 //!
-//! Secrets are read only where something asks for them by name ([`Kube::want`]), by a watch for each of a few, and of the
+//! Secrets are read only where something asks for them by name ([`Wishes`]), by a watch for each of a few, and of the
 //! namespace where they are many.
 
 mod batch;
@@ -48,6 +48,33 @@ pub struct KubeSettings {
 }
 
 /// What the controller asks of the source.
+#[derive(Debug)]
+pub struct Wishes(watch::Sender<Wanted>);
+
+/// The source's end of [`Wishes`].
+#[derive(Debug)]
+pub struct Granted(watch::Receiver<Wanted>);
+
+impl Wishes {
+    /// Both ends: the source needs the one before the controller has anything to ask for.
+    #[must_use]
+    pub fn new() -> (Self, Granted) {
+        let (sender, receiver) = watch::channel(Wanted::default());
+        (Self(sender), Granted(receiver))
+    }
+
+    /// Asks for Secrets: these and no others are read. `through` is [`SourceEvent::number`] of the last event that was
+    /// taken, so that the source knows when nothing more will be asked for by what it has handed on.
+    pub fn want(&self, secrets: BTreeSet<CertificateId>, through: u64) {
+        self.0.send_if_modified(|known| {
+            let wanted = Wanted { secrets, through };
+            let is_other = *known != wanted;
+            *known = wanted;
+            is_other
+        });
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Wanted {
     secrets: BTreeSet<CertificateId>,
@@ -58,7 +85,6 @@ struct Wanted {
 /// A watched API server. Dropping it ends the watches.
 #[derive(Debug)]
 pub struct Kube {
-    wanted: watch::Sender<Wanted>,
     contact: Arc<ApiContact>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
@@ -75,35 +101,24 @@ impl Kube {
     pub fn watch(
         client: KubeClient,
         settings: KubeSettings,
+        wishes: Granted,
         sink: impl FnMut(SourceEvent) -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let contact = client.contact();
-        let (wanted, wishes) = watch::channel(Wanted::default());
         let (items, gathered) = mpsc::channel(QUEUE);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let reader = std::thread::Builder::new().name("kube".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = follow(client, settings, wishes, items) => {}
+                    () = follow(client, settings, wishes.0, items) => {}
                     _ = stopped => {}
                 }
             });
         })?;
         let gathering = gather(gathered, sink)?;
         let batcher = std::thread::Builder::new().name("kube-batch".to_owned()).spawn(gathering)?;
-        Ok(Self { wanted, contact, stop: Some(stop), threads: vec![reader, batcher] })
-    }
-
-    /// Asks for Secrets: these and no others are read. `through` is [`SourceEvent::number`] of the last event that was
-    /// taken, so that the source knows when nothing more will be asked for by what it has handed on.
-    pub fn want(&self, secrets: BTreeSet<CertificateId>, through: u64) {
-        self.wanted.send_if_modified(|known| {
-            let wanted = Wanted { secrets, through };
-            let is_other = *known != wanted;
-            *known = wanted;
-            is_other
-        });
+        Ok(Self { contact, stop: Some(stop), threads: vec![reader, batcher] })
     }
 
     /// How it stands with the API server.

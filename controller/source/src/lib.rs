@@ -26,5 +26,5 @@ mod value;
 mod walk;
 mod watch;
 
-pub use crate::kube::{Kube, KubeClient, KubeSettings, Login};
+pub use crate::kube::{Kube, KubeClient, KubeSettings, Login, Wishes};
 pub use directory::{Directory, DirectorySettings, SourceError, SourceEvent, load};

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sluicegate_apiserver::{ApiServer, Fault, Seen};
 use sluicegate_config::{NamespacedName, Rejection, Settings};
 use sluicegate_source::kube::{ApiContact, MOST_BY_NAME};
-use sluicegate_source::{Kube, KubeClient, KubeSettings, Login, SourceEvent};
+use sluicegate_source::{Kube, KubeClient, KubeSettings, Login, SourceEvent, Wishes};
 use sluicegate_translate::{Controller, ObjectChange};
 use std::fs;
 use std::path::Path;
@@ -22,6 +22,7 @@ const KINDS: [&str; 6] = ["ConfigMap", "EndpointSlice", "Ingress", "IngressClass
 /// A controller behind the source, as the program has it.
 struct Follower {
     kube: Kube,
+    wishes: Wishes,
     events: Receiver<SourceEvent>,
     controller: Controller,
     /// The first state has come.
@@ -40,8 +41,10 @@ fn client(server: &ApiServer) -> KubeClient {
 impl Follower {
     fn start(server: &ApiServer, kube: KubeSettings, settings: Settings) -> Self {
         let (sender, events) = channel();
-        let kube = Kube::watch(client(server), kube, move |event| sender.send(event).is_ok()).expect("it starts");
-        Self { kube, events, controller: Controller::new(settings), is_ready: false }
+        let (wishes, granted) = Wishes::new();
+        let sink = move |event| sender.send(event).is_ok();
+        let kube = Kube::watch(client(server), kube, granted, sink).expect("it starts");
+        Self { kube, wishes, events, controller: Controller::new(settings), is_ready: false }
     }
 
     /// Everything of a cluster with a class that is ours.
@@ -67,7 +70,7 @@ impl Follower {
                     self.controller.set_file_rejections(&file, rejections);
                 }
                 self.is_ready |= event.initial;
-                self.kube.want(self.controller.wanted_secrets(), event.number);
+                self.wishes.want(self.controller.wanted_secrets(), event.number);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => panic!("the source ended"),
@@ -408,7 +411,9 @@ fn set_changes_name_what_they_are() {
     let (sender, events) = channel();
     let kube =
         KubeSettings { config_maps: vec![NamespacedName::new("sluicegate-system", "vips")], ..KubeSettings::default() };
-    let _kube = Kube::watch(client(&server), kube, move |event| sender.send(event).is_ok()).expect("it starts");
+    let (_wishes, granted) = Wishes::new();
+    let _kube =
+        Kube::watch(client(&server), kube, granted, move |event| sender.send(event).is_ok()).expect("it starts");
     let mut kinds = Vec::new();
     while let Ok(event) = events.recv_timeout(PATIENCE) {
         kinds.extend(event.changes.iter().map(|change| match change {

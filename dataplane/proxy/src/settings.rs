@@ -1,7 +1,7 @@
 //! What an operator can set about the proxy, with the defaults.
 
 use ipnet::IpNet;
-use sluicegate_config::Certificate;
+use sluicegate_config::CertificateId;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ pub struct ProxySettings {
     pub trusted: Vec<IpNet>,
     /// Also sends RFC 7239 `Forwarded` to backends.
     pub forwarded: bool,
-    /// Answers for server names that no Ingress lists; `None` = a self-signed one made at start.
+    /// Answers for server names that no Ingress lists, while it is in the tables; else a self-signed one made at start.
     pub default_certificate: Option<CertificateId>,
     /// Bounds on clients.
     pub limits: Limits,

@@ -86,20 +86,15 @@ async fn the_server_name_chooses_the_certificate() {
 
 #[tokio::test]
 async fn a_default_certificate_can_be_given() {
-    use rustls::pki_types::pem::PemObject;
-    let identity = Identity::new(Key::Ecdsa, &["default.test"]);
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
-    let certificate = sluicegate_config::Certificate {
-        id: sluicegate_config::CertificateId { namespace: "default".into(), name: "default".into() },
-        chain: vec![identity.der.clone()],
-        key: sluicegate_config::PrivateKey::new(key.secret_der().to_vec()),
-        names: vec!["default.test".to_owned()],
-        not_after: i64::MAX,
-        fingerprint: String::new(),
-    };
-    let gateway = Gateway::with(|settings| settings.default_certificate = Some(certificate));
-    let stream = tls::connect(&Arc::new(tls::modern(&[])), gateway.https(), "nobody.test").await;
-    assert_eq!(leaf(&stream), identity.der);
+    let id = sluicegate_config::CertificateId { namespace: "default".into(), name: "default".into() };
+    let gateway = Gateway::with(|settings| settings.default_certificate = Some(id));
+    // The second one renews the first.
+    for _ in 0..2 {
+        let identity = Identity::new(Key::Ecdsa, &["default.test"]);
+        gateway.apply(&identity.secret("default"));
+        let stream = tls::connect(&Arc::new(tls::modern(&[])), gateway.https(), "nobody.test").await;
+        assert_eq!(leaf(&stream), identity.der);
+    }
 }
 
 #[tokio::test]

@@ -33,9 +33,12 @@ impl Gateway {
         let mut settings =
             ProxySettings { http: vec![loopback], https: vec![loopback], workers: 2, ..ProxySettings::default() };
         adjust(&mut settings);
+        let default_certificate =
+            settings.default_certificate.as_ref().map(|id| NamespacedName::new(id.namespace.clone(), id.name.clone()));
         let metrics = Metrics::new(settings.workers);
         let proxy = Proxy::start(settings, Arc::clone(&metrics)).expect("the proxy starts");
         let objects = Settings {
+            default_certificate,
             tcp_services_configmap: Some(NamespacedName::new("default", "tcp-services")),
             ..Settings::for_folder()
         };
