@@ -3,6 +3,7 @@
 //! Everybody else asks it through a channel. What it hands out are copies of maps of `Arc`s; documents are built from
 //! them by whoever asked, so that 20,000 routes are never written while a change waits.
 
+use crate::answers::Answers;
 use crate::check::unix_now;
 use crate::director::Director;
 use crate::tap::TapLines;
@@ -16,7 +17,7 @@ use sluicegate_forward::forwarder::NoAnswer;
 use sluicegate_forward::packet_tuple::NoPacket;
 use sluicegate_forward::sampling::{NoTap, Selection};
 use sluicegate_proxy::Proxy;
-use sluicegate_source::{SourceEvent, Wishes};
+use sluicegate_source::SourceEvent;
 use sluicegate_telemetry::Metrics;
 use sluicegate_telemetry::control::{CertificateExpiry, RejectionCounts};
 use sluicegate_translate::{Controller, Update};
@@ -44,6 +45,8 @@ pub enum Message {
     Source(SourceEvent),
     /// Somebody wants to see the state, or one section of it.
     Look(Option<Section>, SyncSender<Snapshot>),
+    /// This process has begun to lead, or has ceased to.
+    Turn(bool),
     /// It is over.
     Stop,
 }
@@ -101,11 +104,11 @@ pub struct Control {
 
 impl Control {
     /// Starts the loop.
-    /// `wishes` tells a source that reads only what is asked for.
-    pub fn start(settings: Settings, parts: Parts, wishes: Option<Wishes>) -> io::Result<Self> {
+    /// `answers` is for a source that is answered.
+    pub fn start(settings: Settings, parts: Parts, answers: Option<Answers>) -> io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
         let Parts { proxy, director, metrics, status } = parts;
-        let shell = Loop { controller: Controller::new(settings), proxy, director, metrics, status, wishes };
+        let shell = Loop { controller: Controller::new(settings), proxy, director, metrics, status, answers };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || shell.run(&inbox))?;
         Ok(Self { messages, thread: Some(thread) })
     }
@@ -139,7 +142,7 @@ struct Loop {
     director: Option<Arc<Director>>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
-    wishes: Option<Wishes>,
+    answers: Option<Answers>,
 }
 
 impl Loop {
@@ -156,6 +159,11 @@ impl Loop {
                     self.serve(&update, Instant::now());
                     self.tell(&update);
                 }
+                Ok(Message::Turn(leads)) => {
+                    if let Some(answers) = self.answers.as_ref().filter(|_| leads) {
+                        answers.begin(&mut self.controller);
+                    }
+                }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -169,8 +177,9 @@ impl Loop {
             let update = self.controller.set_file_rejections(&file, rejections);
             self.tell(&update);
         }
-        if let Some(wishes) = &self.wishes {
-            wishes.want(self.controller.wanted_secrets(), event.number);
+        if let Some(answers) = &self.answers {
+            answers.want(&self.controller, event.number);
+            answers.write(&mut self.controller);
         }
         if event.initial {
             // Even where there are none: tables of a process before this one may say otherwise.
@@ -262,6 +271,9 @@ impl Loop {
 
     /// Logs what was not taken and was taken before, and counts.
     fn tell(&self, update: &Update) {
+        if let Some(answers) = &self.answers {
+            answers.tell(&self.controller, update);
+        }
         for rejection in update.new_rejections.iter().take(MOST_LOGGED) {
             match rejection.verdict {
                 Verdict::Ignored => tracing::info!("{rejection}"),

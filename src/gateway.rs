@@ -1,16 +1,18 @@
 //! The gateway, wired in the order in which traffic needs it: listeners, probes, the first state, then readiness.
 
+use crate::answers::Answers;
 use crate::control::{Control, Message, Parts, Status, View};
 use crate::director::{Director, DirectorSettings};
 use anyhow::{Context as _, anyhow, bail};
 use sluicegate_admin::{AdminServer, AdminSettings};
 use sluicegate_config::{CertificateId, Kind, NamespacedName, ObjectRef, Settings};
 use sluicegate_proxy::{Proxy, ProxySettings};
+use sluicegate_source::write::{Writer, WriterSettings};
 use sluicegate_source::{Directory, DirectorySettings, Kube, KubeClient, KubeSettings, Login, Wishes};
 use sluicegate_telemetry::Metrics;
-use sluicegate_translate::{Controller, ObjectChange};
+use sluicegate_translate::{Controller, ObjectChange, PublishSettings};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Everything that a gateway is started with.
@@ -28,7 +30,18 @@ pub enum SourceSettings {
     /// A watched folder.
     Manifests(DirectorySettings),
     /// An API server.
-    Cluster(Login, KubeSettings),
+    Cluster(Box<ClusterSettings>),
+}
+
+/// How a cluster is read and answered.
+pub struct ClusterSettings {
+    pub login: Login,
+    pub kube: KubeSettings,
+    /// Nothing is written where there is none.
+    pub writer: Option<WriterSettings>,
+    pub publish: PublishSettings,
+    /// The kinds whose statuses and Events this role writes.
+    pub kinds: &'static [Kind],
 }
 
 /// What watches them. Dropped, it ends.
@@ -64,10 +77,6 @@ impl Gateway {
             let NamespacedName { namespace, name } = secret.clone();
             settings.proxy.default_certificate = Some(CertificateId { namespace, name });
         }
-        let client = match &settings.source {
-            SourceSettings::Manifests(_) => None,
-            SourceSettings::Cluster(login, _) => Some(connect(login)?),
-        };
         raise_file_limit();
         let metrics = Metrics::new(settings.proxy.workers);
         let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics))?);
@@ -83,23 +92,13 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             status: Arc::clone(&status),
         };
-        let (wishes, granted) = Wishes::new();
-        let asks = client.is_some();
-        let control = Control::start(settings.translate, parts.clone(), asks.then_some(wishes))?;
+        let (control, start_source) = match settings.source {
+            SourceSettings::Manifests(directory) => follow_folder(settings.translate, directory, parts.clone())?,
+            SourceSettings::Cluster(cluster) => follow_cluster(settings.translate, cluster, parts.clone())?,
+        };
         let view = View::new(&control, parts);
         let admin = AdminServer::start(settings.admin, Arc::new(view), metrics)?;
-        let messages = control.messages();
-        let sink = move |event| messages.send(Message::Source(event)).is_ok();
-        let source = match (settings.source, client) {
-            (SourceSettings::Cluster(_, kube), Some(client)) => {
-                tracing::info!(api_server = client.address(), "objects come from the cluster");
-                Source::Cluster(Kube::watch(client, kube, granted, sink)?)
-            }
-            (SourceSettings::Manifests(directory), _) => {
-                Source::Manifests(Directory::watch(directory, sink).context("--manifests")?)
-            }
-            (SourceSettings::Cluster(..), None) => bail!("the way to the API server was lost"),
-        };
+        let source = start_source()?;
         let listening = proxy.addresses();
         tracing::info!(
             http = ?listening.http,
@@ -173,9 +172,48 @@ impl Gateway {
     }
 }
 
-fn connect(login: &Login) -> anyhow::Result<KubeClient> {
+/// Starts what watches: last, so that whoever asks is answered while the first state is read.
+type StartSource = Box<dyn FnOnce() -> anyhow::Result<Source>>;
+
+fn follow_folder(
+    translate: Settings,
+    directory: DirectorySettings,
+    parts: Parts,
+) -> anyhow::Result<(Control, StartSource)> {
+    let control = Control::start(translate, parts, None)?;
+    let messages = control.messages();
+    let sink = move |event| messages.send(Message::Source(event)).is_ok();
+    let start = move || Ok(Source::Manifests(Directory::watch(directory, sink).context("--manifests")?));
+    Ok((control, Box::new(start)))
+}
+
+fn follow_cluster(
+    translate: Settings,
+    cluster: Box<ClusterSettings>,
+    parts: Parts,
+) -> anyhow::Result<(Control, StartSource)> {
+    let ClusterSettings { login, kube, writer, publish, kinds } = *cluster;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(KubeClient::new(login))?)
+    let client = runtime.block_on(KubeClient::new(&login))?;
+    tracing::info!(api_server = client.address(), "objects come from the cluster");
+    let (wishes, granted) = Wishes::new();
+    let writes = Arc::new(OnceLock::new());
+    let control = Control::start(translate, parts, Some(Answers::new(wishes, Arc::clone(&writes), publish, kinds)))?;
+    let (events, turns) = (control.messages(), control.messages());
+    let start = move || {
+        let sink = move |event| events.send(Message::Source(event)).is_ok();
+        let kube = Kube::watch(client.clone(), kube, granted, sink)?;
+        if let Some(settings) = writer {
+            // A loop that is gone has nothing to write.
+            let on_turn = move |leads| drop(turns.send(Message::Turn(leads)));
+            let started = Writer::start(client, settings, on_turn)?;
+            if writes.set(started).is_err() {
+                bail!("the writer was started twice");
+            }
+        }
+        Ok(Source::Cluster(kube))
+    };
+    Ok((control, Box::new(start)))
 }
 
 /// Whoever starts it by hand is told at once that the default certificate is not there, or is none.

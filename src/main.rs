@@ -5,6 +5,7 @@
 //! one line on standard error.
 
 mod admin_client;
+mod answers;
 mod backend;
 mod check;
 mod cli;

@@ -8,6 +8,7 @@ use sluicegate_announce::OnIsolation;
 use sluicegate_config::{NamespacedName, Settings, VipPool};
 use sluicegate_forward::forwarder::ForwardMode;
 use sluicegate_proxy::StreamEngine;
+use sluicegate_translate::Published;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,18 @@ options! {
         /// Read objects of the namespaces alone whose labels match, such as edge=yes
         #[arg(long, env = "SLUICEGATE_WATCH_NAMESPACE_SELECTOR", value_name = "SELECTOR", help_heading = "Manifests")]
         pub watch_namespace_selector: Option<String>,
+        /// Ingresses show the virtual IPs of this Service in their status, else what its own status shows
+        #[arg(long, env = "SLUICEGATE_PUBLISH_SERVICE", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
+        pub publish_service: Option<NamespacedName>,
+        /// Ingresses show these addresses or names in their status; repeatable
+        #[arg(long, env = "SLUICEGATE_PUBLISH_STATUS_ADDRESS", value_name = "ADDR", value_delimiter = ',', help_heading = "Manifests")]
+        pub publish_status_address: Vec<Published>,
+        /// Write statuses and Events, as the one that holds the Lease [default: true]
+        #[arg(long, env = "SLUICEGATE_UPDATE_STATUS", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
+        pub update_status: Option<bool>,
+        /// The Lease of who writes [default: sluicegate-system/sluicegate, with -gateway or -director behind it by role]
+        #[arg(long, env = "SLUICEGATE_LEADER_LEASE", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
+        pub leader_lease: Option<NamespacedName>,
         /// Never use inotify: look for changes once a second
         #[arg(long, env = "SLUICEGATE_POLL", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
         pub poll: Option<bool>,

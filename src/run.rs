@@ -3,15 +3,18 @@
 use crate::Failure;
 use crate::cli::RunArguments;
 use crate::director::DirectorSettings;
-use crate::gateway::{Gateway, GatewaySettings, SourceSettings};
+use crate::gateway::{ClusterSettings, Gateway, GatewaySettings, SourceSettings};
 use crate::options::{LogFormatName, Role, RunOptions, ServeOptions};
 use sluicegate_admin::AdminSettings;
 use sluicegate_announce::{DirectorId, Secret};
-use sluicegate_config::Settings;
+use sluicegate_config::{Kind, NamespacedName, Settings};
 use sluicegate_forward::forwarder::{ForwardMode, ForwarderSettings};
 use sluicegate_proxy::{Limits, ProxySettings, Timeouts};
+use sluicegate_source::lease::ElectionTiming;
+use sluicegate_source::write::WriterSettings;
 use sluicegate_source::{DirectorySettings, KubeSettings, Login};
 use sluicegate_telemetry::logging::{self, LogFormat};
+use sluicegate_translate::PublishSettings;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -152,6 +155,10 @@ fn refuse_two_sources(options: &RunOptions) -> Result<(), Failure> {
             (serve.kubeconfig.is_some(), "--kubeconfig"),
             (serve.context.is_some(), "--context"),
             (serve.watch_namespace_selector.is_some(), "--watch-namespace-selector"),
+            (serve.publish_service.is_some(), "--publish-service"),
+            (!serve.publish_status_address.is_empty(), "--publish-status-address"),
+            (serve.update_status.is_some(), "--update-status"),
+            (serve.leader_lease.is_some(), "--leader-lease"),
         ] {
             if is_given {
                 return refuse(&format!(
@@ -174,6 +181,19 @@ fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSetti
         let poll = serve.poll.unwrap_or(false);
         return SourceSettings::Manifests(DirectorySettings { paths: serve.manifests.clone(), poll });
     }
+    let publish =
+        PublishSettings { service: serve.publish_service.clone(), addresses: serve.publish_status_address.clone() };
+    let (lease, kinds): (_, &'static [Kind]) = match role {
+        Role::All => ("sluicegate", &[Kind::Ingress, Kind::IngressClass, Kind::Service, Kind::Secret, Kind::ConfigMap]),
+        Role::Gateway => ("sluicegate-gateway", &[Kind::Ingress, Kind::IngressClass, Kind::Secret]),
+        Role::Director => ("sluicegate-director", &[Kind::Service, Kind::ConfigMap]),
+    };
+    let lease = serve.leader_lease.clone().unwrap_or_else(|| NamespacedName::new("sluicegate-system", lease));
+    let writer = serve.update_status.unwrap_or(true).then(|| WriterSettings {
+        identity: identity().into(),
+        lease,
+        timing: ElectionTiming::default(),
+    });
     let login = Login { kubeconfig: serve.kubeconfig.clone(), context: serve.context.clone() };
     let config_maps = std::iter::once(&translate.vip_configmap).chain(&translate.tcp_services_configmap);
     let kube = KubeSettings {
@@ -182,7 +202,16 @@ fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSetti
         config_maps: config_maps.cloned().collect(),
         secrets: role != Role::Director,
     };
-    SourceSettings::Cluster(login, kube)
+    SourceSettings::Cluster(Box::new(ClusterSettings { login, kube, writer, publish, kinds }))
+}
+
+/// Unlike the host's name, which every pod in the host's network has.
+fn identity() -> String {
+    let mut chance = [0; 4];
+    // Without chance, the process id has to do.
+    let filled = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::NONBLOCK);
+    let suffix = filled.map_or_else(|_| std::process::id(), |_| u32::from_ne_bytes(chance));
+    format!("{}_{suffix:08x}", rustix::system::uname().nodename().to_string_lossy())
 }
 
 fn director_settings(serve: &ServeOptions, role: Role) -> Result<DirectorSettings, Failure> {

@@ -17,6 +17,8 @@ mod secrets;
 
 pub use client::{ClientError, KubeClient, Login};
 pub use contact::{ApiContact, WatchState};
+pub(crate) use raw::Raw;
+pub(crate) use reflector::api_resource;
 pub use secrets::MOST_BY_NAME;
 
 use crate::directory::SourceEvent;

@@ -5,7 +5,8 @@
 //! - [`manifest`] (pure): the bytes of one file → documents → objects and notes;
 //! - [`files`] (pure): which file gives which object, and what changes when a file changes;
 //! - [`directory`]: the shell that reads folders and watches them with inotify;
-//! - [`kube`]: the shell that watches an API server.
+//! - [`kube`]: the shell that watches an API server;
+//! - [`lease`] (pure): who leads; [`write`]: the shell that the leader answers with.
 //!
 //! # What counts as the truth
 //!
@@ -18,6 +19,7 @@
 pub mod directory;
 pub mod files;
 pub mod kube;
+pub mod lease;
 pub mod manifest;
 mod object;
 mod text;
@@ -25,6 +27,7 @@ mod tracker;
 mod value;
 mod walk;
 mod watch;
+pub mod write;
 
 pub use crate::kube::{Kube, KubeClient, KubeSettings, Login, Wishes};
 pub use directory::{Directory, DirectorySettings, SourceError, SourceEvent, load};

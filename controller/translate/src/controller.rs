@@ -22,6 +22,8 @@ pub struct Update {
     pub rejections_changed: bool,
     /// Those that were not there before, sorted: for the log.
     pub new_rejections: Vec<Rejection>,
+    /// Those that are not there any more, sorted.
+    pub gone_rejections: Vec<Rejection>,
 }
 
 /// What a rebuild from nothing gives.
@@ -66,6 +68,7 @@ impl Controller {
             dirty.merge(self.objects.apply(change));
         }
         self.turned(now_unix, &mut dirty);
+        self.touch_statuses_of(&dirty);
         if dirty.is_empty() {
             return Update { generation: self.desired.generation, ..Update::default() };
         }
@@ -83,6 +86,10 @@ impl Controller {
         let notes = rejections.into_iter().map(|rejection| Note { source: source.clone(), rejection });
         let moved = self.rejections.replace([source.clone()], notes.collect::<Vec<_>>());
         self.update(Diff::default(), moved)
+    }
+
+    pub(crate) fn statuses(&mut self) -> &mut crate::status::Statuses {
+        &mut self.objects.statuses
     }
 
     /// What the data plane shall be.
@@ -127,8 +134,14 @@ impl Controller {
         Rebuilt { desired, rejections: rejections.into_iter().collect() }
     }
 
-    fn update(&self, diff: Diff, (rejections_changed, new_rejections): (bool, Vec<Rejection>)) -> Update {
-        Update { diff, generation: self.desired.generation, rejections_changed, new_rejections }
+    fn update(&self, diff: Diff, moved: Moved) -> Update {
+        Update {
+            diff,
+            generation: self.desired.generation,
+            rejections_changed: !moved.new.is_empty() || !moved.gone.is_empty(),
+            new_rejections: moved.new,
+            gone_rejections: moved.gone,
+        }
     }
 
     /// Certificates that became valid or expired since the last call.
@@ -170,6 +183,12 @@ fn sources(dirty: Dirty) -> impl Iterator<Item = SourceKey> {
         .chain(vips.into_iter().map(SourceKey::Vip))
 }
 
+/// How the set of rejections has changed.
+struct Moved {
+    new: Vec<Rejection>,
+    gone: Vec<Rejection>,
+}
+
 /// Rejections by what they were found in the making of, and how often each is there.
 #[derive(Debug, Default)]
 struct Rejections {
@@ -178,12 +197,12 @@ struct Rejections {
 }
 
 impl Rejections {
-    /// Replaces all rejections of the sources. Returns whether the set of rejections is another, and what is new in it.
+    /// Replaces all rejections of the sources, and says how the set of rejections has changed.
     fn replace(
         &mut self,
         sources: impl IntoIterator<Item = SourceKey>,
         notes: impl IntoIterator<Item = Note>,
-    ) -> (bool, Vec<Rejection>) {
+    ) -> Moved {
         let mut gone: BTreeSet<Arc<Rejection>> = BTreeSet::new();
         for source in sources {
             for rejection in self.by_source.remove(&source).into_iter().flatten() {
@@ -209,6 +228,7 @@ impl Rejections {
             *self.counts.entry(Arc::clone(&rejection)).or_insert(0) += 1;
             self.by_source.entry(source).or_default().push(rejection);
         }
-        (!gone.is_empty() || !new.is_empty(), new.iter().map(|rejection| (**rejection).clone()).collect())
+        let list = |these: BTreeSet<Arc<Rejection>>| these.iter().map(|rejection| (**rejection).clone()).collect();
+        Moved { new: list(new), gone: list(gone) }
     }
 }

@@ -31,10 +31,12 @@ mod index;
 mod object;
 mod objects;
 mod shared;
+pub mod status;
 mod translate;
 
 pub use controller::{Controller, Rebuilt, Update};
 pub use dirty::Dirty;
 pub use object::{Object, ObjectChange};
 pub use objects::Objects;
+pub use status::{PublishSettings, Published, StatusWrite};
 pub use translate::{Translation, translate};

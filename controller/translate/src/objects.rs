@@ -9,6 +9,7 @@ use crate::facts::slice::Slice;
 use crate::index::Users;
 use crate::object::{Object, ObjectChange};
 use crate::shared::Shared;
+use crate::status::Statuses;
 use sluicegate_config::{
     BackendId, Balance, CertificateId, HostPattern, Kind, NamespacedName, ObjectRef, PortRef, Settings, StreamPort,
 };
@@ -41,6 +42,7 @@ pub struct Objects {
     vips_of: BTreeSet<(NamespacedName, IpAddr)>,
     /// The VIPs that Services of type LoadBalancer ask for by themselves.
     claims: Users<IpAddr>,
+    pub(crate) statuses: Statuses,
 }
 
 impl Objects {
@@ -65,6 +67,7 @@ impl Objects {
             streams_of: BTreeSet::new(),
             vips_of: BTreeSet::new(),
             claims: Users::default(),
+            statuses: Statuses::default(),
         }
     }
 
@@ -76,6 +79,10 @@ impl Objects {
         };
         if reference.name.is_empty() || !self.is_watched(&reference) {
             return Dirty::default();
+        }
+        match &change {
+            ObjectChange::Set(object) => self.statuses.see(object),
+            ObjectChange::Remove(reference) => self.statuses.forget(reference),
         }
         let reference = ObjectRef {
             kind: reference.kind,
@@ -177,6 +184,21 @@ impl Objects {
     /// The Services that ask for a VIP by themselves, by namespace and name.
     pub(crate) fn claimants_of<'a>(&'a self, vip: &'a IpAddr) -> impl Iterator<Item = &'a NamespacedName> {
         self.claims.of(vip)
+    }
+
+    /// The VIPs that a Service may be bound to: by the ConfigMap, and by its own wish.
+    pub(crate) fn vips_named_by<'a>(&'a self, service: &'a NamespacedName) -> impl Iterator<Item = IpAddr> + 'a {
+        self.vips_of(service)
+    }
+
+    /// True for an Ingress that we serve.
+    pub(crate) fn is_claimed(&self, ingress: &ObjectRef) -> bool {
+        self.ingresses.get(&name(ingress)).is_some_and(|ingress| self.claim(ingress).is_ok())
+    }
+
+    /// True for a Service of type LoadBalancer that is ours to balance.
+    pub(crate) fn is_our_balancer(&self, service: &ObjectRef) -> bool {
+        self.services.get(&name(service)).is_some_and(|service| service.is_our_balancer(&self.settings))
     }
 
     /// The TCP services that go to a backend.

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 /// Any object. Of its metadata only what a watch needs is filled in.
 #[derive(Clone, Debug)]
-pub(super) struct Raw {
+pub(crate) struct Raw {
     metadata: ObjectMeta,
     pub value: Value,
 }

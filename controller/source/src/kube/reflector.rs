@@ -57,7 +57,7 @@ impl Watched {
 }
 
 /// The kind as paths and rights call it.
-fn api_resource(kind: Kind) -> ApiResource {
+pub(crate) fn api_resource(kind: Kind) -> ApiResource {
     let (group, version, plural) = match kind {
         Kind::Ingress => ("networking.k8s.io", "v1", "ingresses"),
         Kind::IngressClass => ("networking.k8s.io", "v1", "ingressclasses"),

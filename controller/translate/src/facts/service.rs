@@ -70,6 +70,11 @@ impl Service {
         self.ports.iter().any(|port| port.protocol == TransportProtocol::Tcp)
     }
 
+    /// It is of type LoadBalancer, and of our class.
+    pub(crate) fn is_our_balancer(&self, settings: &Settings) -> bool {
+        self.virtual_service.as_ref().is_some_and(|of| of.is_our_balancer(settings))
+    }
+
     /// The virtual IPs that it asks for by itself and may have.
     pub(crate) fn claims<'a>(&'a self, settings: &'a Settings) -> impl Iterator<Item = IpAddr> + 'a {
         self.virtual_service.iter().flat_map(|of| of.claims(settings))

@@ -173,6 +173,11 @@ impl VirtualService {
         self.balancer.as_ref().map_or_else(String::new, |balancer| balancer.field.to_string())
     }
 
+    /// It is of type LoadBalancer, and of our class.
+    pub(crate) fn is_our_balancer(&self, settings: &Settings) -> bool {
+        self.balancer.as_ref().is_some_and(|balancer| balancer.is_ours(settings))
+    }
+
     /// The addresses that it gets if nobody who comes first has their ports.
     pub(crate) fn claims<'a>(&'a self, settings: &'a Settings) -> impl Iterator<Item = IpAddr> + 'a {
         let granted = self.balancer.as_ref().filter(|balancer| {
