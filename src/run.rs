@@ -167,6 +167,12 @@ fn refuse_two_sources(options: &RunOptions) -> Result<(), Failure> {
             }
         }
     }
+    let is_in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    if serve.manifests.is_empty() && serve.kubeconfig.is_none() && serve.context.is_none() && !is_in_pod {
+        return refuse(
+            "there is nothing to read: give --manifests DIR, or --kubeconfig FILE (in a pod neither is needed, and this is none)",
+        );
+    }
     if serve.context.is_some() && serve.kubeconfig.is_none() {
         return refuse("--context names a part of a kubeconfig; give --kubeconfig FILE too");
     }

@@ -36,6 +36,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ),
     ("sluicegate-admin", &["sluicegate-config", "sluicegate-telemetry"]),
     ("sluicegate-announce", &[]),
+    ("sluicegate-apiserver", &[]),
     ("sluicegate-backend", &["sluicegate-dsr", "sluicegate-l4", "sluicegate-xdp"]),
     (
         "sluicegate-bench",

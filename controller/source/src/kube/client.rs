@@ -29,7 +29,7 @@ pub struct Login {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The kubeconfig.
-    #[error("--kubeconfig {}: {source}", .path.display())]
+    #[error("--kubeconfig {}", .path.display())]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -39,11 +39,11 @@ pub enum ClientError {
     },
     /// There is no kubeconfig and no service account.
     #[error(
-        "no service account of a pod was found here ({0}); give --kubeconfig FILE, or --manifests DIR to run without a cluster"
+        "no service account of a pod was found here; give --kubeconfig FILE, or --manifests DIR to run without a cluster"
     )]
     NotInCluster(#[source] InClusterError),
     /// TLS or the address.
-    #[error("the API server's address or certificates do not do: {0}")]
+    #[error("the API server's address or certificates do not do")]
     Client(#[source] Box<kube::Error>),
 }
 
