@@ -105,8 +105,9 @@ impl Statuses {
             // They have no status, and what is wrong with them is said of their Service.
             Object::EndpointSlice(_) => return,
         };
+        // What comes from a folder is answered nowhere.
+        let Some(uid) = uid.as_deref().filter(|uid| !uid.is_empty()).map(Box::from) else { return };
         let reference = object.reference();
-        let uid = uid.as_deref().unwrap_or_default().into();
         self.observed.insert(reference.clone(), Observed { uid, addresses, as_written });
         self.touch(reference);
     }
@@ -169,8 +170,7 @@ impl Controller {
 
     /// The `metadata.uid` of an object, which Events name; `None` where no API server gave one.
     pub fn uid(&self, object: &ObjectRef) -> Option<&str> {
-        let uid = &*self.objects().statuses.observed.get(object)?.uid;
-        (!uid.is_empty()).then_some(uid)
+        Some(&self.objects().statuses.observed.get(object)?.uid)
     }
 
     /// What a change of the desired state means for statuses.
