@@ -89,13 +89,15 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Loads and attaches the programs, or takes over those that an earlier process left, and silences ARP for addresses
+    /// Loads and attaches the programs, or takes over those that an earlier process left (tables of another release are
+    /// made anew: nothing is unwrapped until [`Backend::apply`] has filled them), and silences ARP for addresses
     /// on `lo` (`arp_ignore=1`, `arp_announce=2`, which stay so). Needs a tokio runtime.
     ///
     /// # Errors
     /// Missing rights, no BPF file system, no such interface; another XDP program on it in the modes that ask for XDP.
     pub fn start(settings: &BackendSettings) -> Result<Self, BackendError> {
-        let mut object = load(&settings.pins)?;
+        let (object, maps) = OBJECT;
+        let mut object = programs::load_anew(object, WHAT, &settings.pins, maps, &[])?;
         silence_arp("all")?;
         let mut attachments = Vec::new();
         for interface in &settings.interfaces {
@@ -227,7 +229,8 @@ pub fn make_room(pins: &Path, interface: &str) -> Result<bool, ProgramError> {
     if !in_xdp.exists() {
         return Ok(false);
     }
-    let mut object = load(pins)?;
+    let (object, maps) = OBJECT;
+    let mut object = programs::load(object, WHAT, pins, maps, &[])?;
     let comes_in = (interface, TcAttachType::Ingress);
     let behind = pin(pins, UNWRAP_SKB, interface);
     classifiers::attach(&mut object, UNWRAP_SKB, comes_in, ClassifierMode::Auto, &behind)?;
@@ -268,10 +271,10 @@ const UNWRAP_SKB: &str = "unwrap_skb";
 const HAND_OVER: &str = "hand_over";
 const CLAMP: &str = "clamp";
 
-fn load(pins: &Path) -> Result<Ebpf, ProgramError> {
-    let maps = [map::HOST, map::DIRECTORS, map::PEERS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS];
-    programs::load(sluicegate_xdp::BACKEND, "real server's programs", pins, &maps, &[])
-}
+/// With the tables that are pinned.
+const OBJECT: (&[u8], &[&str]) =
+    (sluicegate_xdp::BACKEND, &[map::HOST, map::DIRECTORS, map::PEERS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS]);
+const WHAT: &str = "real server's programs";
 
 /// In XDP, or behind it: where another program is there, and where it has once made room for one.
 fn attach_unwrapping(

@@ -1,6 +1,6 @@
 //! The programs on a host, attached by links that are pinned with their tables.
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{Map, MapData, MapInfo, PerCpuArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError as AyaError, SchedClassifier, Xdp, XdpMode};
@@ -80,6 +80,16 @@ pub enum ProgramError {
         "another XDP program is attached to {0} (`ip link show {0}`): detach it, or let unwrapping be done behind XDP (the default)"
     )]
     Taken(String),
+    /// A pinned table is of another release.
+    #[error("the table {table} pinned at {pin} does not fit ({reason}): run `sluicegate backend` of this release")]
+    Unfit {
+        /// Which.
+        table: &'static str,
+        /// Where.
+        pin: PathBuf,
+        /// How it differs.
+        reason: String,
+    },
     /// A table could not be read or written.
     #[error("cannot use the table {table}: {reason}; `sluicegate detach` removes what an incompatible version left")]
     Table {
@@ -112,6 +122,13 @@ pub(crate) fn load(
     {
         return Err(ProgramError::NoBpfFs(pins.to_owned()));
     }
+    let unloadable = |why: aya::EbpfError| ProgramError::Load { what, reason: all_causes(&why) };
+    if maps.iter().any(|name| pins.join(name).exists()) {
+        let fresh = EbpfLoader::new().load(object).map_err(unloadable)?;
+        if let Some(unfit) = maps.iter().find_map(|name| misfit(&fresh, name, &pins.join(name))) {
+            return Err(unfit);
+        }
+    }
     let mut loader = EbpfLoader::new();
     for name in maps {
         loader.map_pin_path(name, pins.join(name));
@@ -119,7 +136,51 @@ pub(crate) fn load(
     for (name, path) in elsewhere {
         loader.map_pin_path(name, path.clone());
     }
-    loader.load(object).map_err(|why| ProgramError::Load { what, reason: all_causes(&why) })
+    loader.load(object).map_err(unloadable)
+}
+
+/// Why a pinned table is not like the object's own; `None` = it is, or is not there.
+fn misfit(fresh: &Ebpf, table: &'static str, pin: &Path) -> Option<ProgramError> {
+    if !pin.exists() {
+        return None;
+    }
+    let geometry = |info: &MapInfo| {
+        let kind = info.map_type().map_or(u32::MAX, |kind| kind as u32);
+        (kind, info.key_size(), info.value_size(), info.max_entries())
+    };
+    let wanted = match fresh.map(table)? {
+        Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data) => data.info(),
+        _ => return None,
+    };
+    let reason = match (wanted, MapInfo::from_pin(pin)) {
+        (Ok(wanted), Ok(found)) if geometry(&wanted) == geometry(&found) => return None,
+        (Ok(wanted), Ok(found)) => format!(
+            "type, key size, value size and entries are {:?} and should be {:?}",
+            geometry(&found),
+            geometry(&wanted)
+        ),
+        (Err(why), _) | (_, Err(why)) => all_causes(&why),
+    };
+    Some(ProgramError::Unfit { table, pin: pin.to_owned(), reason })
+}
+
+/// Loads as [`load`] does; pinned tables that are of another release go first. Their rows are lost.
+pub(crate) fn load_anew(
+    object: &[u8],
+    what: &'static str,
+    pins: &Path,
+    maps: &[&'static str],
+    elsewhere: &[(&'static str, PathBuf)],
+) -> Result<Ebpf, ProgramError> {
+    loop {
+        match load(object, what, pins, maps, elsewhere) {
+            Err(ProgramError::Unfit { table, pin, reason }) => {
+                tracing::warn!(table, %reason, "a pinned table does not fit, making a new one");
+                unpin(&pin)?;
+            }
+            loaded => return loaded,
+        }
+    }
 }
 
 /// Attaches the XDP program `name`, or puts it in place of the one that the pinned link has.

@@ -3,10 +3,15 @@
 #[path = "../../dsr/tests/support/mod.rs"]
 mod support;
 
+use aya::EbpfLoader;
+use aya::maps::MapInfo;
 use aya::programs::TcAttachType;
 use aya::programs::tc::qdisc_detach_program;
-use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, ClassifierMode, Directors, detach};
+use sluicegate_backend::{
+    AttachMode, Backend, BackendSettings, BackendState, ClassifierMode, Directors, detach, make_room,
+};
 use sluicegate_dsr::Reason;
+use sluicegate_dsr::layout::map;
 use sluicegate_netlab::traffic::UdpEcho;
 use sluicegate_netlab::{Capture, Frame, Lab, Namespace, WireOptions};
 use std::collections::BTreeSet;
@@ -201,6 +206,44 @@ fn the_syn_ack_says_what_fits_into_the_tunnel() {
         assert_eq!(u16::from_be_bytes([segment[22], segment[23]]), mss, "{vip}");
         assert_eq!(support::tcp_checksum(vip, client, segment), 0, "{vip}");
     }
+}
+
+/// A release before knew fewer reasons, or had other rows: what it pinned is made anew, and its programs are replaced.
+#[test]
+#[ignore = "needs root: network namespaces and eBPF programs"]
+fn tables_of_another_release_are_made_anew() {
+    let network = Network::new("geometry");
+    let pins = network.pins();
+    let before = |name: &'static str| {
+        let place = pins.join(name);
+        std::fs::create_dir_all(&pins).expect("a folder");
+        let _removed = std::fs::remove_file(&place);
+        let object =
+            EbpfLoader::new().map_max_entries(name, 3).map_pin_path(name, &place).load(sluicegate_xdp::BACKEND);
+        object.map(drop).expect("tables");
+        MapInfo::from_pin(&place).expect("pinned").id()
+    };
+    let mut server = None;
+    for (name, port) in [(map::HOST_REASONS, 1001), (map::BOUND, 1002)] {
+        let old = before(name);
+        let settings = network.settings(AttachMode::Auto);
+        network.on_real(|| async move {
+            let mut backend = Backend::start(&settings).expect("attached");
+            backend.apply(&state(&[VIP4])).await.expect("applied");
+        });
+        assert_ne!(MapInfo::from_pin(pins.join(name)).expect("pinned").id(), old, "{name}");
+        server
+            .get_or_insert_with(|| UdpEcho::start(&network.real, "real", (address(VIP4), 7000).into()).expect("bound"));
+        let wrapped = ip(DIRECTOR4, HOST4, 4, 0, &datagram(CLIENT4, VIP4, port, 7000, b"hello"));
+        network.send(&wrapped);
+        assert!(network.capture.wait_for(|frame| is_from(frame, VIP4, port), PATIENCE).is_some(), "{name}");
+        assert!(network.counted(Reason::UnwrappedIp) > 0, "{name}");
+    }
+    let old = before(map::HOST_REASONS);
+    let refused = network.on_real(|| async { make_room(&pins, "eth0").map_err(|why| why.to_string()) });
+    let refused = refused.expect_err("a director does not empty the tables of a real server");
+    assert!(refused.contains("HOST_REASONS") && refused.contains("sluicegate backend"), "{refused}");
+    assert_eq!(MapInfo::from_pin(pins.join(map::HOST_REASONS)).expect("pinned").id(), old);
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub struct ForwarderSettings {
     pub mode: ForwardMode,
     /// Interfaces to attach to; empty = those of default routes, VIPs and real servers.
     pub interfaces: Vec<String>,
+    /// Ask drivers first; without, ports are attached to generically, as where no driver takes XDP.
+    pub native: bool,
     /// Where programs and tables are pinned: in a BPF file system.
     pub pin_root: PathBuf,
     /// Version of the tables. Another one than [`layout::VERSION`] is for tests of upgrades.
@@ -79,6 +81,7 @@ impl Default for ForwarderSettings {
         Self {
             mode: ForwardMode::Auto,
             interfaces: Vec::new(),
+            native: true,
             pin_root: PathBuf::from(DEFAULT_ROOT),
             version: layout::VERSION,
             compatible: Vec::new(),

@@ -1,6 +1,7 @@
 //! The forwarder with real programs, tables, links and sockets, in a laboratory of namespaces: L2 delivery, a process
 //! that goes and comes back, the dead man, versions, and leaving nothing behind.
 
+use aya::EbpfLoader;
 use aya::maps::{MapData, MapInfo};
 use sluicegate_config::{
     Kind, Method, ObjectRef, Readiness, RealServer, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
@@ -243,6 +244,21 @@ fn a_real_server_that_fails_loses_its_flows_and_a_drained_one_keeps_them() {
     assert_eq!(site.reached(vip, 24).len(), 2);
 }
 
+/// Where no driver takes XDP, the kernel's generic path serves the same.
+#[test]
+#[ignore = "needs root: namespaces, loads eBPF programs"]
+fn the_generic_path_serves_a_port() {
+    let site = Site::new();
+    let forwarder = site.serve(ForwarderSettings { native: false, ..site.settings() });
+    let modes: Vec<_> = forwarder.status().ports.iter().map(|port| port.mode).collect();
+    assert_eq!(modes, [Some(Mode::Generic)]);
+    for vip in vips() {
+        assert_eq!(site.reached(vip, 24).len(), 2, "{vip}");
+        let mut bulk = site.connect(vip, PATIENCE).expect("a connection");
+        bulk.echo(&[7; 200_000]).expect("more than one frame at a time");
+    }
+}
+
 #[test]
 #[ignore = "needs root: namespaces, loads eBPF programs"]
 fn frames_are_seen_with_their_vlan_tags() {
@@ -320,6 +336,41 @@ fn tables_of_another_layout_are_taken_over_whole_or_not_at_all() {
     assert_ne!(flows(1), flows(2), "flows are not taken over without their backends");
     for connection in &mut held {
         connection.echo(b"by the ring").expect("equal rings find the same real server");
+    }
+}
+
+/// Rows of another size, or fewer of them, under this version's own name: nothing of it is believed.
+#[test]
+#[ignore = "needs root: namespaces, loads eBPF programs"]
+fn tables_of_a_wrong_geometry_are_made_anew() {
+    let site = Site::new();
+    drop(site.serve(site.settings()));
+    let place = |name: &str| site.root.join(format!("v{}/{name}", sluicegate_l4::layout::VERSION));
+    let identity = |name: &str| MapInfo::from_pin(place(name)).expect("a map").id();
+    let few_rows = || {
+        let _object = EbpfLoader::new()
+            .map_max_entries(map::SERVICES, 7)
+            .map_pin_path(map::SERVICES, place(map::SERVICES))
+            .load(sluicegate_xdp::DIRECTOR)
+            .expect("tables");
+    };
+    let other_rows = || {
+        let other = MapData::from_pin(place(map::FENCES)).expect("a map");
+        other.pin(place(map::BACKENDS)).expect("pinned");
+    };
+    for (name, spoil) in [(map::SERVICES, &few_rows as &dyn Fn()), (map::BACKENDS, &other_rows)] {
+        std::fs::remove_file(place(name)).expect("removed");
+        spoil();
+        let (flows, spoiled) = (identity(map::FLOWS), identity(name));
+        let forwarder = site.serve(site.settings());
+        let engine = forwarder.status().engine.clone();
+        let EngineState::On(Found::Replaced { reason }) = &engine else { panic!("{name}: {engine:?}") };
+        assert!(reason.starts_with(name), "{reason}");
+        assert_ne!(identity(name), spoiled, "{name}");
+        assert_ne!(identity(map::FLOWS), flows, "{name}: all of them, because they refer to each other");
+        for vip in vips() {
+            assert_eq!(site.reached(vip, 24).len(), 2, "{name}: {vip}");
+        }
     }
 }
 

@@ -268,7 +268,8 @@ impl Control {
         for failure in ports.failures.iter().filter(|failure| !self.ports.failures.contains(failure)) {
             tracing::warn!(%failure, "an interface is left out");
         }
-        let before = std::mem::replace(&mut self.attachments, self.engine.set_ports(&ports.ports, MODES));
+        let modes = if self.settings.native { MODES } else { &[Mode::Generic] };
+        let before = std::mem::replace(&mut self.attachments, self.engine.set_ports(&ports.ports, modes));
         self.ports = ports;
         for (index, attachment) in &self.attachments {
             if before.get(index).map(|before| before.mode) != Some(attachment.mode)
