@@ -3,13 +3,18 @@
 use crate::Failure;
 use crate::cli::{DoctorArguments, DoctorRole, OutputFormat};
 use crate::output::print;
-use sluicegate_backend::doctor::{Expectation, Finding, Role, Severity, examine};
+use sluicegate_backend::doctor::{Expectation, Finding, HostFacts, Role, Severity, examine, proxy_mode};
 use sluicegate_backend::read_facts;
+use sluicegate_forward::offload::Offload;
+use sluicegate_forward::wall_clock::is_kept_right;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 pub fn doctor(arguments: &DoctorArguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let facts = runtime.block_on(read_facts());
+    let facts = with_more(runtime.block_on(read_facts()));
     let expected = Expectation {
         role: match arguments.role {
             DoctorRole::Director => Role::Director,
@@ -30,6 +35,32 @@ pub fn doctor(arguments: &DoctorArguments) -> Result<(), Failure> {
     let stands_in_the_way = findings.iter().any(|finding| finding.severity == Severity::Broken);
     if stands_in_the_way { Err(Failure::Silent) } else { Ok(()) }
 }
+
+/// Facts of the machine that are not of its network stack.
+fn with_more(mut facts: HostFacts) -> HostFacts {
+    for (name, link) in facts.links.iter_mut().filter(|(name, _)| *name != "all") {
+        link.vlan_stripping = Offload::VlanStripping.is_on(name).ok();
+        link.large_receive = Offload::LargeReceive.is_on(name).ok();
+    }
+    facts.clock_is_right = is_kept_right().ok();
+    facts.kube_proxy = ask_kube_proxy().ok().flatten().or(facts.kube_proxy);
+    facts
+}
+
+/// kube-proxy of this machine tells its mode where it serves its metrics, by default on loopback.
+fn ask_kube_proxy() -> std::io::Result<Option<String>> {
+    let mut stream = TcpStream::connect_timeout(&KUBE_PROXY, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /proxyMode HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+    Ok(proxy_mode(&answer).map(str::to_owned))
+}
+
+/// `metricsBindAddress` of kube-proxy's configuration.
+const KUBE_PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
+const PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_ANSWER: u64 = 4096;
 
 fn text(findings: &[Finding]) -> String {
     if findings.is_empty() {

@@ -68,6 +68,10 @@ pub struct LinkFacts {
     pub arp_ignore: Option<u32>,
     /// Which addresses requests are sent from.
     pub arp_announce: Option<u32>,
+    /// The card takes VLAN tags out of received frames (`rxvlan`).
+    pub vlan_stripping: Option<bool>,
+    /// The card merges received segments (`lro`).
+    pub large_receive: Option<bool>,
 }
 
 /// A snapshot of a host; `None` = could not be read, and is not judged.
@@ -85,8 +89,10 @@ pub struct HostFacts {
     pub links: BTreeMap<String, LinkFacts>,
     /// Addresses of `lo`.
     pub loopback: Vec<IpAddr>,
-    /// kube-proxy's chains or interface are there: `iptables`, `nftables`, `ipvs`.
+    /// kube-proxy's mode, where it runs: `iptables`, `nftables`, `ipvs`.
     pub kube_proxy: Option<String>,
+    /// The wall clock is kept right (NTP).
+    pub clock_is_right: Option<bool>,
 }
 
 /// What is expected of the host.
@@ -120,6 +126,14 @@ pub fn examine(facts: &HostFacts, expected: &Expectation) -> Vec<Finding> {
             what: "kube-proxy runs in IPVS mode".to_owned(),
             why: "it binds addresses of Services to kube-ipvs0 and answers ARP for them unless strictARP is set",
             change: "set ipvs.strictARP: true in kube-proxy's ConfigMap and restart it".to_owned(),
+        });
+    }
+    if facts.clock_is_right == Some(false) {
+        findings.push(Finding {
+            severity: Severity::Hint,
+            what: "nothing keeps the clock right".to_owned(),
+            why: "certificates are judged by it and logs are compared; who has a VIP does not depend on it",
+            change: "run a client of NTP, such as chronyd or systemd-timesyncd".to_owned(),
         });
     }
     findings.sort_by_key(|finding| finding.severity);
@@ -193,6 +207,9 @@ fn link(facts: &HostFacts, expected: &Expectation, interface: &str, findings: &m
             change: format!("sysctl -w net/ipv4/conf/all/rp_filter=0 net/ipv4/conf/{interface}/rp_filter=2"),
         });
     }
+    if expected.role == Role::Director {
+        offloads(link, interface, findings);
+    }
     if expected.role == Role::Backend {
         for (name, value, least) in [
             ("arp_ignore", effective(|link| link.arp_ignore), 1),
@@ -218,6 +235,42 @@ fn link(facts: &HostFacts, expected: &Expectation, interface: &str, findings: &m
             change: format!("ip link set {interface} mtu {}", SMALLEST_IPV6_MTU + LARGEST_TUNNEL),
         });
     }
+}
+
+/// What hides frames from XDP. The director switches it off where it attaches, if the card lets it.
+fn offloads(link: &LinkFacts, interface: &str, findings: &mut Vec<Finding>) {
+    for (on, what, why, name) in [
+        (
+            link.vlan_stripping,
+            "takes VLAN tags out of frames",
+            "the program does not see them, and packets leave without; the director switches it off if the card lets it",
+            "rxvlan",
+        ),
+        (
+            link.large_receive,
+            "merges segments",
+            "they are longer than the MTU and cannot be sent on; the director switches it off if the card lets it",
+            "lro",
+        ),
+    ] {
+        if on == Some(true) {
+            findings.push(Finding {
+                severity: Severity::Hint,
+                what: format!("{interface} {what}"),
+                why,
+                change: format!("ethtool -K {interface} {name} off"),
+            });
+        }
+    }
+}
+
+/// kube-proxy's mode, of what it answers to `GET /proxyMode` (status line, fields, an empty line, the mode).
+#[must_use]
+pub fn proxy_mode(answer: &str) -> Option<&'static str> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?;
+    let known = ["iptables", "nftables", "ipvs"];
+    known.into_iter().find(|mode| status == "200" && body.trim() == *mode)
 }
 
 fn vips(facts: &HostFacts, expected: &Expectation, findings: &mut Vec<Finding>) {

@@ -6,7 +6,8 @@ use crate::sysctl;
 use std::fs;
 use std::path::Path;
 
-/// Facts of this host and network namespace. What cannot be read is left open. Needs a tokio runtime.
+/// Facts of this host and network namespace. What cannot be read is left open, and so are the clock and offloads of
+/// interfaces. Needs a tokio runtime.
 pub async fn read_facts() -> HostFacts {
     let loopback = match Addresses::open() {
         Ok(addresses) => addresses.on_loopback().await.unwrap_or_default().into_keys().collect(),
@@ -19,6 +20,7 @@ pub async fn read_facts() -> HostFacts {
         capabilities: fs::read_to_string("/proc/self/status").ok().as_deref().and_then(capabilities),
         links: links(),
         loopback,
+        clock_is_right: None,
         kube_proxy: Path::new("/proc/sys/net/ipv4/conf/kube-ipvs0").exists().then(|| "ipvs".to_owned()),
     }
 }
@@ -32,7 +34,7 @@ fn links() -> std::collections::BTreeMap<String, LinkFacts> {
             let of = |setting: &str| sysctl::read(&format!("net/ipv4/conf/{name}/{setting}"));
             let mtu = sysctl::read(&format!("net/ipv6/conf/{name}/mtu")).filter(|_| name != "all");
             let (rp_filter, arp_ignore, arp_announce) = (of("rp_filter"), of("arp_ignore"), of("arp_announce"));
-            (name, LinkFacts { mtu, rp_filter, arp_ignore, arp_announce })
+            (name, LinkFacts { mtu, rp_filter, arp_ignore, arp_announce, ..LinkFacts::default() })
         })
         .collect()
 }

@@ -1,9 +1,16 @@
 //! Findings over snapshots of hosts.
 
-use sluicegate_backend::doctor::{Expectation, HostFacts, LinkFacts, Role, Severity, examine};
+use sluicegate_backend::doctor::{Expectation, HostFacts, LinkFacts, Role, Severity, examine, proxy_mode};
 
 fn healthy() -> (HostFacts, Expectation) {
-    let link = |mtu| LinkFacts { mtu, rp_filter: Some(0), arp_ignore: Some(1), arp_announce: Some(2) };
+    let link = |mtu| LinkFacts {
+        mtu,
+        rp_filter: Some(0),
+        arp_ignore: Some(1),
+        arp_announce: Some(2),
+        vlan_stripping: Some(false),
+        large_receive: Some(false),
+    };
     let vip = "192.0.2.10".parse().expect("an address");
     let facts = HostFacts {
         kernel: Some((6, 18)),
@@ -12,7 +19,8 @@ fn healthy() -> (HostFacts, Expectation) {
         capabilities: Some(u64::MAX),
         links: [("all".to_owned(), link(None)), ("eth0".to_owned(), link(Some(1500)))].into(),
         loopback: vec![vip],
-        kube_proxy: None,
+        kube_proxy: Some("iptables".to_owned()),
+        clock_is_right: Some(true),
     };
     let interfaces = vec!["eth0".to_owned()];
     (facts, Expectation { role: Role::Backend, interfaces, vips: vec![vip], tunnels: true })
@@ -53,6 +61,15 @@ fn each_fault_is_found_with_its_remedy() {
         (Severity::Risky, "MTU", "mtu 1328", |facts, _| link(facts).mtu = Some(1300)),
         (Severity::Broken, "not on lo", "ip addr add 192.0.2.10/32 dev lo", |facts, _| facts.loopback.clear()),
         (Severity::Hint, "is on lo", "ip addr del", |_, expected| expected.role = Role::Director),
+        (Severity::Hint, "VLAN tags", "ethtool -K eth0 rxvlan off", |facts, expected| {
+            link(facts).vlan_stripping = Some(true);
+            (expected.role, expected.vips) = (Role::Director, Vec::new());
+        }),
+        (Severity::Hint, "merges segments", "ethtool -K eth0 lro off", |facts, expected| {
+            link(facts).large_receive = Some(true);
+            (expected.role, expected.vips) = (Role::Director, Vec::new());
+        }),
+        (Severity::Hint, "clock", "NTP", |facts, _| facts.clock_is_right = Some(false)),
         (Severity::Hint, "IPVS", "strictARP", |facts, _| facts.kube_proxy = Some("ipvs".into())),
     ];
     for (severity, what, change, spoil) in cases {
@@ -62,6 +79,20 @@ fn each_fault_is_found_with_its_remedy() {
         assert_eq!(findings.len(), 1, "{what}: {findings:?}");
         assert_eq!(findings[0].severity, *severity, "{what}");
         assert!(findings[0].what.contains(what) && findings[0].change.contains(change), "{findings:?}");
+    }
+}
+
+#[test]
+fn kube_proxy_says_its_mode() {
+    for (answer, mode) in [
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nipvs", Some("ipvs")),
+        ("HTTP/1.1 200 OK\r\n\r\nnftables\n", Some("nftables")),
+        ("HTTP/1.1 404 Not Found\r\n\r\niptables", None),
+        ("HTTP/1.1 200 OK\r\n\r\n<html>", None),
+        ("HTTP/1.1 200 OK", None),
+        ("", None),
+    ] {
+        assert_eq!(proxy_mode(answer), mode, "{answer:?}");
     }
 }
 

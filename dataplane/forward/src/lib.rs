@@ -22,4 +22,5 @@ pub mod status;
 pub mod tables;
 pub mod tap;
 pub mod topology;
+pub mod wall_clock;
 pub mod weights;
