@@ -15,7 +15,7 @@ use sluicegate_announce::{
     AnnounceSettings, Announcer, DirectorId, FenceError, FenceSink, Fitness, Moment, OnIsolation, Port, Secret, Timing,
     VipView,
 };
-use sluicegate_backend::{ClassifierMode, ProbeEgress, ProbeEgressSettings};
+use sluicegate_backend::{ClassifierMode, ProbeEgress, ProbeEgressSettings, let_answers_in};
 use sluicegate_config::{Readiness, TransportProtocol, VipBinding};
 use sluicegate_dsr::layout::mark;
 use sluicegate_forward::engine::xdp::Fences;
@@ -113,7 +113,7 @@ struct View {
 
 impl Shared {
     fn view(&self) -> MutexGuard<'_, View> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.view)
     }
 }
 
@@ -254,9 +254,15 @@ struct Parts {
     /// There is no such program to be had: probes go past it. Before either is known they wait, or a real server that
     /// listens on the VIP alone would fail them.
     direct: Arc<AtomicBool>,
-    /// The families of VIPs that probes have a way for.
-    probed: BTreeSet<bool>,
+    /// This machine's addresses towards real servers, by family (true = IPv4), for VIPs that probes have a way for.
+    sources: Sources,
+    /// Interfaces that were told to take answers from VIPs that this machine has too, or refused it.
+    let_in: BTreeSet<String>,
+    /// What was said of ports that a real server's program keeps.
+    complaints: BTreeSet<String>,
 }
+
+type Sources = Arc<Mutex<BTreeMap<bool, IpAddr>>>;
 
 impl Parts {
     /// Starts the program that delivers marked packets, anew where VIPs of another family have come.
@@ -270,11 +276,17 @@ impl Parts {
             // Real servers of the other family alone: the program has no way to them.
             self.direct.store(true, Ordering::Relaxed);
         }
-        if towards.is_empty() || towards.keys().all(|family| self.probed.contains(family)) {
-            return;
-        }
-        self.probed.extend(towards.keys());
-        let sources = towards.values().filter_map(|real| own_address(*real)).collect();
+        self.let_answers_in(status);
+        let sources = {
+            let mut known = locked(&self.sources);
+            let new = towards.iter().filter(|(family, _)| !known.contains_key(family));
+            let new: Vec<_> = new.filter_map(|(family, real)| Some((*family, own_address(*real)?))).collect();
+            if new.is_empty() {
+                return;
+            }
+            known.extend(new);
+            known.values().copied().collect()
+        };
         let wanted = probe_egress(&settings.pin_root, settings.version, sources);
         let started = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -289,6 +301,31 @@ impl Parts {
             }
         }
     }
+
+    /// Where this machine is a real server too, others answer its probes from an address that it has itself.
+    fn let_answers_in(&mut self, status: &ForwarderStatus) {
+        if !status.vips.iter().any(|vip| vip.held && vip.address.is_ipv4()) {
+            return;
+        }
+        for port in status.ports.iter().filter(|port| port.mode.is_some()) {
+            if !self.let_in.contains(&port.asked_as) {
+                self.let_in.insert(port.asked_as.clone());
+                match let_answers_in(&port.asked_as) {
+                    Ok(true) => tracing::info!(
+                        interface = %port.asked_as,
+                        "accept_local set: real servers answer probes from VIPs that this machine has too"
+                    ),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "probes over IPv4 of other real servers get no answers"),
+                }
+            }
+        }
+    }
+}
+
+/// A lock whose holder panicked has what it had.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A VIP that is to go once its flows are over.
@@ -435,8 +472,12 @@ impl Work {
         let is_marked = Arc::clone(&marked);
         let direct = Arc::new(AtomicBool::new(false));
         let is_direct = Arc::clone(&direct);
+        let sources = Sources::default();
+        let of_probes = Arc::clone(&sources);
         let route = move |target: &Target| {
-            way(&status.borrow(), target, is_marked.load(Ordering::Relaxed), is_direct.load(Ordering::Relaxed))
+            let source = locked(&of_probes).get(&target.vip.is_ipv4()).copied();
+            let marked = is_marked.load(Ordering::Relaxed).then_some(source);
+            way(&status.borrow(), target, marked, is_direct.load(Ordering::Relaxed))
         };
         let words = self.words.clone();
         let turned = Arc::new(AtomicBool::new(false));
@@ -448,7 +489,17 @@ impl Work {
         };
         let health = Health::start(HealthSettings::default(), route, on_change).context("health checks")?;
         health.presume_failed(forwarder.found_dead().clone());
-        Ok(Parts { forwarder, health, turned, fences, marked, direct, probed: BTreeSet::new() })
+        Ok(Parts {
+            forwarder,
+            health,
+            turned,
+            fences,
+            marked,
+            direct,
+            sources,
+            let_in: BTreeSet::new(),
+            complaints: BTreeSet::new(),
+        })
     }
 
     /// Tells the forwarder what the probes say.
@@ -479,7 +530,7 @@ impl Work {
             }
         }
         for port in status.ports.iter().filter(|port| port.mode.is_none()) {
-            take_from_own_real_server(&port.name);
+            take_from_own_real_server(&port.name, &mut parts.complaints);
         }
         if matches!(status.engine, EngineState::On(_)) && !ports.is_empty() {
             parts.give_probes_a_way(&status, &self.settings.forwarder);
@@ -533,13 +584,17 @@ fn verdicts(health: &Health) -> BTreeMap<(ServiceKey, IpAddr), Verdict> {
 
 /// Where this machine is a real server too, its program may have the port: it moves behind XDP, and the forwarder, which
 /// tries again each second, finds the place free.
-fn take_from_own_real_server(interface: &str) {
+fn take_from_own_real_server(interface: &str, complaints: &mut BTreeSet<String>) {
     match sluicegate_backend::make_room(&sluicegate_backend::default_pins(), interface) {
         Ok(true) => {
             tracing::info!(%interface, "the real server's program of this machine made room for the director's")
         }
         Ok(false) => {}
-        Err(error) => tracing::warn!(%interface, %error, "the real server's program of this machine stays in XDP"),
+        Err(error) => {
+            if complaints.insert(format!("{interface}: {error}")) {
+                tracing::warn!(%interface, %error, "the real server's program of this machine stays in XDP");
+            }
+        }
     }
 }
 
@@ -562,16 +617,22 @@ fn announce_settings(settings: &DirectorSettings, ports: Vec<Port>) -> AnnounceS
     }
 }
 
-/// The way of a probe: that of the packets, else to the real server's own address.
-fn way(status: &ForwarderStatus, target: &Target, marked: bool, direct: bool) -> Way {
+/// The way of a probe: that of the packets (`marked`, with this machine's address of the VIP's family), else to the real
+/// server's own address.
+fn way(status: &ForwarderStatus, target: &Target, marked: Option<Option<IpAddr>>, direct: bool) -> Way {
     let key = ServiceKey { vip: target.vip, protocol: target.protocol, port: target.port };
+    let is_held = || status.vips.iter().any(|vip| vip.address == target.vip && vip.held);
     match find(status, key, target.real) {
-        Some((_, real)) => match (real.id, &real.reason) {
-            (Some(id), _) if marked => mark(id).map_or(Way::Direct, Way::Marked),
-            (Some(_), _) if direct => Way::Direct,
-            (Some(_), _) => Way::Unknown,
-            (None, Some(reason)) => Way::Unreachable(reason.as_str().into()),
-            (None, None) => Way::Unknown,
+        Some((_, real)) => match (real.id, &real.reason, marked) {
+            // The route of probes names the source of others.
+            (Some(id), _, Some(source)) => {
+                let source = source.filter(|_| is_held());
+                mark(id).map_or(Way::Direct, |mark| Way::Marked { mark, source })
+            }
+            (Some(_), _, None) if direct => Way::Direct,
+            (Some(_), _, None) => Way::Unknown,
+            (None, Some(reason), _) => Way::Unreachable(reason.as_str().into()),
+            (None, None, _) => Way::Unknown,
         },
         None => Way::Unknown,
     }

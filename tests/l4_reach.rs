@@ -1,13 +1,14 @@
 //! Everyone reaches the VIP: clients on the director and on real servers, machines that are everything at once, networks
 //! with small and with large packets, hosts where something is in the way. With the program itself, in a laboratory.
 
+use rustix::net::sockopt;
 use sluicegate_netlab::topology::{DsrLab, DsrTopology, Host};
 use sluicegate_netlab::traffic::{TcpClient, TcpEcho, UdpEcho, ping, udp_ask};
 use sluicegate_netlab::{Frame, Lab, Namespace, Process, WireOptions};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -76,12 +77,17 @@ impl Site {
     }
 
     fn serve(&mut self, host: &Host) {
-        let name = host.namespace.label();
+        self.serve_tcp(host);
         for vip in vips() {
-            let tcp = TcpEcho::start(&host.namespace, name, (vip, TCP_PORT).into());
-            let udp = UdpEcho::start(&host.namespace, name, (vip, UDP_PORT).into());
-            self.servers.0.push(tcp.expect("a server"));
+            let udp = UdpEcho::start(&host.namespace, host.namespace.label(), (vip, UDP_PORT).into());
             self.servers.1.push(udp.expect("a server"));
+        }
+    }
+
+    fn serve_tcp(&mut self, host: &Host) {
+        for vip in vips() {
+            let tcp = TcpEcho::start(&host.namespace, host.namespace.label(), (vip, TCP_PORT).into());
+            self.servers.0.push(tcp.expect("a server"));
         }
     }
 
@@ -273,10 +279,7 @@ fn clients_on_the_director_reach_vips_through_gue() {
 fn machines_that_are_director_and_real_server_unwrap_each_others_tunnels() {
     let mut site = Site::new(DsrTopology { directors: 2, backends: 0, ..ON_LINK });
     let hosts = site.lab.directors.clone();
-    // A machine that has the VIP itself cannot ask another one by it: its own answers.
-    let text = manifests("TUNNEL", &hosts).replace("health-interval: 500ms", "health-check: \"off\"");
-    let text = text.replace("    sluicegate.io/health-timeout: 400ms\n", "");
-    std::fs::write(site.folder.path().join("vips.yaml"), text).expect("manifests");
+    site.bind("TUNNEL", &hosts);
     site.make_real(&hosts[0], "TUNNEL", &[]);
     site.direct(0, &[]);
     site.direct(1, &[]);
@@ -294,6 +297,23 @@ fn machines_that_are_director_and_real_server_unwrap_each_others_tunnels() {
         for host in &hosts {
             assert_eq!(connect(&host.namespace, vip).as_deref(), Ok(host.namespace.label()), "its own clients");
         }
+    }
+    // Each asks the other one, not itself: a server that ends is missed on both machines, and found again.
+    let unhealthy = |site: &Site| -> Vec<usize> {
+        let count = |host: &Host| site.run(&host.namespace, &["vips"]).matches("unhealthy").count();
+        hosts.iter().map(count).collect()
+    };
+    let last_two = site.servers.0.len() - 2;
+    for expected in [vec![0, 0], vec![2, 2], vec![0, 0]] {
+        if expected == [2, 2] {
+            site.servers.0.truncate(last_two);
+        } else if site.servers.0.len() == last_two {
+            site.serve_tcp(&hosts[1]);
+        }
+        site.wait_until(&format!("probes find {expected:?} ports unhealthy"), || match unhealthy(&site) {
+            found if found == expected => Ok(()),
+            found => Err(format!("{found:?}\n{}", site.run(&hosts[0].namespace, &["vips"]))),
+        });
     }
 }
 
@@ -389,6 +409,43 @@ fn large_segments_fit_tunnels_without_icmp() {
 #[ignore = "needs root: network namespaces and eBPF"]
 fn large_segments_fit_gue_without_icmp() {
     large_segments_fit_the_tunnel("GUE", &["--classic-filters"]);
+}
+
+/// A datagram that fills the client's link does not fit the tunnel: the director says what does, and that arrives.
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn datagrams_shrink_to_the_tunnel() {
+    let site = Site::serving(ROUTED, "TUNNEL");
+    for (vip, headers, room) in vips().into_iter().zip([28, 48]).zip([1480, 1460]).map(|((a, b), c)| (a, b, c)) {
+        let socket = site.client().run(|| never_fragmenting(vip)).expect("a socket");
+        let link = [7; 1500];
+        let mtu = || if vip.is_ipv4() { sockopt::ip_mtu(&socket) } else { sockopt::ipv6_mtu(&socket) }.expect("an MTU");
+        assert_eq!(mtu(), 1500, "{vip}: nobody has said anything yet");
+        site.wait_until(&format!("the client learns the MTU towards {vip}"), || {
+            // Refused from the moment on when the client knows.
+            let sent = socket.send(&link[..1500 - headers]);
+            if mtu() == room { Ok(()) } else { Err(format!("{}, {sent:?}", mtu())) }
+        });
+        let fits = &link[..room as usize - headers];
+        let mut answer = [0; 2000];
+        site.wait_until(&format!("{} bytes reach {vip}", fits.len()), || {
+            let length = socket.send(fits).and_then(|_| socket.recv(&mut answer)).map_err(|error| error.to_string())?;
+            if answer[..length].ends_with(fits) { Ok(()) } else { Err(format!("{length} bytes")) }
+        });
+    }
+}
+
+/// A socket whose datagrams are sent whole or not at all.
+fn never_fragmenting(vip: IpAddr) -> std::io::Result<UdpSocket> {
+    let any: IpAddr = if vip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    match vip {
+        IpAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DO)?,
+        IpAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DO)?,
+    }
+    socket.connect((vip, UDP_PORT))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    Ok(socket)
 }
 
 /// Segments of 8000 bytes and more reach the real server whole.

@@ -115,7 +115,7 @@ mod tests {
             rate: Rate::default(),
             reals: vec![real],
         };
-        Arc::new(VipStatus { address: ip(vip), id: Some(1), services: vec![service] })
+        Arc::new(VipStatus { address: ip(vip), id: Some(1), held: false, services: vec![service] })
     }
 
     fn announced(vip: &str, owner: Option<&str>, fence: Duration) -> VipView {

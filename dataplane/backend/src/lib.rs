@@ -21,6 +21,6 @@ pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes,
 pub use classifiers::ClassifierMode;
 pub use facts::read_facts;
 pub use peer::{PeerNetwork, PeerNetworkError};
-pub use probe_egress::{ProbeEgress, ProbeEgressError, ProbeEgressSettings};
+pub use probe_egress::{ProbeEgress, ProbeEgressError, ProbeEgressSettings, let_answers_in};
 pub use programs::{AttachMode, Attachment, ProgramError, default_pins};
 pub use sysctl::SysctlError;

@@ -7,12 +7,16 @@
 //!   `lo` gives the frame its head and sends it out of the right interface. No neighbour of the VIP is asked for. The route
 //!   names the director's own address as source, so probes do not have to bind one.
 //! - **Back:** the real server answers from the VIP to the director's address. `rp_filter` of the interface must not be 1
-//!   (strict): the way to the VIP may lead elsewhere. Where the machine has the VIP itself (director and real server at
-//!   once), such answers come from an address of its own: `net.ipv4.conf.IFACE.accept_local=1` lets them in.
+//!   (strict): the way to the VIP may lead elsewhere.
+//!
+//! Where the machine has the VIP itself (director and real server at once), its local table comes first. It leads to the
+//! egress of `lo` as well, but with the VIP for a source: probes have to bind the machine's other address. And answers come
+//! from an address of its own, which IPv4 has to be told to take: [`let_answers_in`].
 
 use crate::addresses::AddressError;
 use crate::classifiers::{self, ClassifierMode};
 use crate::programs::{self, ProgramError};
+use crate::sysctl::{self, SysctlError};
 use aya::Ebpf;
 use aya::programs::TcAttachType;
 use futures_util::TryStreamExt;
@@ -77,7 +81,8 @@ impl ProbeEgress {
         }
         let elsewhere = [(sluicegate_l4::layout::map::BACKENDS, settings.backends.clone())];
         let object = sluicegate_xdp::EGRESS;
-        let mut object = programs::load(object, "probe program", &settings.pins, &[map::PROBE_REASONS], &elsewhere)?;
+        let mut object =
+            programs::load_anew(object, "probe program", &settings.pins, &[map::PROBE_REASONS], &elsewhere)?;
         let pin = settings.pins.join("probe-lo");
         classifiers::attach(&mut object, "probe", LO_EGRESS, settings.classifiers, &pin)?;
         let routing = Routing::open(settings)?;
@@ -115,6 +120,19 @@ impl ProbeEgress {
             _ => Ok(()),
         }
     }
+}
+
+/// Has an interface take IPv4 packets from addresses that this machine has itself (`accept_local`): answers of other
+/// machines with the same VIP. True if it did not. It stays so.
+///
+/// # Errors
+/// Where the setting cannot be written.
+pub fn let_answers_in(interface: &str) -> Result<bool, SysctlError> {
+    // The kernel takes what either of the two allows.
+    if sysctl::read("net/ipv4/conf/all/accept_local") == Some(1) {
+        return Ok(false);
+    }
+    sysctl::write(&format!("net/ipv4/conf/{interface}/accept_local"), 1)
 }
 
 struct Routing {

@@ -76,6 +76,8 @@ pub struct VipStatus {
     pub address: IpAddr,
     /// Its id, the index of its fence; `None` = it is not in the tables.
     pub id: Option<u16>,
+    /// This machine has the address itself: director and real server at once.
+    pub held: bool,
     /// What is bound to it, by (protocol, port).
     pub services: Vec<ServiceStatus>,
 }

@@ -32,13 +32,13 @@ impl Prober {
     /// # Errors
     /// Why the real server did not give a good answer, or why it was not asked ([`Failure::is_local`]).
     pub async fn probe(&self, due: &DueProbe, way: &Way) -> Result<(), Failure> {
-        let mark = match way {
-            Way::Marked(mark) => Some(*mark),
+        let marked = match way {
+            Way::Marked { mark, source } => Some((*mark, *source)),
             Way::Direct => None,
             Way::Unknown => return Err(Failure::Local("the forwarder does not know the real server yet".into())),
             Way::Unreachable(reason) => return Err(Failure::Unreachable(reason.clone())),
         };
-        let attempt = Attempt::new(due, mark, &self.tls);
+        let attempt = Attempt::new(due, marked, &self.tls);
         match tokio::time::timeout(due.check.timeout, attempt.ask(&due.check.kind)).await {
             Ok(result) => result,
             // No ICMP error came in all that time: nothing speaks against it, and more cannot be known.
@@ -63,21 +63,22 @@ pub(crate) struct Attempt<'a> {
     /// Differs from that of every other probe of this process.
     pub(crate) nonce: u64,
     pub(crate) tls: &'a ProbeTls,
-    mark: Option<u32>,
+    /// The mark, and where packets come from if not from where the kernel chooses.
+    marked: Option<(u32, Option<IpAddr>)>,
     step: Cell<Step>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(due: &DueProbe, mark: Option<u32>, tls: &'a ProbeTls) -> Self {
+    fn new(due: &DueProbe, marked: Option<(u32, Option<IpAddr>)>, tls: &'a ProbeTls) -> Self {
         let DueProbe { ticket, target, check } = due;
         let HealthCheck { port, .. } = **check;
-        let host = if mark.is_some() { target.vip } else { target.real };
+        let host = if marked.is_some() { target.vip } else { target.real };
         Self {
             address: SocketAddr::new(host, port.unwrap_or(target.port)),
             vip: target.vip,
             nonce: ticket.0,
             tls,
-            mark,
+            marked,
             step: Cell::new(Step::Connecting),
         }
     }
@@ -110,8 +111,11 @@ impl<'a> Attempt<'a> {
     /// A non-blocking socket whose packets go the way of this probe.
     pub(crate) fn socket(&self, kind: Type, protocol: Protocol) -> Result<Socket, std::io::Error> {
         let socket = Socket::new(Domain::for_address(self.address), kind.nonblocking(), Some(protocol))?;
-        if let Some(mark) = self.mark {
+        if let Some((mark, source)) = self.marked {
             socket.set_mark(mark)?;
+            if let Some(source) = source {
+                socket.bind(&SocketAddr::new(source, 0).into())?;
+            }
         }
         Ok(socket)
     }
@@ -149,7 +153,7 @@ impl<'a> Attempt<'a> {
         match Errno::from_io_error(&error) {
             Some(Errno::INPROGRESS) => Ok(()),
             Some(Errno::CONNREFUSED | Errno::CONNRESET) => Err(self.failed(&error)),
-            Some(Errno::NETUNREACH | Errno::HOSTUNREACH) if self.mark.is_none() => Err(self.failed(&error)),
+            Some(Errno::NETUNREACH | Errno::HOSTUNREACH) if self.marked.is_none() => Err(self.failed(&error)),
             _ => Err(Failure::local("cannot send", &error)),
         }
     }

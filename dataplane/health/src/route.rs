@@ -1,6 +1,7 @@
 //! The way of a probe.
 
 use crate::target::Target;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// How a probe reaches its real server.
@@ -9,12 +10,18 @@ pub enum Way {
     /// As the packets of clients do: to the VIP, from a socket with this mark (`SO_MARK`). The director's egress program
     /// knows the real server by the mark and delivers the packets by its method; answers come back from the VIP.
     ///
-    /// The machine needs a route to the VIP (the default route does, the packet never follows it), must not have the VIP
-    /// itself, and must take answers from the VIP on the link on which they come (`rp_filter` 0 or 2). Setting a mark
-    /// takes CAP_NET_ADMIN (or, from Linux 5.17 on, CAP_NET_RAW).
-    Marked(u32),
-    /// To the real server's own address: where no forwarder runs, or where the VIP is configured on this machine too. That
-    /// shows that the real server serves, not that it has the VIP.
+    /// The machine needs a route to the VIP (the default route does, the packet never follows it), and must take answers
+    /// from the VIP on the link on which they come (`rp_filter` 0 or 2; `accept_local` where it has the VIP itself). Setting
+    /// a mark takes CAP_NET_ADMIN (or, from Linux 5.17 on, CAP_NET_RAW).
+    Marked {
+        /// The mark.
+        mark: u32,
+        /// The machine's address that packets come from; `None` = the kernel chooses. Where the machine has the VIP itself,
+        /// the kernel would choose that, and no other machine that has it takes a packet from its own address.
+        source: Option<IpAddr>,
+    },
+    /// To the real server's own address: where no forwarder runs. That shows that the real server serves, not that it has
+    /// the VIP.
     Direct,
     /// The forwarder does not know the real server yet: no probe is sent and the verdict stays.
     Unknown,

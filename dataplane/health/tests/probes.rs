@@ -316,8 +316,12 @@ async fn marked_probes_go_to_the_vip() {
     let nobody = SocketAddr::from(([127, 0, 0, 9], vip.port()));
     let due = due_on(vip.ip(), nobody, ProbeKind::Tcp, PATIENT);
     let prober = Prober::new();
-    assert_eq!(prober.probe(&due, &Way::Marked(0x5106_0001)).await, Ok(()));
+    let marked = |source| Way::Marked { mark: 0x5106_0001, source };
+    assert_eq!(prober.probe(&due, &marked(None)).await, Ok(()));
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let not_ours = prober.probe(&due, &marked(Some(elsewhere))).await.expect_err("this machine does not have it");
+    assert!(not_ours.is_local(), "{not_ours}");
     assert_eq!(prober.probe(&due, &Way::Direct).await, Err(Failure::Refused));
     let failing = due_on(nobody.ip(), vip, ProbeKind::Udp, SHORT);
-    assert_eq!(prober.probe(&failing, &Way::Marked(0x5106_0001)).await, Err(Failure::Refused));
+    assert_eq!(prober.probe(&failing, &marked(Some(Ipv4Addr::LOCALHOST.into()))).await, Err(Failure::Refused));
 }

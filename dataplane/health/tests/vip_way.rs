@@ -72,7 +72,8 @@ impl Network {
     fn health(&self) -> Health {
         let route = |target: &Target| {
             let number = addresses().iter().find_map(|(_, reals)| reals.iter().position(|real| *real == target.real));
-            Way::Marked(MARK_BASE + 1 + u32::try_from(number.expect("a real server")).expect("a small number"))
+            let mark = MARK_BASE + 1 + u32::try_from(number.expect("a real server")).expect("a small number");
+            Way::Marked { mark, source: None }
         };
         self.director.run(|| Health::start(HealthSettings::default(), route, |_| ()).expect("it starts"))
     }
@@ -202,7 +203,8 @@ fn without_a_route_to_the_vip_no_real_server_is_blamed() {
     let network = Network::build();
     let health = network.director.run(|| {
         // A mark that no rule knows, and no default route.
-        Health::start(HealthSettings::default(), |_: &Target| Way::Marked(7), |_| ()).expect("it starts")
+        Health::start(HealthSettings::default(), |_: &Target| Way::Marked { mark: 7, source: None }, |_| ())
+            .expect("it starts")
     });
     health.set_targets(targets());
     until(&health, "nothing is known", healthy);

@@ -129,7 +129,7 @@ impl Views {
 
 fn vip_status(vip: IpAddr, surveyed: &FleetVip, allocations: &Allocations, readings: &Readings) -> VipStatus {
     let services = surveyed.services.iter().map(|service| service_status(service, allocations, readings));
-    VipStatus { address: vip, id: allocations.address_id(&vip), services: services.collect() }
+    VipStatus { address: vip, id: allocations.address_id(&vip), held: surveyed.local, services: services.collect() }
 }
 
 fn service_status(service: &FleetService, allocations: &Allocations, readings: &Readings) -> ServiceStatus {
