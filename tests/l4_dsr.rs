@@ -202,7 +202,7 @@ fn manifests(lab: &DsrLab, method: Method) -> String {
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: vips, namespace: sluicegate-system}}\ndata:\n  \
          \"{vip4}\": shop/web:{name}\n  \"{key6}\": shop/web:{name}\n---\n\
          apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  namespace: shop\n  annotations:\n    \
-         sluicegate.io/health-interval: 500ms\n    sluicegate.io/health-timeout: 400ms\nspec:\n  \
+         sluicegate.io/health-interval: 1s\n    sluicegate.io/health-timeout: 1s\nspec:\n  \
          ports:\n    - {{name: tcp, port: {TCP_PORT}}}\n    - {{name: udp, port: {UDP_PORT}, protocol: UDP}}\n"
     );
     for (family, address) in [("IPv4", 4), ("IPv6", 6)] {

@@ -200,8 +200,8 @@ fn a_real_server_that_fails_loses_its_flows_and_comes_back() {
     let manifests = Manifests::with([0, 1, 2])
         .annotated("health-check", "tcp")
         .annotated("health-port", "7070")
-        .annotated("health-interval", "500ms")
-        .annotated("health-timeout", "400ms");
+        .annotated("health-interval", "1s")
+        .annotated("health-timeout", "1s");
     let listen = |site: &Site, number: usize| -> Vec<TcpEcho> {
         let host = &site.lab.backends[number].namespace;
         vips().map(|vip| TcpEcho::start(host, "probed", (vip, 7070).into()).expect("a listener")).into()
