@@ -22,7 +22,7 @@ use sluicegate_forward::engine::xdp::Fences;
 use sluicegate_forward::fleet::{Health as Verdict, ServiceKey, Standing};
 use sluicegate_forward::forwarder::{Forwarder, ForwarderSettings, Inquiry};
 use sluicegate_forward::pins::Pins;
-use sluicegate_forward::status::{EngineState, ForwarderStatus, RealStatus, ServiceStatus, VipStatus};
+use sluicegate_forward::status::{EngineState, ForwarderStatus, RealReading, RealStatus, ServiceStatus, VipStatus};
 use sluicegate_health::{Health, HealthSettings, Target, Way, targets};
 use sluicegate_l4::layout::map;
 use sluicegate_telemetry::Metrics;
@@ -207,14 +207,15 @@ impl Director {
     ) -> Option<LiveRealServer> {
         let status = self.shared.view().forwarder.clone()?;
         let (service, real) = find(&status, ServiceKey { vip, protocol, port }, address)?;
+        let reading = status.reading(real);
         Some(LiveRealServer {
             method: service.method.to_string(),
             healthy: Some(real.standing != Standing::Dead),
-            reason: real.reason.clone(),
-            connections: real.traffic.flows,
-            established: real.established,
-            packets: real.traffic.packets,
-            bytes: real.traffic.bytes,
+            reason: real.reason.as_deref().map(str::to_owned),
+            connections: reading.traffic.flows,
+            established: reading.established,
+            packets: reading.traffic.packets,
+            bytes: reading.traffic.bytes,
         })
     }
 }
@@ -353,7 +354,8 @@ impl Leaving {
         let vip = status.vips.iter().find(|vip| vip.address == self.binding.address);
         let mut reals = vip.into_iter().flat_map(|vip| &vip.services).flat_map(|service| &service.reals);
         let swept = status.flows.sweeps >= self.sweeps + 2;
-        now >= self.until || swept && reals.all(|real| real.established == 0 && real.tentative == 0)
+        let has_none = |reading: RealReading| reading.established == 0 && reading.tentative == 0;
+        now >= self.until || swept && reals.all(|real| has_none(status.reading(real)))
     }
 }
 
@@ -631,7 +633,7 @@ fn way(status: &ForwarderStatus, target: &Target, marked: Option<Option<IpAddr>>
             }
             (Some(_), _, None) if direct => Way::Direct,
             (Some(_), _, None) => Way::Unknown,
-            (None, Some(reason), _) => Way::Unreachable(reason.as_str().into()),
+            (None, Some(reason), _) => Way::Unreachable(reason.clone()),
             (None, None, _) => Way::Unknown,
         },
         None => Way::Unknown,

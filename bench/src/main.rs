@@ -9,6 +9,10 @@ mod packet;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// That of the program whose memory is measured.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Sluicegate.
 #[derive(Debug, Parser)]
 #[command(

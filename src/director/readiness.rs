@@ -91,17 +91,7 @@ mod tests {
 
     /// A VIP in the tables, with one real server.
     fn in_tables(vip: &str, standing: Standing) -> Arc<VipStatus> {
-        let real = RealStatus {
-            address: ip("198.51.100.1"),
-            id: Some(1),
-            weight: 1,
-            standing,
-            reason: None,
-            traffic: Traffic::default(),
-            rate: Rate::default(),
-            established: 0,
-            tentative: 0,
-        };
+        let real = RealStatus { address: ip("198.51.100.1"), id: Some(1), weight: 1, standing, reason: None };
         let service = ServiceStatus {
             key: ServiceKey { vip: ip(vip), protocol: TransportProtocol::Tcp, port: 80 },
             id: Some(1),
@@ -113,7 +103,7 @@ mod tests {
             fails_open: false,
             traffic: Traffic::default(),
             rate: Rate::default(),
-            reals: vec![real],
+            reals: vec![real].into(),
         };
         Arc::new(VipStatus { address: ip(vip), id: Some(1), held: false, services: vec![service] })
     }

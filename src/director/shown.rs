@@ -150,11 +150,15 @@ fn reasons(status: &ForwarderStatus) -> impl Iterator<Item = (&'static str, &'st
 fn real_servers(status: &ForwarderStatus) -> Vec<RealServerCounts> {
     let mut records: BTreeMap<u16, (IpAddr, String, BTreeSet<String>, Traffic)> = BTreeMap::new();
     for service in status.vips.iter().flat_map(|vip| &vip.services) {
-        for real in service.reals.iter().filter(|real| real.standing != Standing::Dead || real.traffic.packets > 0) {
+        for real in &service.reals {
+            let traffic = status.reading(real).traffic;
+            if real.standing == Standing::Dead && traffic.packets == 0 {
+                continue;
+            }
             let Some(id) = real.id else { continue };
             let (_, _, ports, _) = records
                 .entry(id)
-                .or_insert_with(|| (real.address, service.method.to_string(), BTreeSet::new(), real.traffic));
+                .or_insert_with(|| (real.address, service.method.to_string(), BTreeSet::new(), traffic));
             ports.insert(format!("{}/{}", service.key.protocol, service.key.port));
         }
     }

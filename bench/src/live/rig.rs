@@ -79,7 +79,7 @@ impl Rig {
         under_test.set_neighbour(PORT, IpAddr::V4(SENDER), sender_mac)?;
         under_test.add_route("0.0.0.0/0", IpAddr::V4(SENDER))?;
 
-        let mut replay = EbpfLoader::new().load(sluicegate_xdp::REPLAY).context("the replaying object")?;
+        let mut replay = EbpfLoader::new().btf(None).load(sluicegate_xdp::REPLAY).context("the replaying object")?;
         let bounce = loaded(&mut replay, "floor_0")?;
         let map = replay.map_mut("NEXT").context("the replaying object has no map NEXT")?;
         let mut next: ProgramArray<&mut MapData> = ProgramArray::try_from(map)?;

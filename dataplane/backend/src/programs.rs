@@ -130,6 +130,8 @@ pub(crate) fn load(
         }
     }
     let mut loader = EbpfLoader::new();
+    // The programs read no types of the kernel, and parsing them all takes time and 20 MB.
+    loader.btf(None);
     for name in maps {
         loader.map_pin_path(name, pins.join(name));
     }

@@ -4,8 +4,8 @@ use crate::fleet::{DeliveryKind, FleetReal, FleetService, ServiceKey};
 use crate::head::{address_from_words, kind_number};
 use crate::plan::demand::Demand;
 use crate::plan::formers::{NO_FORMERS, formers_of};
-use crate::plan::rings::{lines_of_slots, slots_of};
-use crate::tables::{MapOp, Tables, lines_of};
+use crate::plan::rings::slots_of;
+use crate::tables::{MapOp, Tables, lines_of, lines_of_slots};
 use sluicegate_config::{Method, TransportProtocol};
 use sluicegate_l4::directory::{address_buckets, service_buckets};
 use sluicegate_l4::layout::{
@@ -374,7 +374,7 @@ impl Allocations {
 }
 
 /// Rings of which the lines are kept: 2 MB.
-const RINGS_KEPT: usize = 16;
+pub(crate) const RINGS_KEPT: usize = 16;
 
 /// The service that a word of the directory means; `None` where it means none.
 fn service_of_word(word: u64, vips: &BTreeMap<u16, IpAddr>) -> Option<ServiceKey> {

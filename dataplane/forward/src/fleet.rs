@@ -4,6 +4,7 @@
 //! was observed (probes, operators, flow counts). It asks nobody and knows no ids of tables: [`crate::plan`] does.
 
 use crate::failure::{NoSecondChance, PlanFailure};
+use crate::shared_list::{SharedList, SharedLists};
 use crate::topology::{LinkKind, Mac, NoNextHop, Topology, VlanTag, Way};
 use sluicegate_config::{
     Method, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
@@ -11,6 +12,7 @@ use sluicegate_config::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -93,8 +95,8 @@ pub struct FleetService {
     pub method: Method,
     /// Why that method.
     pub method_reason: MethodReason,
-    /// The real servers, by address.
-    pub reals: Vec<FleetReal>,
+    /// The real servers, by address. Services with the same ones share the list.
+    pub reals: SharedList<FleetReal>,
 }
 
 /// Why a service has its method.
@@ -134,6 +136,13 @@ pub struct FleetReal {
     pub delivery: Result<Arc<Delivery>, NoDelivery>,
 }
 
+impl Hash for FleetReal {
+    /// Of what tells lists apart most often; the rest is compared.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.address, self.weight, std::mem::discriminant(&self.status), self.delivery.is_ok()).hash(state);
+    }
+}
+
 impl FleetReal {
     /// Why it does not get new flows, as far as it is its own doing.
     #[must_use]
@@ -160,7 +169,7 @@ pub enum Status {
 }
 
 /// What the packet path does with a real server, all things considered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// New flows go there.
     InRing,
@@ -282,8 +291,18 @@ impl Fleet {
     /// What is to be served.
     #[must_use]
     pub fn survey(bindings: &BTreeMap<IpAddr, Arc<VipBinding>>, topology: &Topology, observed: &Observed) -> Self {
+        Self::survey_sharing(bindings, topology, observed, &mut SharedLists::default())
+    }
+
+    /// [`Fleet::survey`]; lists of real servers that were surveyed before are taken from `lists`.
+    pub(crate) fn survey_sharing(
+        bindings: &BTreeMap<IpAddr, Arc<VipBinding>>,
+        topology: &Topology,
+        observed: &Observed,
+        lists: &mut SharedLists<FleetReal>,
+    ) -> Self {
         let mut fleet = Self::default();
-        fleet.survey_these(bindings.iter().map(|(vip, binding)| (*vip, &**binding)), topology, observed);
+        fleet.survey_these(bindings.iter().map(|(vip, binding)| (*vip, &**binding)), topology, observed, lists);
         fleet
     }
 
@@ -296,10 +315,22 @@ impl Fleet {
         topology: &Topology,
         observed: &Observed,
     ) {
+        self.survey_again_sharing(vips, bindings, topology, observed, &mut SharedLists::default());
+    }
+
+    /// [`Fleet::survey_again`]; lists of real servers that were surveyed before are taken from `lists`.
+    pub(crate) fn survey_again_sharing(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        bindings: &BTreeMap<IpAddr, Arc<VipBinding>>,
+        topology: &Topology,
+        observed: &Observed,
+        lists: &mut SharedLists<FleetReal>,
+    ) {
         self.vips.retain(|vip, _| !vips.contains(vip));
         self.rejected.retain(|failure| !vips.contains(&failure.vip()));
         let bound = vips.iter().filter_map(|vip| Some((*vip, &**bindings.get(vip)?)));
-        self.survey_these(bound, topology, observed);
+        self.survey_these(bound, topology, observed, lists);
     }
 
     fn survey_these<'a>(
@@ -307,8 +338,9 @@ impl Fleet {
         bindings: impl Iterator<Item = (IpAddr, &'a VipBinding)>,
         topology: &Topology,
         observed: &Observed,
+        lists: &mut SharedLists<FleetReal>,
     ) {
-        let mut survey = Survey { topology, observed, deliveries: BTreeMap::new() };
+        let mut survey = Survey { topology, observed, lists, deliveries: BTreeMap::new() };
         for (vip, binding) in bindings {
             match survey.vip(vip, binding, &mut self.rejected) {
                 Ok(surveyed) => drop(self.vips.insert(vip, surveyed)),
@@ -328,6 +360,7 @@ impl Fleet {
 struct Survey<'a> {
     topology: &'a Topology,
     observed: &'a Observed,
+    lists: &'a mut SharedLists<FleetReal>,
     /// The same real servers stand behind many ports: the way to each is looked up once.
     deliveries: BTreeMap<(IpAddr, Method), Result<Arc<Delivery>, NoDelivery>>,
 }
@@ -383,7 +416,7 @@ impl Survey<'_> {
             probed: service.health_of(port).is_some(),
             method,
             method_reason,
-            reals,
+            reals: self.lists.share(reals),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod pins;
 pub mod plan;
 pub mod ports;
 pub mod sampling;
+pub mod shared_list;
 pub mod stats;
 pub mod status;
 pub mod tables;

@@ -4,6 +4,7 @@ use crate::engine::Mode;
 use crate::engine::xdp::Found;
 use crate::failure::PlanFailure;
 use crate::fleet::{MethodReason, ServiceKey, Standing};
+use crate::shared_list::SharedList;
 use crate::stats::Rate;
 use crate::topology::Mac;
 use sluicegate_config::{Method, Scheduler};
@@ -26,6 +27,8 @@ pub struct ForwarderStatus {
     pub problems: Vec<String>,
     /// VIPs, by address.
     pub vips: Vec<Arc<VipStatus>>,
+    /// What was counted of real servers, by id in the tables; shorter where none is counted.
+    pub readings: Arc<[RealReading]>,
     /// Parts of the desired state that are not served, each with what to do.
     pub failures: Vec<PlanFailure>,
     /// When counters were read last; `None` = not yet.
@@ -36,6 +39,14 @@ pub struct ForwarderStatus {
     pub flows: FlowTableStatus,
     /// Writes to tables since the start, renewals aside.
     pub table_writes: u64,
+}
+
+impl ForwarderStatus {
+    /// What was counted of a real server.
+    #[must_use]
+    pub fn reading(&self, real: &RealStatus) -> RealReading {
+        real.id.and_then(|id| self.readings.get(usize::from(id))).copied().unwrap_or_default()
+    }
 }
 
 /// Whether packets can be forwarded at all.
@@ -105,12 +116,12 @@ pub struct ServiceStatus {
     pub traffic: Traffic,
     /// In the last second or so.
     pub rate: Rate,
-    /// Real servers, by address.
-    pub reals: Vec<RealStatus>,
+    /// Real servers, by address. Services with the same ones share the list.
+    pub reals: SharedList<RealStatus>,
 }
 
-/// A real server of a service. Counters are those of its record, which services may share.
-#[derive(Clone, Debug, PartialEq)]
+/// A real server of a service; its counters are in [`ForwarderStatus::reading`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RealStatus {
     /// Address.
     pub address: IpAddr,
@@ -121,7 +132,12 @@ pub struct RealStatus {
     /// What it gets.
     pub standing: Standing,
     /// Why it does not get new flows.
-    pub reason: Option<String>,
+    pub reason: Option<Arc<str>>,
+}
+
+/// What was counted of a record of a real server, which services may share.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RealReading {
     /// Counted since the tables exist.
     pub traffic: Traffic,
     /// In the last second or so.

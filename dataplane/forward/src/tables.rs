@@ -2,9 +2,10 @@
 //! makes of it.
 
 use sluicegate_l4::layout::{
-    ADDRESS_BUCKETS, AddressBucket, AddressEntry, Backend, RING_LINE_SLOTS, RingLine, SERVICE_BUCKETS, Service,
-    ServiceBucket,
+    ADDRESS_BUCKETS, AddressBucket, AddressEntry, Backend, RING_LINE_SLOTS, RING_SLOTS, RingLine, SERVICE_BUCKETS,
+    Service, ServiceBucket,
 };
+use sluicegate_l4::maglev::{Claimant, fill, fill_turns};
 use std::collections::BTreeMap;
 
 /// One write into a table. A list of them is applied in its order; each step leaves the tables in a state that serves.
@@ -23,6 +24,13 @@ pub enum MapOp {
         ring: u32,
         /// (Line within the ring, what it becomes), ascending.
         lines: Vec<(u32, RingLine)>,
+    },
+    /// All lines of a ring that no service has yet, said by who fills it: a ring is 130 KB, and a first plan has hundreds.
+    NewRing {
+        /// The ring.
+        ring: u32,
+        /// What it becomes.
+        filling: Filling,
     },
     /// `SERVICES[id]`.
     Service {
@@ -49,6 +57,48 @@ pub enum MapOp {
         /// What it becomes; id 0 = free.
         entry: AddressEntry,
     },
+}
+
+/// What a ring is filled from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// In turn, not by hash.
+    pub turns: bool,
+    /// How many are filled, at most [`RING_SLOTS`].
+    pub slots: u32,
+    /// Who gets them.
+    pub claimants: Box<[Claimant]>,
+}
+
+impl Filling {
+    /// Fills the slots.
+    #[must_use]
+    pub fn slots(&self) -> Vec<u16> {
+        let mut claimants = self.claimants.clone();
+        let mut slots = vec![0; self.slots.min(RING_SLOTS) as usize];
+        if self.turns {
+            fill_turns(&mut claimants, &mut slots)
+        } else {
+            fill(&mut claimants, &mut slots)
+        }
+        slots
+    }
+
+    /// The slots as lines; what is left of the last one is 0.
+    #[must_use]
+    pub fn lines(&self) -> Vec<RingLine> {
+        lines_of_slots(&self.slots())
+    }
+}
+
+/// Slots as lines; what is left of the last one is 0.
+pub(crate) fn lines_of_slots(slots: &[u16]) -> Vec<RingLine> {
+    let line = |chunk: &[u16]| {
+        let mut line = RingLine::default();
+        line.slots[..chunk.len()].copy_from_slice(chunk);
+        line
+    };
+    slots.chunks(RING_LINE_SLOTS as usize).map(line).collect()
 }
 
 /// What lies in the tables. Entries that are all zero need not be listed.
@@ -99,6 +149,7 @@ impl Tables {
                     held[line] = *value;
                 }
             }
+            MapOp::NewRing { ring, filling } => drop(self.rings.insert(*ring, filling.lines())),
             MapOp::ServiceWord { bucket, way, word } => {
                 let bucket = self.service_index.get_mut(*bucket as usize);
                 if let Some(held) = bucket.and_then(|bucket| bucket.words.get_mut(*way as usize)) {

@@ -183,7 +183,7 @@ fn connections_outlive_the_process_and_a_new_one_writes_nothing() {
     assert!(hits.is_some_and(|(_, hits)| *hits >= 50), "{:?}", counted.reasons);
     wait(&forwarder, "flows counted by the sweep", |status| {
         let services = status.vips.iter().flat_map(|vip| &vip.services);
-        services.flat_map(|service| &service.reals).all(|real| real.established > 0)
+        services.flat_map(|service| &service.reals).all(|real| status.reading(real).established > 0)
     });
 
     drop(forwarder);

@@ -104,7 +104,7 @@ fn weights_and_draining_move_slots_and_removal_forgets() {
     heavy.reals[0].status = Status::Unhealthy("timed out".into());
     director.change(fleet([heavy.clone()]));
     assert_eq!(slots(&director, http()), draining);
-    heavy.reals.remove(0);
+    heavy.reals = heavy.reals[1..].to_vec().into();
     director.change(fleet([heavy]));
     let removed = slots(&director, http());
     followed(&draining, &removed, &[1, 2]);

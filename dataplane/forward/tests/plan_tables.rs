@@ -40,7 +40,7 @@ fn equal_services_share_a_ring_and_move_on_together() {
 
     // One of them parts: it gets a ring of its own, the others stay.
     let mut parting = web(reals(4));
-    parting[1].reals.pop();
+    parting[1].reals = parting[1].reals[..3].to_vec().into();
     let plan = director.change(fleet(parting));
     assert_eq!(plan.ops.iter().map(kind).collect::<Vec<_>>(), ["ring", "service"]);
 }
@@ -48,7 +48,7 @@ fn equal_services_share_a_ring_and_move_on_together() {
 fn kind(op: &MapOp) -> &'static str {
     match op {
         MapOp::Backend { .. } => "backend",
-        MapOp::Ring { .. } => "ring",
+        MapOp::Ring { .. } | MapOp::NewRing { .. } => "ring",
         MapOp::Service { .. } => "service",
         MapOp::ServiceWord { .. } => "word",
         MapOp::Address { .. } => "address",
@@ -281,4 +281,39 @@ fn rings_that_are_not_kept_change_where_they_differ() {
             assert!(before.apply(&op), "written as it was: {op:?}");
         }
     }
+}
+
+/// More rings than are kept in memory are written by what fills them, and change like all others.
+#[test]
+fn a_fleet_of_many_rings_is_filled_ring_by_ring() {
+    let web = |weight: u16| {
+        let service = |port: u8| {
+            let mut service = service(key("192.0.2.10", u16::from(port)), reals(1 + port));
+            service.reals[0].weight = if port == 19 { weight } else { 1 };
+            service
+        };
+        fleet((1..21).map(service))
+    };
+    let mut director = Director::new(Geometry::default());
+    let first = director.change(web(1));
+    let told = first.ops.iter().filter(|op| matches!(op, MapOp::NewRing { .. })).count();
+    assert_eq!((told, director.failures.len()), (4, 0), "16 are kept");
+    let change = director.change(web(2));
+    let [MapOp::Ring { lines, .. }] = &change.ops[..] else { panic!("{:?}", change.ops) };
+    assert!(!lines.is_empty());
+    director.restart();
+    assert_eq!(director.plan_again().ops, []);
+}
+
+/// A ring does not change under the feet of a service that is about to go; where no other one is free, the next plan has it.
+#[test]
+fn the_last_ring_changes_once_its_other_service_is_gone() {
+    let mut director = Director::new(Geometry { rings: 1, ..Geometry::default() });
+    let both = [80, 443].map(|port| service(key("192.0.2.10", port), reals(1)));
+    director.change(fleet(both));
+    let left = || fleet([service(key("192.0.2.10", 80), reals(2))]);
+    director.change(left());
+    assert!(matches!(director.failures[..], [PlanFailure::TooManyRings { .. }]), "{:?}", director.failures);
+    director.change(left());
+    assert_eq!(director.failures, []);
 }

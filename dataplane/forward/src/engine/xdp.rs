@@ -213,6 +213,9 @@ impl XdpEngine {
             MapOp::Ring { ring, lines } => {
                 lines.iter().try_for_each(|(line, value)| self.write_line(*ring, *line, value))
             }
+            MapOp::NewRing { ring, filling } => {
+                (0..).zip(&filling.lines()).try_for_each(|(line, value)| self.write_line(*ring, line, value))
+            }
             MapOp::ServiceWord { bucket, way, word } => {
                 let mut held = self.service_index.get(bucket, 0).map_err(map_error(map::SERVICE_INDEX))?;
                 *row(&mut held.0.words, *way, map::SERVICE_INDEX)? = *word;
@@ -646,6 +649,8 @@ fn misfit(pins: &Pins, wanted: &Geometry) -> Option<String> {
 
 fn load(pins: &Pins, flow_sets: u32) -> Result<Ebpf, EngineError> {
     let mut loader = EbpfLoader::new();
+    // The program reads no types of the kernel, and parsing them all takes time and 20 MB.
+    loader.btf(None);
     for geometry in GEOMETRY {
         loader.map_pin_path(geometry.name, pins.tables().join(geometry.name));
     }

@@ -392,6 +392,7 @@ impl Control {
             ports: shown_ports(&self.ports).map(|port| self.port_status(port)).collect(),
             problems,
             vips: self.views.all(),
+            readings: self.readings.backends(),
             failures: self.failures.clone(),
             reasons: Reason::ALL
                 .iter()

@@ -1,6 +1,7 @@
 //! The survey, kept: which VIPs a change is about, and those alone looked at again.
 
-use crate::fleet::{Fleet, Observed};
+use crate::fleet::{Fleet, FleetReal, Observed};
+use crate::shared_list::SharedLists;
 use crate::topology::Topology;
 use sluicegate_config::VipBinding;
 use std::cmp::Ordering;
@@ -14,6 +15,8 @@ type Bindings = Arc<BTreeMap<IpAddr, Arc<VipBinding>>>;
 #[derive(Debug, Default)]
 pub(super) struct Surveyor {
     fleet: Fleet,
+    /// Its lists of real servers.
+    lists: SharedLists<FleetReal>,
     bindings: Bindings,
     observed: Observed,
     /// How often each real server is listed.
@@ -83,10 +86,12 @@ impl Surveyor {
         self.observed = observed;
         let moved = std::mem::take(&mut self.moved);
         if all {
-            self.fleet = Fleet::survey(&self.bindings, topology, &self.observed);
+            self.fleet = Fleet::survey_sharing(&self.bindings, topology, &self.observed, &mut self.lists);
+            self.lists.tidy();
             return None;
         }
-        self.fleet.survey_again(&moved, &self.bindings, topology, &self.observed);
+        self.fleet.survey_again_sharing(&moved, &self.bindings, topology, &self.observed, &mut self.lists);
+        self.lists.tidy();
         Some(moved)
     }
 }

@@ -4,72 +4,55 @@
 use crate::allocations::Allocations;
 use crate::engine::Counters;
 use crate::fleet::{Fleet, FleetReal, FleetService, FleetVip, Standing};
+use crate::shared_list::SharedLists;
 use crate::stats::{Rate, Rates, Swept};
-use crate::status::{RealStatus, ServiceStatus, VipStatus};
-use sluicegate_l4::layout::{MAX_BACKENDS, MAX_SERVICES, Traffic};
+use crate::status::{RealReading, RealStatus, ServiceStatus, VipStatus};
+use sluicegate_l4::layout::Traffic;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The last readings, by id.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Readings {
-    services: Vec<(Traffic, Rate)>,
-    backends: Vec<BackendReading>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct BackendReading {
-    traffic: Traffic,
-    rate: Rate,
-    established: u64,
-    tentative: u64,
-}
-
-impl Default for Readings {
-    fn default() -> Self {
-        Self {
-            services: vec![Default::default(); MAX_SERVICES as usize + 1],
-            backends: vec![Default::default(); MAX_BACKENDS as usize + 1],
-        }
-    }
+    services: BTreeMap<u16, (Traffic, Rate)>,
+    backends: Arc<[RealReading]>,
 }
 
 impl Readings {
     /// Takes these and forgets all others.
     pub(super) fn take(&mut self, counters: &Counters, rates: &Rates, swept: &Swept) {
-        self.services.fill(Default::default());
-        self.backends.fill(Default::default());
-        for (id, traffic) in &counters.services {
-            put(&mut self.services, *id, |reading| reading.0 = *traffic);
-        }
-        for (id, rate) in &rates.services {
-            put(&mut self.services, *id, |reading| reading.1 = *rate);
-        }
+        let rate = |id: &u16| rates.services.get(id).copied().unwrap_or_default();
+        self.services = counters.services.iter().map(|(id, traffic)| (*id, (*traffic, rate(id)))).collect();
+        let last = [counters.backends.keys().last(), swept.established.keys().last(), swept.tentative.keys().last()];
+        let count = last.into_iter().flatten().max().map_or(0, |last| usize::from(*last) + 1);
+        let mut backends = vec![RealReading::default(); count];
         for (id, traffic) in &counters.backends {
-            put(&mut self.backends, *id, |reading| reading.traffic = *traffic);
+            put(&mut backends, *id, |reading| reading.traffic = *traffic);
         }
         for (id, rate) in &rates.backends {
-            put(&mut self.backends, *id, |reading| reading.rate = *rate);
+            put(&mut backends, *id, |reading| reading.rate = *rate);
         }
         for (id, flows) in &swept.established {
-            put(&mut self.backends, *id, |reading| reading.established = *flows);
+            put(&mut backends, *id, |reading| reading.established = *flows);
         }
         for (id, flows) in &swept.tentative {
-            put(&mut self.backends, *id, |reading| reading.tentative = *flows);
+            put(&mut backends, *id, |reading| reading.tentative = *flows);
         }
+        self.backends = backends.into();
+    }
+
+    /// Those of real servers, by id.
+    pub(super) fn backends(&self) -> Arc<[RealReading]> {
+        self.backends.clone()
     }
 
     fn service(&self, id: Option<u16>) -> (Traffic, Rate) {
-        id.and_then(|id| self.services.get(usize::from(id))).copied().unwrap_or_default()
-    }
-
-    fn backend(&self, id: Option<u16>) -> BackendReading {
-        id.and_then(|id| self.backends.get(usize::from(id))).copied().unwrap_or_default()
+        id.and_then(|id| self.services.get(&id)).copied().unwrap_or_default()
     }
 }
 
-fn put<T>(readings: &mut [T], id: u16, change: impl FnOnce(&mut T)) {
+fn put(readings: &mut [RealReading], id: u16, change: impl FnOnce(&mut RealReading)) {
     if let Some(reading) = readings.get_mut(usize::from(id)) {
         change(reading);
     }
@@ -79,6 +62,7 @@ fn put<T>(readings: &mut [T], id: u16, change: impl FnOnce(&mut T)) {
 #[derive(Debug, Default)]
 pub(super) struct Views {
     vips: BTreeMap<IpAddr, Arc<VipStatus>>,
+    lists: SharedLists<RealStatus>,
 }
 
 impl Views {
@@ -95,17 +79,21 @@ impl Views {
         allocations: &Allocations,
         readings: &Readings,
     ) {
-        let view = |vip: IpAddr, surveyed: &FleetVip| Arc::new(vip_status(vip, surveyed, allocations, readings));
-        let Some(moved) = moved else {
-            self.vips = fleet.vips.iter().map(|(vip, surveyed)| (*vip, view(*vip, surveyed))).collect();
-            return;
-        };
-        for vip in moved {
-            match fleet.vips.get(vip) {
-                Some(surveyed) => drop(self.vips.insert(*vip, view(*vip, surveyed))),
-                None => drop(self.vips.remove(vip)),
+        let lists = &mut self.lists;
+        let mut view =
+            |vip: IpAddr, surveyed: &FleetVip| Arc::new(vip_status(vip, surveyed, allocations, readings, lists));
+        match moved {
+            None => self.vips = fleet.vips.iter().map(|(vip, surveyed)| (*vip, view(*vip, surveyed))).collect(),
+            Some(moved) => {
+                for vip in moved {
+                    match fleet.vips.get(vip) {
+                        Some(surveyed) => drop(self.vips.insert(*vip, view(*vip, surveyed))),
+                        None => drop(self.vips.remove(vip)),
+                    }
+                }
             }
         }
+        self.lists.tidy();
     }
 
     /// Brings counters and ids up to date. A real server that had no record may have got one by another service.
@@ -118,24 +106,45 @@ impl Views {
             for (service, status) in surveyed.services.iter().zip(&mut view.services) {
                 status.id = allocations.service_id(&service.key);
                 (status.traffic, status.rate) = readings.service(status.id);
-                for (real, status) in service.reals.iter().zip(&mut status.reals) {
-                    status.id = status.id.or_else(|| allocations.backend_id(service, real));
-                    set(status, readings.backend(status.id));
+                let id_of = |real: &FleetReal| allocations.backend_id(service, real);
+                let given = |(status, real): (&RealStatus, &FleetReal)| status.id.is_none() && id_of(real).is_some();
+                if status.reals.iter().zip(&service.reals).any(given) {
+                    let reals = status.reals.iter().zip(&service.reals);
+                    let reals =
+                        reals.map(|(status, real)| RealStatus { id: status.id.or(id_of(real)), ..status.clone() });
+                    status.reals = self.lists.share(reals.collect());
                 }
             }
         }
     }
 }
 
-fn vip_status(vip: IpAddr, surveyed: &FleetVip, allocations: &Allocations, readings: &Readings) -> VipStatus {
-    let services = surveyed.services.iter().map(|service| service_status(service, allocations, readings));
+fn vip_status(
+    vip: IpAddr,
+    surveyed: &FleetVip,
+    allocations: &Allocations,
+    readings: &Readings,
+    lists: &mut SharedLists<RealStatus>,
+) -> VipStatus {
+    let services = surveyed.services.iter().map(|service| service_status(service, allocations, readings, lists));
     VipStatus { address: vip, id: allocations.address_id(&vip), held: surveyed.local, services: services.collect() }
 }
 
-fn service_status(service: &FleetService, allocations: &Allocations, readings: &Readings) -> ServiceStatus {
+fn service_status(
+    service: &FleetService,
+    allocations: &Allocations,
+    readings: &Readings,
+    lists: &mut SharedLists<RealStatus>,
+) -> ServiceStatus {
     let id = allocations.service_id(&service.key);
     let (traffic, rate) = readings.service(id);
-    let real = |(real, standing)| real_status(service, real, standing, allocations, readings);
+    let real = |(real, standing): (&FleetReal, Standing)| RealStatus {
+        address: real.address,
+        id: allocations.backend_id(service, real),
+        weight: real.weight,
+        standing,
+        reason: real.trouble().map(Arc::from),
+    };
     ServiceStatus {
         key: service.key,
         id,
@@ -147,36 +156,6 @@ fn service_status(service: &FleetService, allocations: &Allocations, readings: &
         fails_open: service.fails_open(),
         traffic,
         rate,
-        reals: service.standings().map(real).collect(),
+        reals: lists.share(service.standings().map(real).collect()),
     }
-}
-
-fn real_status(
-    service: &FleetService,
-    real: &FleetReal,
-    standing: Standing,
-    allocations: &Allocations,
-    readings: &Readings,
-) -> RealStatus {
-    let id = allocations.backend_id(service, real);
-    let mut status = RealStatus {
-        address: real.address,
-        id,
-        weight: real.weight,
-        standing,
-        reason: real.trouble(),
-        traffic: Traffic::default(),
-        rate: Rate::default(),
-        established: 0,
-        tentative: 0,
-    };
-    set(&mut status, readings.backend(id));
-    status
-}
-
-fn set(status: &mut RealStatus, reading: BackendReading) {
-    status.traffic = reading.traffic;
-    status.rate = reading.rate;
-    status.established = reading.established;
-    status.tentative = reading.tentative;
 }

@@ -29,6 +29,8 @@ struct Held {
     service: Arc<FleetService>,
     /// The ring that it should have; `None` = not known, or real servers are left out of it.
     ring: Option<Option<RingKey>>,
+    /// Its ring of former owners (`None` = it has none), while its slots do not change hands; `None` = not known.
+    formers: Option<Option<RingKey>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +88,7 @@ impl Demand {
             return;
         }
         self.exchange(id, &former.map(|former| wants_of(id, &former)).unwrap_or_default(), &wants_of(id, service));
-        self.services.insert(id, Held { service: service.clone(), ring: None });
+        self.services.insert(id, Held { service: service.clone(), ring: None, formers: None });
     }
 
     /// A service is gone.
@@ -154,6 +156,18 @@ impl Demand {
     /// The ring that a service should have (`None` = it has no real server), where that is known.
     pub(super) fn ring_of(&self, id: u16) -> Option<&Option<RingKey>> {
         self.services.get(&id)?.ring.as_ref()
+    }
+
+    /// The ring of former owners that a service has (`None` = it has none), where that is known.
+    pub(super) fn formers_of(&self, id: u16) -> Option<&Option<RingKey>> {
+        self.services.get(&id)?.formers.as_ref()
+    }
+
+    /// Remembers the ring of former owners that a service has, or that it is not known.
+    pub(super) fn keep_formers(&mut self, id: u16, formers: Option<Option<RingKey>>) {
+        if let Some(held) = self.services.get_mut(&id) {
+            held.formers = formers;
+        }
     }
 
     /// Remembers the ring that a service should have while it stays as it is.

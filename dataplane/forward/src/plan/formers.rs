@@ -14,19 +14,25 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What services without former owners have.
 pub(crate) const NO_FORMERS: u32 = u32::MAX;
 
-/// Owners of slots before this plan, by ring: of rings that a service with the second chance leaves, or that change.
-pub(super) type Owners = BTreeMap<u32, Vec<u16>>;
+/// Owners of slots before this plan.
+#[derive(Default)]
+pub(super) struct Owners {
+    /// Services that get another ring, or whose ring changes.
+    moving: BTreeSet<u16>,
+    /// By ring: of rings that a service with the second chance leaves, or that change.
+    slots: BTreeMap<u32, Vec<u16>>,
+}
 
 impl Planner<'_> {
     /// Remembers the owners of slots that may change hands, before rings are written.
     pub(super) fn owners(&self, admitted: &Admitted<'_>, moving: &BTreeMap<u16, RingKey>) -> Owners {
         let allocations = &*self.allocations;
-        let mut owners = Owners::new();
+        let mut owners = Owners { moving: moving.keys().copied().collect(), ..Owners::default() };
         for id in moving.keys() {
             let chosen = admitted.services.get(id).is_some_and(|service| service.has_second_chance());
             let row = allocations.tables.services.get(id).filter(|row| chosen && row.ring_slots > 0);
             if let Some(row) = row {
-                owners.entry(row.ring).or_insert_with(|| slots(allocations, row.ring, row.ring_slots));
+                owners.slots.entry(row.ring).or_insert_with(|| slots(allocations, row.ring, row.ring_slots));
             }
         }
         owners
@@ -41,9 +47,16 @@ impl Planner<'_> {
     ) -> BTreeMap<u16, u32> {
         let mut wanted = BTreeMap::new();
         for (id, service) in admitted.services.iter().filter(|(_, service)| service.has_second_chance()) {
-            let ring = rings.get(id).copied().unwrap_or_default();
-            if let Some(content) = self.content(*id, service, ring, owners) {
-                wanted.insert(*id, RingKey::Formers(content.into()));
+            // A service that is as it was, with slots that stay where they are, keeps its former owners.
+            let kept = self.allocations.demand.formers_of(*id).filter(|_| !owners.moving.contains(id)).cloned();
+            let key = kept.unwrap_or_else(|| {
+                let ring = rings.get(id).copied().unwrap_or_default();
+                let content = self.content(*id, service, ring, owners);
+                content.map(|content| self.allocations.rings.shared(RingKey::Formers(content.into())))
+            });
+            match key {
+                Some(key) => drop(wanted.insert(*id, key)),
+                None => self.allocations.demand.keep_formers(*id, Some(None)),
             }
         }
         let changing = self.formers_changing_in_place(&wanted);
@@ -52,8 +65,10 @@ impl Planner<'_> {
             match self.ring_of(key, &changing) {
                 Some(ring) => {
                     given.insert(*id, ring);
+                    self.allocations.demand.keep_formers(*id, Some(Some(key.clone())));
                 }
                 None => {
+                    self.allocations.demand.keep_formers(*id, None);
                     let (most, waiting) = (self.allocations.rings.most(), Waiting(self.allocations.rings.waiting()));
                     let Some(service) = admitted.services.get(id) else { continue };
                     self.failures.push(PlanFailure::NoRingOfFormers { key: service.key, most, waiting });
@@ -71,7 +86,7 @@ impl Planner<'_> {
             return None;
         }
         let known = formers_of(row).map(|formers| slots(self.allocations, formers, count));
-        let before = owners.get(&row.ring);
+        let before = owners.slots.get(&row.ring);
         if known.is_none() && before.is_none() {
             return None;
         }

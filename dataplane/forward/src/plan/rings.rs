@@ -4,14 +4,14 @@
 
 use super::formers::Owners;
 use super::{Admitted, Planner};
-use crate::allocations::{BackendKey, RingKey, narrow};
+use crate::allocations::{BackendKey, RINGS_KEPT, RingKey, narrow};
 use crate::failure::{PlanFailure, Waiting};
 use crate::fleet::{FleetService, Standing};
 use crate::head::{address_from_words, address_octets};
-use crate::tables::{MapOp, Tables};
+use crate::tables::{Filling, MapOp, Tables, lines_of_slots};
 use sluicegate_config::Scheduler;
-use sluicegate_l4::layout::{RING_LINE_SLOTS, RING_SLOTS, RingLine, Service};
-use sluicegate_l4::maglev::{Claimant, fill, fill_turns, identity};
+use sluicegate_l4::layout::{RING_SLOTS, RingLine, Service};
+use sluicegate_l4::maglev::{Claimant, identity};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a service without a real server has.
@@ -119,7 +119,17 @@ impl Planner<'_> {
                 self.allocations.rings.rekey(&former, key.clone());
                 (*ring, lines)
             }
-            None => (self.allocations.rings.claim(key.clone())?, Vec::new()),
+            None => {
+                let ring = self.allocations.rings.claim(key.clone())?;
+                // Lines of more are not kept: they would be in memory for the writes alone.
+                if self.stages.rings.len() >= RINGS_KEPT
+                    && let Some(filling) = filling_of(&self.allocations.tables, key)
+                {
+                    self.stages.rings.push(MapOp::NewRing { ring, filling });
+                    return Some(ring);
+                }
+                (ring, Vec::new())
+            }
         };
         let next = lines_of_slots(&slots_of(&self.allocations.tables, key));
         let differs = |(at, line): &(u32, &RingLine)| former.get(*at as usize) != Some(*line);
@@ -170,35 +180,20 @@ impl RingKey {
 
 /// Fills a ring.
 pub(crate) fn slots_of(tables: &Tables, key: &RingKey) -> Vec<u16> {
-    let (turns, slots, members) = match key {
-        RingKey::Filled { turns, slots, members } => (turns, slots, members),
-        RingKey::Formers(slots) => return slots.to_vec(),
-        RingKey::Found(_) => return Vec::new(),
-    };
-    let mut claimants: Vec<Claimant> = members
-        .iter()
-        .map(|(id, weight)| {
-            let address = tables.backends.get(id).map_or([0; 4], |backend| backend.address);
-            Claimant::new(*id, *weight, identity(address_octets(address_from_words(address))))
-        })
-        .collect();
-    let mut ring = vec![0; *slots as usize];
-    if *turns {
-        fill_turns(&mut claimants, &mut ring)
-    } else {
-        fill(&mut claimants, &mut ring)
+    match key {
+        RingKey::Formers(slots) => slots.to_vec(),
+        key => filling_of(tables, key).map(|filling| filling.slots()).unwrap_or_default(),
     }
-    ring
 }
 
-/// The slots as lines.
-pub(crate) fn lines_of_slots(slots: &[u16]) -> Vec<RingLine> {
-    let line = |chunk: &[u16]| {
-        let mut line = RingLine::default();
-        line.slots[..chunk.len()].copy_from_slice(chunk);
-        line
+/// What a ring is filled from; `None` where its slots are known, or nothing is.
+fn filling_of(tables: &Tables, key: &RingKey) -> Option<Filling> {
+    let RingKey::Filled { turns, slots, members } = key else { return None };
+    let claimant = |(id, weight): &(u16, u16)| {
+        let address = tables.backends.get(id).map_or([0; 4], |backend| backend.address);
+        Claimant::new(*id, *weight, identity(address_octets(address_from_words(address))))
     };
-    slots.chunks(RING_LINE_SLOTS as usize).map(line).collect()
+    Some(Filling { turns: *turns, slots: *slots, claimants: members.iter().map(claimant).collect() })
 }
 
 fn greatest_common_divisor(a: u16, b: u16) -> u16 {

@@ -131,6 +131,7 @@ impl Rows {
                     *row(held, *line, map::RINGS)? = *value;
                 }
             }
+            MapOp::NewRing { ring, filling } => *row(&mut self.rings, *ring, map::RINGS)? = filling.lines(),
             MapOp::ServiceWord { bucket, way, word } => {
                 let bucket = row(&mut self.service_index, *bucket, map::SERVICE_INDEX)?;
                 *row(&mut bucket.words, *way, map::SERVICE_INDEX)? = *word;
