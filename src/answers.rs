@@ -4,6 +4,8 @@ use sluicegate_config::{Kind, Rejection, Verdict};
 use sluicegate_source::Wishes;
 use sluicegate_source::write::{Remark, Writer};
 use sluicegate_translate::{Controller, PublishSettings, StatusWrite, Update};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 /// The way back to an API server.
@@ -55,6 +57,28 @@ impl Answers {
         let Some(writer) = self.writer.get().filter(|writer| writer.leads()) else { return };
         let new = update.new_rejections.iter().filter_map(|one| self.complaint(controller, one, false));
         let gone = update.gone_rejections.iter().filter_map(|one| self.all_clear(controller, one));
+        writer.tell(new.chain(gone).collect());
+    }
+
+    /// Tells who bound a VIP what a director cannot do of it, and what it can again.
+    pub fn tell_failures(
+        &self,
+        controller: &Controller,
+        before: &BTreeSet<(IpAddr, String)>,
+        after: &BTreeSet<(IpAddr, String)>,
+    ) {
+        let Some(writer) = self.writer.get() else { return };
+        let remark = |(vip, message): &(IpAddr, String), is_warning: bool| {
+            let object = controller.desired().vips.get(vip)?.origin.clone();
+            let uid = Some(controller.uid(&object).filter(|_| self.kinds.contains(&object.kind))?.to_owned());
+            let (reason, message) = match is_warning {
+                true => ("NotForwarded", message.clone()),
+                false => ("Forwarded", format!("done; it was: {message}")),
+            };
+            Some(Remark { object, uid, is_warning, reason, message, stands: false })
+        };
+        let new = after.difference(before).filter_map(|failure| remark(failure, true));
+        let gone = before.difference(after).filter_map(|failure| remark(failure, false));
         writer.tell(new.chain(gone).collect());
     }
 

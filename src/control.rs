@@ -21,7 +21,7 @@ use sluicegate_source::SourceEvent;
 use sluicegate_telemetry::Metrics;
 use sluicegate_telemetry::control::{CertificateExpiry, RejectionCounts};
 use sluicegate_translate::{Controller, Update};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -36,6 +36,8 @@ const QUEUE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often certificates are looked at for having expired, where nothing else happens.
 const TICK: Duration = Duration::from_secs(30);
+/// How often the director is asked what it cannot do, where somebody is to be told.
+const PULSE: Duration = Duration::from_secs(2);
 /// Rejections of one change that are logged one by one; the rest is counted.
 const MOST_LOGGED: usize = 100;
 
@@ -108,7 +110,15 @@ impl Control {
     pub fn start(settings: Settings, parts: Parts, answers: Option<Answers>) -> io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
         let Parts { proxy, director, metrics, status } = parts;
-        let shell = Loop { controller: Controller::new(settings), proxy, director, metrics, status, answers };
+        let shell = Loop {
+            controller: Controller::new(settings),
+            proxy,
+            director,
+            metrics,
+            status,
+            answers,
+            failures: BTreeSet::new(),
+        };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || shell.run(&inbox))?;
         Ok(Self { messages, thread: Some(thread) })
     }
@@ -143,12 +153,16 @@ struct Loop {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     answers: Option<Answers>,
+    /// What the director could not do of the bindings when it was last asked.
+    failures: BTreeSet<(IpAddr, String)>,
 }
 
 impl Loop {
     fn run(mut self, inbox: &Receiver<Message>) {
+        // A director says by itself what it cannot do, but not to whom.
+        let tick = if self.answers.is_some() && self.director.is_some() { PULSE } else { TICK };
         loop {
-            match inbox.recv_timeout(TICK) {
+            match inbox.recv_timeout(tick) {
                 Ok(Message::Source(event)) => self.take(event),
                 Ok(Message::Look(section, answer)) => {
                     // Whoever asked may have stopped waiting.
@@ -158,6 +172,7 @@ impl Loop {
                     let update = self.controller.apply([], unix_now());
                     self.serve(&update, Instant::now());
                     self.tell(&update);
+                    self.tell_failures();
                 }
                 Ok(Message::Turn(leads)) => {
                     if let Some(answers) = self.answers.as_ref().filter(|_| leads) {
@@ -193,6 +208,16 @@ impl Loop {
                 took_ms = millis(event.noticed.elapsed()),
                 "the first state is served"
             );
+        }
+    }
+
+    /// Tells the owners of bindings what the director cannot do of them.
+    fn tell_failures(&mut self) {
+        let (Some(director), Some(answers)) = (&self.director, &self.answers) else { return };
+        let failures = director.failures();
+        if failures != self.failures {
+            answers.tell_failures(&self.controller, &self.failures, &failures);
+            self.failures = failures;
         }
     }
 

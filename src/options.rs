@@ -498,7 +498,7 @@ mod tests {
         for (text, part) in [
             ("htpt: x", "`htpt` is not a flag"),
             ("config: y.yaml", "`config` is not a flag"),
-            ("kubeconfig: x", "`kubeconfig` is not a flag"),
+            ("tables-version: 9", "`tables-version` is not a flag"),
             ("workers: many", "--workers"),
             ("http: 8080", "127.0.0.1:8080"),
             ("http: {a: b}", "`http`: a plain value"),

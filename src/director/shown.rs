@@ -104,6 +104,13 @@ impl Director {
         state
     }
 
+    /// What of the bindings cannot be done here, VIP by VIP.
+    pub fn failures(&self) -> BTreeSet<(IpAddr, String)> {
+        let view = self.shared.view();
+        let failures = view.forwarder.iter().flat_map(|status| &status.failures);
+        failures.map(|failure| (failure.vip(), failure.to_string())).collect()
+    }
+
     /// Why this director does not do what it should; nothing where it serves all that it should own, or stands by.
     pub fn shortcomings(&self) -> Vec<String> {
         self.shared.view().shortcomings()
