@@ -1,7 +1,7 @@
 //! The frame of a scenario, and what the replaying program is told about it.
 
 use super::scenario::{Kind, Scenario};
-use super::tables::{VIP4, VIP6};
+use super::tables::{OWN_MAC, VIP4, VIP6};
 use sluicegate_xdp::replay::{HEAD_BYTES, Script};
 use std::net::Ipv4Addr;
 
@@ -21,7 +21,7 @@ pub fn frame(scenario: &Scenario) -> Vec<u8> {
         (_, true) => SMALL6,
     };
     let mut frame = vec![0; length];
-    frame[0..6].copy_from_slice(&[0x02, 0, 0, 0, 0, 0x01]);
+    frame[0..6].copy_from_slice(&OWN_MAC);
     frame[6..12].copy_from_slice(&[0x02, 0, 0, 0, 0, 0x02]);
     let transport = if scenario.v6 { ipv6(scenario, &mut frame) } else { ipv4(scenario, &mut frame) };
     match scenario.kind {

@@ -8,8 +8,8 @@ use sluicegate_forward::fleet::{Delivery as Way, DeliveryKind};
 use sluicegate_forward::head;
 use sluicegate_l4::directory::{address_buckets, service_buckets};
 use sluicegate_l4::layout::{
-    AddressBucket, AddressEntry, Backend, Control, FLOW_SETS, RING_LINE_SLOTS, RING_LINES, RING_SLOTS, RingLine,
-    Service, ServiceBucket, map, service_key, service_word,
+    AddressBucket, AddressEntry, Backend, Control, FLOW_SETS, PortMacs, RING_LINE_SLOTS, RING_LINES, RING_SLOTS,
+    RingLine, Service, ServiceBucket, map, service_key, service_word,
 };
 use sluicegate_l4::maglev::{Claimant, fill, identity};
 use sluicegate_xdp::row::Row;
@@ -25,10 +25,17 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const PORT: u16 = 80;
 const MTU: u32 = 1500;
+/// The MAC address that frames are for.
+pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+/// Where the kernel says that the frames of a test run come in.
+const LOOPBACK: u32 = 1;
 
 /// Fills the maps of a loaded director.
 pub fn fill_maps(director: &mut Ebpf, scenario: &Scenario) -> anyhow::Result<()> {
     set(director, map::CONTROL, 0, Row(control()))?;
+    let mut macs = PortMacs { ifindex: LOOPBACK, ..PortMacs::default() };
+    macs.macs[0] = PortMacs::word(OWN_MAC);
+    set(director, map::MACS, PortMacs::row_of(LOOPBACK), Row(macs))?;
     for (address, first, id) in [(IpAddr::V4(VIP4), 1_u16, 1_u16), (IpAddr::V6(VIP6), 1 + REALS, 2)] {
         for number in 0..REALS {
             set(director, map::BACKENDS, u32::from(first + number), Row(backend(scenario, address, number)))?;
@@ -81,7 +88,7 @@ fn backend(scenario: &Scenario, vip: IpAddr, number: u16) -> Backend {
     let way = Way {
         kind,
         egress: 0,
-        source_mac: [0x02, 0, 0, 0, 0, 0x01],
+        source_mac: OWN_MAC,
         destination_mac: [0x02, 0, 0, 0, 1, number as u8],
         tags: Vec::new(),
         mtu: MTU,

@@ -2,6 +2,7 @@
 //! ([`packet`]).
 
 pub mod clock;
+mod macs;
 mod memory;
 pub mod packet;
 mod rows;

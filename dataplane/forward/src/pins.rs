@@ -103,6 +103,7 @@ pub const GEOMETRY: &[Geometry] = &[
         flags: MMAPABLE,
     },
     Geometry { name: map::INTERFACES, kind: HASH, key: 4, value: 8, entries: None, flags: 0 },
+    array(map::MACS, size_of::<layout::PortMacs>(), layout::PortMacs::ROWS, 0),
     Geometry { name: map::EGRESS, kind: DEVMAP_HASH, key: 4, value: 8, entries: None, flags: 0 },
     per_cpu(map::REASONS, 8, None),
     per_cpu(map::SERVICE_TRAFFIC, size_of::<layout::Traffic>(), Some(layout::MAX_SERVICES + 1)),

@@ -6,7 +6,7 @@
 //! machines have neither, so no frame has gone through one in a test.
 
 use crate::own_clients;
-use crate::topology::{Link, LinkKind, Topology};
+use crate::topology::{Link, LinkKind, Mac, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A port to attach to.
@@ -18,6 +18,9 @@ pub struct Port {
     pub name: String,
     /// MAC address that answers from it carry: that of the bond or bridge above it, else its own.
     pub mac: [u8; 6],
+    /// MAC addresses that frames for this machine carry here: its own and those of the bonds, bridges and VLAN devices above
+    /// it. Empty: every frame is meant.
+    pub macs: Vec<Mac>,
     /// Largest IP packet, bytes: the smaller of the port's and that of what stands above it.
     pub mtu: u32,
     /// The interface that was asked for.
@@ -95,7 +98,14 @@ fn resolve_one(topology: &Topology, asked: &Link, found: &mut Ports) {
             LinkKind::Port => {
                 let face = face(topology, link);
                 let mtu = face.mtu.min(link.mtu);
-                let port = Port { index, name: link.name.clone(), mac: face.mac, mtu, asked_as: asked.name.clone() };
+                let port = Port {
+                    index,
+                    name: link.name.clone(),
+                    mac: face.mac,
+                    macs: macs(topology, link),
+                    mtu,
+                    asked_as: asked.name.clone(),
+                };
                 found.ports.entry(index).or_insert(port);
             }
             LinkKind::Vlan(_) => waiting.extend(link.lower),
@@ -109,6 +119,30 @@ fn resolve_one(topology: &Topology, asked: &Link, found: &mut Ports) {
     if none && !found.failures.iter().any(|failure| matches!(failure, NoPort::Unsupported(_))) {
         found.failures.push(NoPort::Empty(asked.name.clone()));
     }
+}
+
+/// The MAC addresses of a port and of all that stands above it, without repetitions.
+fn macs(topology: &Topology, port: &Link) -> Vec<Mac> {
+    let mut found = vec![port.mac];
+    let mut seen = vec![port.index];
+    let mut waiting = vec![port];
+    while let Some(link) = waiting.pop() {
+        let above = topology.links().filter(|above| match above.kind {
+            LinkKind::Bond | LinkKind::Bridge => link.controller == Some(above.index),
+            LinkKind::Vlan(_) => above.lower == Some(link.index),
+            LinkKind::Port | LinkKind::Loopback | LinkKind::Other => false,
+        });
+        for above in above {
+            if !seen.contains(&above.index) {
+                seen.push(above.index);
+                waiting.push(above);
+                if !found.contains(&above.mac) {
+                    found.push(above.mac);
+                }
+            }
+        }
+    }
+    found
 }
 
 /// The interface whose MAC address the network knows for a port: the topmost bond or bridge that it belongs to.

@@ -133,7 +133,8 @@ impl Outcome {
             | Reason::LocalBackend
             | Reason::LocalAddress
             | Reason::NotOwned
-            | Reason::NdpOther => Self::Passed,
+            | Reason::NdpOther
+            | Reason::OtherHost => Self::Passed,
             Reason::FlowHit
             | Reason::FlowNew
             | Reason::FlowUntracked

@@ -203,6 +203,11 @@ fn what_is_asked_for_becomes_ports() {
     assert_eq!(names(&["bond0.100"]).0, [port("eth0", 4), port("eth1", 4)]);
     assert_eq!(names(&["br0", "eth2"]).0, [port("eth2", 8), port("eth3", 8)]);
     assert_eq!(names(&["eth9"]), (Vec::new(), vec![NoPort::Unknown("eth9".to_owned())]));
+
+    let all = resolve(&topology, &["bond0".to_owned(), "br0".to_owned()], &BTreeSet::new()).ports;
+    let taken = |index: u32| all[&index].macs.iter().map(|mac| mac[5]).collect::<Vec<_>>();
+    assert_eq!((taken(2), taken(3)), (vec![2, 4, 5], vec![3, 4, 5]), "its own, the bond's and the VLAN device's");
+    assert_eq!((taken(6), taken(7)), (vec![6, 8], vec![7, 8]));
 }
 
 #[test]

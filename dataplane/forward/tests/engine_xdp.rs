@@ -275,6 +275,56 @@ fn frames_are_seen_with_their_vlan_tags() {
     }
 }
 
+/// A TCP segment that opens a connection to the first VIP, in a frame for this MAC address.
+fn opening(mac: [u8; 6], port: u16) -> Vec<u8> {
+    let mut frame = [&mac[..], &[2, 0, 0, 0, 0x77, 1, 8, 0]].concat();
+    frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 198, 51, 100, 77]);
+    frame.extend(DsrLab::vip4(0).octets());
+    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = !sluicegate_l4::checksum::fold(sum);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame.extend(port.to_be_bytes());
+    frame.extend(PORT.to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.resize(60, 0);
+    frame
+}
+
+#[test]
+#[ignore = "needs root: namespaces, loads eBPF programs"]
+fn a_frame_that_is_flooded_for_another_machine_is_not_forwarded() {
+    const FRAMES: u16 = 50;
+    let site = Site::new();
+    let forwarder = site.serve(site.settings());
+    let director = &site.lab.directors[0].namespace;
+    let own = director.mac("eth0").expect("eth0");
+    let count = |status: &ForwarderStatus, wanted: Reason| {
+        status.reasons.iter().find(|(reason, _)| *reason == wanted).map_or(0, |(_, packets)| *packets)
+    };
+    let sender = site.lab.backends[0].namespace.frame_sender("eth0").expect("a packet socket");
+    for port in 0..FRAMES {
+        sender.send(&opening([2, 0, 0, 0, 0x77, 2], 10_000 + port)).expect("sent");
+    }
+    let flooded = wait(&forwarder, "frames for nobody", |status| count(status, Reason::OtherHost) >= FRAMES.into());
+    assert_eq!(count(&flooded, Reason::FlowNew), 0, "{:?}", flooded.reasons);
+    for port in 0..FRAMES {
+        sender.send(&opening(own, 10_000 + port)).expect("sent");
+    }
+    wait(&forwarder, "the same frames for the director", |status| count(status, Reason::FlowNew) == FRAMES.into());
+
+    // The address of the port changes, and with it what is taken.
+    let new = [2, 0, 0, 0, 0x77, 3];
+    director.set_mac("eth0", new).expect("another MAC address");
+    let begun = Instant::now();
+    let mut port = 20_000;
+    while count(&forwarder.status(), Reason::FlowNew) < u64::from(FRAMES) + 10 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", forwarder.status().reasons);
+        sender.send(&opening(new, port)).expect("sent");
+        port += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 #[ignore = "needs root: namespaces, loads eBPF programs"]
 fn without_renewals_the_dead_man_lets_packets_pass() {

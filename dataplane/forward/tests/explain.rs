@@ -15,7 +15,7 @@ use sluicegate_forward::ports::Port;
 use sluicegate_forward::tables::Tables as Image;
 use sluicegate_forward::topology::VlanTag;
 use sluicegate_l4::layout::{
-    AddressBucket, Backend, Control, FLOW_WAYS, Interface, RING_LINE_SLOTS, Service, ServiceBucket,
+    AddressBucket, Backend, Control, FLOW_WAYS, Interface, PortMacs, RING_LINE_SLOTS, Service, ServiceBucket,
 };
 use sluicegate_l4::verdict::{Reason, Verdict};
 use sluicegate_l4::{FlowPlaces, Packet, Tables, forward};
@@ -76,7 +76,8 @@ impl World {
 
     /// The same, with the fences of VIPs so far ahead.
     fn explain_held(&self, director: &Director, packet: &PacketTuple, fence: Duration) -> Explanation {
-        let port = Port { index: PORT, name: "eth0".to_owned(), mac: MAC, mtu: 1500, asked_as: "eth0".to_owned() };
+        let (name, asked_as) = ("eth0".to_owned(), "eth0".to_owned());
+        let port = Port { index: PORT, name, mac: MAC, macs: vec![MAC], mtu: 1500, asked_as };
         explain(
             packet,
             &Facts {
@@ -128,6 +129,10 @@ impl Tables for World {
     fn interface(&self, index: u32) -> Option<Interface> {
         (index == PORT).then_some(Interface { mac: MAC, mtu: 1500 })
     }
+    fn port_macs(&self, _row: u32) -> Option<impl Deref<Target = PortMacs>> {
+        None::<&PortMacs>
+    }
+
     fn turn(&self, _service: u16) -> u64 {
         self.turns.replace(self.turns.get() + 1)
     }

@@ -1,6 +1,6 @@
 //! What the packet path needs of the world: a frame and tables.
 
-use crate::layout::{AddressBucket, Backend, Control, FLOW_WAYS, Interface, Service, ServiceBucket};
+use crate::layout::{AddressBucket, Backend, Control, FLOW_WAYS, Interface, PortMacs, Service, ServiceBucket};
 use crate::verdict::Reason;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +88,9 @@ pub trait Tables {
 
     /// A port that the program is attached to.
     fn interface(&self, index: u32) -> Option<Interface>;
+
+    /// Row of [`PortMacs`]. `None` where whoever brings the frames has sorted out those of others.
+    fn port_macs(&self, row: u32) -> Option<impl Deref<Target = PortMacs>>;
 
     /// The turn of round robin of a service: counts up with each call.
     fn turn(&self, service: u16) -> u64;

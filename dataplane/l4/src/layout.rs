@@ -53,6 +53,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// `HashMap<u32, Interface>` by interface index: ports that the program is attached to.
     pub const INTERFACES: &str = "INTERFACES";
+    /// `Array<PortMacs>` of [`super::PortMacs::ROWS`].
+    pub const MACS: &str = "MACS";
     /// `DevMapHash` by interface index: ports that packets may leave by.
     pub const EGRESS: &str = "EGRESS";
     /// `PerCpuArray<u64>` by [`crate::verdict::Reason`] index: packets.
@@ -296,6 +298,37 @@ pub struct Interface {
     pub mtu: u16,
 }
 
+/// The MAC addresses that a port takes frames for, in the row [`PortMacs::row_of`] its index: its own, and those of the
+/// bonds, bridges and VLAN devices above it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortMacs {
+    /// Interface index; 0 = frames for whomever are taken by the ports of this row.
+    pub ifindex: u32,
+    /// 0.
+    pub reserved: u32,
+    /// [`PortMacs::word`]s; 0 = none.
+    pub macs: [u64; 7],
+}
+
+impl PortMacs {
+    /// Rows of the table. A power of two.
+    pub const ROWS: u32 = 256;
+
+    /// The row of a port. Two ports that share one have no row of their own.
+    #[must_use]
+    pub const fn row_of(ifindex: u32) -> u32 {
+        ifindex & (Self::ROWS - 1)
+    }
+
+    /// A MAC address as a number: its first byte is the lowest.
+    #[must_use]
+    pub const fn word(mac: [u8; 6]) -> u64 {
+        let [a, b, c, d, e, f] = mac;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+}
+
 /// Packets and bytes (whole frames as they came).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -373,6 +406,7 @@ const _: () = {
     assert!(size_of::<RingLine>() == 64);
     assert!(size_of::<Backend>() == 128);
     assert!(size_of::<Interface>() == 8);
+    assert!(size_of::<PortMacs>() == 64);
     assert!(size_of::<Traffic>() == 24);
     assert!(size_of::<FlowSet>() == 64);
     assert!(size_of::<SampleHead>() == 24);

@@ -23,6 +23,7 @@ mod own;
 mod parse;
 mod path;
 mod select;
+mod station;
 pub mod verdict;
 
 pub use access::{FlowPlaces, Packet, Tables};

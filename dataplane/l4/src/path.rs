@@ -10,7 +10,7 @@ use crate::parse::{
 };
 use crate::select::{self, Known, Query};
 use crate::verdict::{Reason, Verdict};
-use crate::{arp, chance, icmp, lane, ndp};
+use crate::{arp, chance, icmp, lane, ndp, station};
 
 /// Decides what becomes of a frame, changes it accordingly, and counts the reason.
 #[inline(always)]
@@ -28,11 +28,13 @@ pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 }
 
 /// The first half of [`forward`], for a caller that has looked up the switches: packets of known flows, and those that are
-/// not for a VIP. `None`: nothing is decided, changed or counted, and [`forward_any`] goes on.
+/// not for this machine or a VIP. `None`: nothing is decided, changed or counted, and [`forward_any`] goes on.
 #[inline(always)]
 pub fn forward_known<P: Packet, T: Tables>(packet: &mut P, tables: &T, control: &Control) -> Option<Verdict> {
     let verdict = if tables.now() >= control.live_until {
         Verdict::Pass(Reason::Expired)
+    } else if station::is_for_another(packet, tables) {
+        Verdict::Pass(Reason::OtherHost)
     } else {
         lane::forward(packet, tables, control)?
     };

@@ -102,6 +102,8 @@ pub enum Reason {
     TableFault = 35,
     /// Forwarded: an unknown flow's packet to the owner of its slot, with the address of the former one.
     SecondChance = 36,
+    /// Pass: the frame is for another machine's MAC address (a switch floods, or the port is promiscuous).
+    OtherHost = 37,
 }
 
 impl Reason {
@@ -144,6 +146,7 @@ impl Reason {
         Self::NoRoom,
         Self::TableFault,
         Self::SecondChance,
+        Self::OtherHost,
     ];
 
     /// Index of the counter.
@@ -193,6 +196,7 @@ impl Reason {
             Self::NoRoom => "no_room",
             Self::TableFault => "table_fault",
             Self::SecondChance => "second_chance",
+            Self::OtherHost => "other_host",
         }
     }
 }

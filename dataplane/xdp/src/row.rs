@@ -2,7 +2,7 @@
 
 use aya::Pod;
 use sluicegate_l4::layout::{
-    AddressBucket, Backend, Control, FlowSet, Interface, RingLine, Service, ServiceBucket, Traffic,
+    AddressBucket, Backend, Control, FlowSet, Interface, PortMacs, RingLine, Service, ServiceBucket, Traffic,
 };
 
 /// A value of a map, by the name of its type.
@@ -27,6 +27,7 @@ plain!(
     Control,
     FlowSet,
     Interface,
+    PortMacs,
     RingLine,
     Service,
     ServiceBucket,

@@ -105,6 +105,19 @@ fn templates() -> Vec<Vec<u8>> {
         ask(CLIENT6, V6, &[1, 1, 2, 0, 0, 0, 0, 1, 14, 1, 1, 2, 3, 4, 5, 6]),
     ];
     frames.push(Ip { source: CLIENT6, destination: V6, tags: &[0x81, 0, 0, 5], ..Ip::default() }.frame());
+    let to = |mac: [u8; 6], mut frame: Vec<u8>| {
+        frame[..6].copy_from_slice(&mac);
+        frame
+    };
+    frames.extend([
+        to(world::BRIDGE, Ip::default().frame()),
+        to([0xff; 6], Ip::default().frame()),
+        to([1, 0, 0x5e, 0, 0, 1], Ip { payload: tcp(40_009, 80, 0x10, 0), ..Ip::default() }.frame()),
+        to(world::ROUTER, Ip::default().frame()),
+        to(world::REAL, Ip { tags: &[0x81, 0, 0, 5], ..Ip::default() }.frame()),
+        to(world::REAL, six(UDP, udp(9, 53, 3)).frame()),
+        to(world::REAL, arp([198, 51, 100, 7], [192, 0, 2, 10])),
+    ]);
     frames
 }
 
@@ -277,6 +290,8 @@ fn frames_of_each_kind() {
     let reasons = compare(twice);
     let unseen: Vec<_> = Reason::ALL.iter().filter(|reason| reasons[reason.index() as usize] == 0).collect();
     println!("{unseen:?}");
+    // Four templates, twice.
+    assert_eq!(reasons[Reason::OtherHost.index() as usize], 8);
 }
 
 #[test]

@@ -200,6 +200,11 @@ impl Namespace {
         Ok(self.ask(|| netlink::find(interface))?.mac)
     }
 
+    /// Sets the hardware address of an interface.
+    pub fn set_mac(&self, interface: &str, mac: [u8; 6]) -> Result<(), LabError> {
+        self.ask(|| netlink::set_mac(interface, mac))
+    }
+
     /// The number of an interface. Numbers count from 1 in every namespace.
     pub fn ifindex(&self, interface: &str) -> Result<u32, LabError> {
         Ok(self.ask(|| netlink::find(interface))?.index)

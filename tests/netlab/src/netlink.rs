@@ -99,6 +99,13 @@ pub(crate) fn set_mtu(interface: &str, mtu: u32) -> Result<(), LabError> {
     ask(format!("setting the MTU of {interface} to {mtu}"), async |handle| handle.link().set(message).execute().await)
 }
 
+pub(crate) fn set_mac(interface: &str, mac: [u8; 6]) -> Result<(), LabError> {
+    let message = LinkUnspec::new_with_name(interface).address(mac.to_vec()).build();
+    ask(format!("setting the hardware address of {interface}"), async |handle| {
+        handle.link().set(message).execute().await
+    })
+}
+
 /// What is known of an interface by that name.
 pub(crate) fn find(interface: &str) -> Result<LinkFacts, LabError> {
     let missing = || LabError::NoInterface { namespace: "the namespace".to_owned(), interface: interface.to_owned() };

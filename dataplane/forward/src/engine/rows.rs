@@ -1,6 +1,6 @@
 //! Rows of the tables as aya moves them: the layout's types are plain old data, which aya has to be told.
 
-use sluicegate_l4::layout::{AddressBucket, Backend, Control, Interface, Service, ServiceBucket, Traffic};
+use sluicegate_l4::layout::{AddressBucket, Backend, Control, Interface, PortMacs, Service, ServiceBucket, Traffic};
 
 /// A row, byte for byte as it lies in the map.
 #[derive(Clone, Copy, Debug)]
@@ -15,4 +15,4 @@ macro_rules! plain {
     )*};
 }
 
-plain!(AddressBucket, Backend, Control, Interface, Service, ServiceBucket, Traffic);
+plain!(AddressBucket, Backend, Control, Interface, PortMacs, Service, ServiceBucket, Traffic);

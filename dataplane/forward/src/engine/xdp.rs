@@ -4,6 +4,7 @@
 //! one finds everything where the pins are.
 
 use super::clock::JiffiesClock;
+use super::macs::MacTable;
 use super::memory::MappedWords;
 use super::rows::Row;
 use super::{Attachment, Counters, Engine, EngineError, FlowTable, Mode, Passing, Samples};
@@ -76,6 +77,7 @@ pub struct XdpEngine {
     service_index: Array<MapData, Row<ServiceBucket>>,
     backends: Array<MapData, Row<Backend>>,
     interfaces: HashMap<MapData, u32, Row<Interface>>,
+    macs: MacTable,
     egress: DevMapHash<MapData>,
     reasons: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Row<Traffic>>,
@@ -119,6 +121,7 @@ impl XdpEngine {
             service_index: table(&mut ebpf, map::SERVICE_INDEX)?,
             backends: table(&mut ebpf, map::BACKENDS)?,
             interfaces: table(&mut ebpf, map::INTERFACES)?,
+            macs: MacTable::new(table(&mut ebpf, map::MACS)?),
             egress: table(&mut ebpf, map::EGRESS)?,
             reasons: table(&mut ebpf, map::REASONS)?,
             service_traffic: table(&mut ebpf, map::SERVICE_TRAFFIC)?,
@@ -434,6 +437,9 @@ impl Engine for XdpEngine {
             if let Err(error) = self.describe(port) {
                 tracing::warn!(interface = %port.name, %error, "the port is not known to the program");
             }
+        }
+        if let Err(error) = self.macs.set(ports) {
+            tracing::warn!(%error, "frames for other machines are not told apart at every port");
         }
         let modes_of = |port: &Port| if port.is_of_own_clients() { &[Mode::Generic] } else { modes };
         ports.iter().map(|(index, port)| (*index, self.attach(port, modes_of(port)))).collect()

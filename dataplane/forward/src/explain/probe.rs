@@ -6,8 +6,8 @@ use crate::engine::packet::frame::RoomyFrame;
 use crate::packet_tuple::{PacketProtocol, PacketTuple};
 use crate::tables::Tables as Image;
 use sluicegate_l4::layout::{
-    AddressBucket, Backend, Control, FLOW_WAYS, Interface, MAX_BACKENDS, MAX_SERVICES, RING_LINE_SLOTS, Service,
-    ServiceBucket, flow_word,
+    AddressBucket, Backend, Control, FLOW_WAYS, Interface, MAX_BACKENDS, MAX_SERVICES, PortMacs, RING_LINE_SLOTS,
+    Service, ServiceBucket, flow_word,
 };
 use sluicegate_l4::verdict::{Reason, Verdict};
 use sluicegate_l4::{FlowPlaces, Tables, forward};
@@ -181,6 +181,11 @@ impl Tables for Sight<'_> {
 
     fn interface(&self, index: u32) -> Option<Interface> {
         self.probe.interfaces.get(&index).copied()
+    }
+
+    fn port_macs(&self, _row: u32) -> Option<impl Deref<Target = PortMacs>> {
+        // The frame is made for the port.
+        None::<&PortMacs>
     }
 
     fn turn(&self, _service: u16) -> u64 {

@@ -260,6 +260,7 @@ fn sentence(reason: Reason) -> &'static str {
         Reason::LocalAddress => "nothing is bound there, and the VIP is an address of this machine too",
         Reason::NotOwned => "this director does not answer for the VIP",
         Reason::NdpOther => "it is neighbour discovery that is not ours to answer",
+        Reason::OtherHost => "the frame is for the MAC address of another machine",
         Reason::FlowHit => "the flow is in the table",
         Reason::FlowNew => "a new flow, which is remembered",
         Reason::FlowUntracked => "a new flow, which finds no place in the flow table",

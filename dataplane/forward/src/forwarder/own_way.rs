@@ -76,7 +76,9 @@ pub(super) fn with_own_clients(mut ports: Ports, topology: &Topology) -> Ports {
         && topology.link_named(DEVICE).is_some()
     {
         let (index, name) = (link.index, link.name.clone());
-        ports.ports.insert(index, Port { index, name, mac: link.mac, mtu: link.mtu, asked_as: DEVICE.to_owned() });
+        let (mac, mtu, asked_as) = (link.mac, link.mtu, DEVICE.to_owned());
+        // Addresses are not resolved there: frames carry that of the end that they leave by.
+        ports.ports.insert(index, Port { index, name, mac, macs: Vec::new(), mtu, asked_as });
     }
     ports
 }
@@ -92,7 +94,7 @@ mod tests {
     use crate::topology::{Hop, Link, Prefix, Route, RouteAction};
 
     fn port(name: &str, mtu: u32) -> Port {
-        Port { index: 2, name: name.to_owned(), mac: [2; 6], mtu, asked_as: name.to_owned() }
+        Port { index: 2, name: name.to_owned(), mac: [2; 6], macs: vec![[2; 6]], mtu, asked_as: name.to_owned() }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use sluicegate_l4::directory::{address_buckets, service_buckets};
 use sluicegate_l4::layout::{
-    ADDRESS_BUCKETS, Address, AddressBucket, AddressEntry, Backend, Control, FLOW_WAYS, Interface, RING_LINE_SLOTS,
-    RING_LINES, RingLine, SERVICE_BUCKETS, Service, ServiceBucket, Traffic, service_key, service_word,
+    ADDRESS_BUCKETS, Address, AddressBucket, AddressEntry, Backend, Control, FLOW_WAYS, Interface, PortMacs,
+    RING_LINE_SLOTS, RING_LINES, RingLine, SERVICE_BUCKETS, Service, ServiceBucket, Traffic, service_key, service_word,
 };
 use sluicegate_l4::verdict::Reason;
 use sluicegate_l4::{FlowPlaces, Packet, Tables};
@@ -25,6 +25,7 @@ pub struct MemoryTables {
     pub backends: Vec<Backend>,
     pub flows: Vec<[AtomicU64; FLOW_WAYS]>,
     pub interfaces: BTreeMap<u32, Interface>,
+    pub macs: BTreeMap<u32, PortMacs>,
     pub turns: RefCell<BTreeMap<u16, u64>>,
     pub service_traffic: RefCell<BTreeMap<u16, Traffic>>,
     pub backend_traffic: RefCell<BTreeMap<u16, Traffic>>,
@@ -54,6 +55,7 @@ impl MemoryTables {
             backends: vec![Backend::default()],
             flows: (0..flow_sets).map(|_| Default::default()).collect(),
             interfaces: BTreeMap::new(),
+            macs: BTreeMap::new(),
             turns: RefCell::default(),
             service_traffic: RefCell::default(),
             backend_traffic: RefCell::default(),
@@ -167,6 +169,10 @@ impl Tables for MemoryTables {
 
     fn interface(&self, index: u32) -> Option<Interface> {
         self.interfaces.get(&index).copied()
+    }
+
+    fn port_macs(&self, row: u32) -> Option<impl Deref<Target = PortMacs>> {
+        self.macs.get(&row)
     }
 
     fn turn(&self, service: u16) -> u64 {

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use memory::MemoryTables;
-use sluicegate_l4::layout::{AddressEntry, Backend, GUE_PORT, Interface, Service, map};
+use sluicegate_l4::layout::{AddressEntry, Backend, GUE_PORT, Interface, PortMacs, Service, map};
 use sluicegate_l4::verdict::Reason;
 use sluicegate_xdp::row::Row;
 use std::net::IpAddr;
@@ -20,6 +20,8 @@ pub const INGRESS: u32 = 1;
 pub const ELSEWHERE: u32 = 77;
 pub const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// Above the director's port.
+pub const BRIDGE: [u8; 6] = [2, 0, 0, 0, 0, 4];
 pub const REAL: [u8; 6] = [2, 0, 0, 0, 0, 3];
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -110,6 +112,9 @@ pub fn tables(flow_sets: u32) -> MemoryTables {
     }
     tables.add_service(local, 0, 0, service(Service::FLAG_FRAGMENTS, Service::SELECT_TUPLE));
     tables.interfaces.insert(INGRESS, Interface { mac: DIRECTOR, mtu: 1500 });
+    let mut macs = PortMacs { ifindex: INGRESS, ..PortMacs::default() };
+    (macs.macs[0], macs.macs[6]) = (PortMacs::word(BRIDGE), PortMacs::word(DIRECTOR));
+    tables.macs.insert(PortMacs::row_of(INGRESS), macs);
     tables
 }
 
@@ -154,6 +159,10 @@ pub fn load(tables: &MemoryTables) -> Ebpf {
     let mut ports = HashMap::<_, u32, Row<Interface>>::try_from(map_of(&mut object, map::INTERFACES)).expect("a map");
     for (index, interface) in &tables.interfaces {
         ports.insert(index, Row(*interface), 0).expect("written");
+    }
+    let mut macs = Array::<_, Row<PortMacs>>::try_from(map_of(&mut object, map::MACS)).expect("an array");
+    for (row, port) in &tables.macs {
+        macs.set(*row, Row(*port), 0).expect("written");
     }
     let program: &mut Xdp = object.program_mut("director").expect("a program").try_into().expect("XDP");
     program.load().unwrap_or_else(|why| panic!("{why:?}"));

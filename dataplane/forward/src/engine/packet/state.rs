@@ -8,8 +8,8 @@ use crate::engine::{EngineError, SampleQueue};
 use crate::tables::{MapOp, Tables as Image};
 use rustix::time::{ClockId, clock_gettime};
 use sluicegate_l4::layout::{
-    self, AddressBucket, AddressEntry, Backend, Control, FLOW_WAYS, Interface, RING_LINE_SLOTS, RingLine, Service,
-    ServiceBucket, map,
+    self, AddressBucket, AddressEntry, Backend, Control, FLOW_WAYS, Interface, PortMacs, RING_LINE_SLOTS, RingLine,
+    Service, ServiceBucket, map,
 };
 use sluicegate_l4::verdict::Reason;
 use sluicegate_l4::{FlowPlaces, Tables};
@@ -267,6 +267,12 @@ impl Tables for View<'_> {
     #[inline(always)]
     fn interface(&self, index: u32) -> Option<Interface> {
         self.rows.interfaces.get(&index).copied()
+    }
+
+    /// The kernel tells frames of others apart, and the worker knows the address of the bridge.
+    #[inline(always)]
+    fn port_macs(&self, _row: u32) -> Option<impl Deref<Target = PortMacs>> {
+        None::<&PortMacs>
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use core::cell::Cell;
 use core::ops::Deref;
 use sluicegate_l4::layout::{
     ADDRESS_BUCKETS, AddressBucket, Backend, Control, FLOW_SETS, FLOW_WAYS, FlowSet, Interface, MAX_ADDRESSES,
-    MAX_BACKENDS, MAX_RINGS, MAX_SERVICES, RING_LINE_SLOTS, RING_LINES, RingLine, SERVICE_BUCKETS, Service,
+    MAX_BACKENDS, MAX_RINGS, MAX_SERVICES, PortMacs, RING_LINE_SLOTS, RING_LINES, RingLine, SERVICE_BUCKETS, Service,
     ServiceBucket, Traffic,
 };
 use sluicegate_l4::verdict::Reason;
@@ -39,6 +39,8 @@ static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_BACKENDS + 1, BPF_
 static FLOWS: Array<FlowSet> = Array::with_max_entries(FLOW_SETS, BPF_F_MMAPABLE);
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(PORTS, 0);
+#[map]
+static MACS: Array<PortMacs> = Array::with_max_entries(PortMacs::ROWS, BPF_F_MMAPABLE);
 #[map]
 static EGRESS: DevMapHash = DevMapHash::with_max_entries(PORTS, 0);
 #[map]
@@ -170,6 +172,11 @@ impl Tables for Maps {
     fn interface(&self, index: u32) -> Option<Interface> {
         // SAFETY: entries are written whole and not removed while the program is attached to the port.
         unsafe { INTERFACES.get(index) }.copied()
+    }
+
+    #[inline(always)]
+    fn port_macs(&self, row: u32) -> Option<impl Deref<Target = PortMacs>> {
+        MACS.get(row)
     }
 
     #[inline(always)]
