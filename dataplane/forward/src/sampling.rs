@@ -33,13 +33,13 @@ pub struct Selection {
     pub every: u32,
     /// Packets to this address alone.
     pub vip: Option<IpAddr>,
-    /// Also packets that are for no VIP.
+    /// Also packets that are for no VIP, or for another machine.
     pub all: bool,
 }
 
 impl Selection {
     fn takes(&self, sample: &Sample) -> bool {
-        let foreign = matches!(sample.reason, Some(Reason::NotIp | Reason::NotVip));
+        let foreign = matches!(sample.reason, Some(Reason::NotIp | Reason::NotVip | Reason::OtherHost));
         let destination = || Dissection::of(&sample.frame).and_then(|frame| frame.destination());
         (self.all || !foreign) && self.vip.is_none_or(|vip| destination() == Some(vip))
     }
@@ -295,6 +295,7 @@ mod tests {
         let selection = Selection { every: 1, vip: None, all: false };
         assert!(selection.takes(&sample(Reason::NoService)) && !selection.takes(&sample(Reason::NotVip)));
         assert!(Selection { all: true, ..selection }.takes(&sample(Reason::NotVip)));
+        assert!(!selection.takes(&sample(Reason::OtherHost)));
         let vip = Some("192.0.2.10".parse().expect("an address"));
         assert!(!Selection { vip, ..selection }.takes(&sample(Reason::FlowNew)), "the frame says of no address");
     }
