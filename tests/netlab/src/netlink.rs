@@ -67,6 +67,8 @@ pub(crate) fn add_snooping_bridge(interface: &str) -> Result<(), LabError> {
         .append_info_data(InfoBridge::MulticastMldVersion(2))
         .append_info_data(InfoBridge::MulticastIgmpVersion(3))
         .append_info_data(InfoBridge::MulticastQueryInterval(2 * SECOND))
+        // Who is silent for two questions is forgotten.
+        .append_info_data(InfoBridge::MulticastMembershipInterval(5 * SECOND))
         .append_info_data(InfoBridge::MulticastQueryResponseInterval(SECOND / 2))
         .append_info_data(InfoBridge::MulticastStartupQueryInterval(SECOND))
         .append_info_data(InfoBridge::MulticastStartupQueryCount(3))
