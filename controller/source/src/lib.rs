@@ -6,7 +6,7 @@
 //! - [`files`] (pure): which file gives which object, and what changes when a file changes;
 //! - [`directory`]: the shell that reads folders and watches them with inotify;
 //! - [`kube`]: the shell that watches an API server;
-//! - [`lease`] (pure): who leads; [`write`]: the shell that the leader answers with.
+//! - [`lease`] (pure): who leads; [`mod@write`]: the shell that the leader answers with.
 //!
 //! # What counts as the truth
 //!

@@ -3,7 +3,7 @@
 //! It is small and strict, and it is **not**: a validator (any JSON with a name is an object), an authenticator (one
 //! bearer token at most), an admission chain, a garbage collector or a controller of anything. It speaks JSON alone, serves
 //! one version of each kind of [`resource::RESOURCES`], takes lists in an applied configuration as atomic, and keeps its
-//! whole history until [`ApiServer::compact`] is called. What it does do, it does as the Kubernetes API conventions say:
+//! whole history until [`store::Store::compact`] is called. What it does do, it does as the Kubernetes API conventions say:
 //! resource versions, optimistic concurrency, `generation`, the status subresource, watches with bookmarks and streaming
 //! lists, `410 Gone`, pages of lists, label and field selectors, merge patches and server-side apply with its conflicts.
 //!
