@@ -310,11 +310,12 @@ fn ingress_class(suite: &Suite) {
     suite.until_published("ours");
     suite.until("ours", || ask(&suite.gateway, "GET", "ours.test", "/").status == 200);
     suite.expect(&[("IC1", "invalid.test", "/", None), ("IC1", "theirs.test", "/", None)]);
-    // A class that an Ingress leaves takes its routes along; its status is another controller's from then on.
+    // A class that an Ingress leaves takes its routes along, and what we said in its status.
     let mut left = feature.objects.iter().find(|object| object["metadata"]["name"] == "ours").expect("it").clone();
     left["spec"]["ingressClassName"] = json!("other");
     suite.cluster.apply(&left);
     suite.until("S9: 404", || ask(&suite.gateway, "GET", "ours.test", "/").status == 404);
+    suite.until("S9: no status", || suite.published("ours") == Value::Null);
     assert_eq!((suite.published("invalid"), suite.published("theirs")), (Value::Null, Value::Null), "IC1");
     // Removed and made anew, with another uid: the new one is served and published.
     suite.cluster.delete("Ingress", "default", "ours");
