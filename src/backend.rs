@@ -82,7 +82,7 @@ fn state(arguments: &BackendArguments) -> Result<BackendState, Failure> {
     };
     let vips: BTreeMap<IpAddr, Option<u16>> = vips.into_iter().map(|vip| (vip, room)).collect();
     let peers = arguments.peer.iter().copied().collect();
-    Ok(BackendState { vips, directors, peers, endpoints: BTreeSet::new() })
+    Ok(BackendState { vips, directors, peers, endpoints: BTreeSet::new(), services: BTreeMap::new() })
 }
 
 /// The largest packet that fits into the tunnel: outer headers are those of the longest family among the directors. With

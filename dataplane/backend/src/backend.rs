@@ -3,6 +3,7 @@
 use crate::addresses::{AddressError, Addresses};
 use crate::classifiers::{self, ClassifierMode};
 use crate::peer::PeerNetwork;
+use crate::pods::{self, PodError, PodPort, PodService};
 use crate::programs::{self, AttachMode, Attachment, ProgramError};
 use crate::sysctl::{self, SysctlError};
 use aya::Ebpf;
@@ -52,6 +53,9 @@ pub struct BackendState {
     pub peers: BTreeSet<PeerNetwork>,
     /// Addresses at which tunnels end; empty = all that the host has when this is applied.
     pub endpoints: BTreeSet<IpAddr>,
+    /// Ports of VIPs that end in pods of this host. Their VIPs are not put on `lo`; one that is also among [`Self::vips`] is
+    /// on `lo` for its other ports.
+    pub services: BTreeMap<PodPort, PodService>,
 }
 
 /// What one [`Backend::apply`] changed.
@@ -73,6 +77,9 @@ pub enum BackendError {
     /// Programs or tables.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// Services into pods.
+    #[error(transparent)]
+    Pods(#[from] PodError),
     /// Addresses.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -126,6 +133,7 @@ impl Backend {
     /// # Errors
     /// The first thing that the kernel refuses; what was done until then stays, and applying again goes on.
     pub async fn apply(&mut self, state: &BackendState) -> Result<Changes, BackendError> {
+        pods::check(&state.services)?;
         let mut changes = Changes::default();
         let present = self.addresses.on_loopback().await?;
         for vip in state.vips.keys().filter(|vip| !present.contains_key(vip)) {

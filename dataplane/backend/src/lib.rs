@@ -12,6 +12,7 @@ mod classifiers;
 pub mod doctor;
 mod facts;
 mod peer;
+mod pods;
 mod probe_egress;
 mod programs;
 mod sysctl;
@@ -21,6 +22,7 @@ pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes,
 pub use classifiers::ClassifierMode;
 pub use facts::read_facts;
 pub use peer::{PeerNetwork, PeerNetworkError};
+pub use pods::{Pod, PodError, PodPort, PodService, TransportProtocol};
 pub use probe_egress::{ProbeEgress, ProbeEgressError, ProbeEgressSettings, let_answers_in};
 pub use programs::{AttachMode, Attachment, ProgramError, default_pins};
 pub use sysctl::SysctlError;

@@ -14,7 +14,7 @@ use sluicegate_dsr::Reason;
 use sluicegate_dsr::layout::map;
 use sluicegate_netlab::traffic::UdpEcho;
 use sluicegate_netlab::{Capture, Frame, Lab, Namespace, WireOptions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
@@ -89,6 +89,7 @@ fn state(vips: &[&str]) -> BackendState {
         directors: Directors::Known([DIRECTOR4, DIRECTOR6].map(address).into()),
         peers: BTreeSet::new(),
         endpoints: BTreeSet::new(),
+        services: BTreeMap::new(),
     }
 }
 

@@ -6,7 +6,7 @@ mod support;
 use sluicegate_backend::{AttachMode, Backend, BackendSettings, BackendState, ClassifierMode, Directors, PeerNetwork};
 use sluicegate_dsr::Reason;
 use sluicegate_netlab::{Capture, Frame, Lab, Namespace, WireOptions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -70,6 +70,7 @@ impl Network {
             directors: Directors::Known([DIRECTOR4, DIRECTOR6].map(address).into()),
             peers: peers.into(),
             endpoints: BTreeSet::new(),
+            services: BTreeMap::new(),
         };
         network.with_backend(|backend, runtime| {
             runtime.block_on(backend.apply(&state)).expect("applied");
