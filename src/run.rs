@@ -207,6 +207,7 @@ fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSetti
         namespace_selector: serve.watch_namespace_selector.clone(),
         config_maps: config_maps.cloned().collect(),
         secrets: role != Role::Director,
+        services_alone: role == Role::Director,
     };
     SourceSettings::Cluster(Box::new(ClusterSettings { login, kube, writer, publish, kinds }))
 }

@@ -5,6 +5,7 @@
 
 use sluicegate_admin::packets::{PacketsState, PortState, PortTraffic, ReasonCount};
 use sluicegate_proxy::{Limits, Timeouts};
+use sluicegate_source::rights::RIGHTS;
 use sluicegate_telemetry::metrics::{MetricKind, TABLE};
 use sluicegate_telemetry::{FaultReason, LimitName, UpstreamError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,7 +110,28 @@ fn every_flag_is_listed() {
     assert_eq!(listed, offered);
 }
 
-/// The first column of the tables of defaults, and what stands beside it.
+#[test]
+fn every_right_is_listed_with_its_reason() {
+    let code = |text: &str| if text.is_empty() { "core".to_owned() } else { format!("`{text}`") };
+    let list = |texts: &[&str]| texts.iter().map(|text| code(text)).collect::<Vec<_>>().join(", ");
+    let expected: Vec<Vec<String>> = RIGHTS
+        .iter()
+        .map(|right| {
+            let accounts: Vec<String> = right.accounts.iter().map(ToString::to_string).collect();
+            vec![
+                code(right.group),
+                code(right.resource),
+                list(right.verbs),
+                right.reach.to_string(),
+                accounts.join(", "),
+                right.flag.map_or("-".to_owned(), code),
+                right.why.to_owned(),
+            ]
+        })
+        .collect();
+    assert_eq!(rows_below(&read("docs/kubernetes.md"), "## Rights"), expected);
+}
+
 #[test]
 fn every_field_about_packets_is_described() {
     let state = PacketsState {
@@ -138,6 +160,7 @@ fn names(value: &serde_json::Value) -> Vec<String> {
     }
 }
 
+/// The first column of the tables of defaults, and what stands beside it.
 fn defaults() -> BTreeMap<&'static str, String> {
     let limits = Limits::default();
     let timeouts = Timeouts::default();

@@ -8,6 +8,7 @@ mod cluster_support;
 use cli_support::{AT_MOST, Gateway, try_get};
 use cluster_support::{Cluster, own_address};
 use serde_json::{Value, json};
+use sluicegate_source::rights::{self, Account, Right};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -266,6 +267,37 @@ fn cut_watches_and_relists_write_nothing() {
     let seen = cluster.server().seen();
     let writes = seen.iter().filter(|seen| seen.resource.ends_with("/status")).count();
     assert_eq!(writes, 1, "that of the late one");
+}
+
+/// The table of rights is what the program asks for.
+#[test]
+fn nothing_is_asked_for_that_the_table_of_rights_does_not_list() {
+    let cluster = Cluster::in_process();
+    prepare(&cluster);
+    cluster.apply(&json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"edge": "yes"}}}));
+    let web = backend("web");
+    deploy(&cluster, "web", web);
+    let [mut ingress, ..] = application("web", web);
+    ingress["spec"]["tls"] = json!([{"hosts": ["web.example"], "secretName": "missing"}]);
+    cluster.apply(&ingress);
+    cluster.server().forget();
+    let more = ["--watch-namespace-selector", "edge=yes", "--publish-status-address", "192.0.2.10"];
+    let mut gateway = start(&cluster, &[&more[..], &["--lame-duck", "0s"]].concat());
+    // Past HTTP: only the program's own requests are to be seen.
+    let server = cluster.server();
+    let has_status =
+        || server.object("Ingress", "shop", "web").is_some_and(|web| web["status"]["loadBalancer"].is_object());
+    until("the status", || has_status() && !server.objects("Event").is_empty());
+    gateway.signal("TERM");
+    assert_eq!(gateway.end(), Some(0));
+    let own = server.seen();
+    for seen in &own {
+        let is_allowed = |right: &Right| right.resource == seen.resource && right.verbs.contains(&seen.verb);
+        assert!(rights::of(Account::Gateway).any(is_allowed), "{} {} is in no row", seen.verb, seen.resource);
+    }
+    for right in rights::of(Account::Gateway) {
+        assert!(own.iter().any(|seen| seen.resource == right.resource), "{} is not asked for", right.resource);
+    }
 }
 
 #[test]

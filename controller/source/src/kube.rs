@@ -47,6 +47,8 @@ pub struct KubeSettings {
     pub config_maps: Vec<NamespacedName>,
     /// Read the Secrets that are asked for. A director needs none and should have no right to them.
     pub secrets: bool,
+    /// Read Services and their endpoints, and no Ingresses: all that a director has use for.
+    pub services_alone: bool,
 }
 
 /// What the controller asks of the source.
@@ -183,6 +185,10 @@ async fn follow(
 }
 
 /// The namespaced kinds that are watched as a whole.
-fn watched_kinds() -> [Kind; 3] {
-    [Kind::Ingress, Kind::Service, Kind::EndpointSlice]
+fn watched_kinds(services_alone: bool) -> &'static [Kind] {
+    if services_alone {
+        &[Kind::Service, Kind::EndpointSlice]
+    } else {
+        &[Kind::Ingress, Kind::Service, Kind::EndpointSlice]
+    }
 }

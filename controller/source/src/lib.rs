@@ -6,7 +6,8 @@
 //! - [`files`] (pure): which file gives which object, and what changes when a file changes;
 //! - [`directory`]: the shell that reads folders and watches them with inotify;
 //! - [`kube`]: the shell that watches an API server;
-//! - [`lease`] (pure): who leads; [`mod@write`]: the shell that the leader answers with.
+//! - [`lease`] (pure): who leads; [`mod@write`]: the shell that the leader answers with;
+//! - [`rights`] (pure): what a service account must be allowed for all of it.
 //!
 //! # What counts as the truth
 //!
@@ -22,6 +23,7 @@ pub mod kube;
 pub mod lease;
 pub mod manifest;
 mod object;
+pub mod rights;
 mod text;
 mod tracker;
 mod value;

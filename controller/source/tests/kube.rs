@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use sluicegate_apiserver::{ApiServer, Fault, Seen};
-use sluicegate_config::{NamespacedName, Rejection, Settings};
+use sluicegate_config::{Kind, NamespacedName, Rejection, Settings};
 use sluicegate_source::kube::{ApiContact, MOST_BY_NAME};
+use sluicegate_source::rights::{self, Account, Right};
 use sluicegate_source::{Kube, KubeClient, KubeSettings, Login, SourceEvent, Wishes};
 use sluicegate_translate::{Controller, ObjectChange};
 use std::fs;
@@ -283,8 +284,7 @@ fn a_missing_right_is_named_and_the_rest_works() {
     assert_eq!((follower.hosts().len(), follower.endpoints()), (1, 0));
     let rejection = follower.rejection("forbids").expect("it is named").to_string();
     assert!(
-        rejection
-            .contains(r#"{apiGroups: ["discovery.k8s.io"], resources: [endpointslices], verbs: [get, list, watch]}"#),
+        rejection.contains(r#"{apiGroups: ["discovery.k8s.io"], resources: [endpointslices], verbs: [list, watch]}"#),
         "{rejection}"
     );
     server.faults().clear();
@@ -365,10 +365,29 @@ fn a_director_reads_no_secret() {
     let [mut ingress, ..] = application("shop", "web");
     ingress["spec"]["tls"] = json!([{"hosts": ["web.example"], "secretName": "tls"}]);
     server.put(ingress).expect("put");
-    let mut follower = Follower::start(&server, KubeSettings::default(), settings());
+    let vips = NamespacedName::new("sluicegate-system", "vips");
+    let kube = KubeSettings {
+        services_alone: true,
+        config_maps: vec![vips],
+        namespace_selector: Some("edge=yes".to_owned()),
+        ..KubeSettings::default()
+    };
+    server.put(json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"edge": "yes"}}})).expect("put");
+    deploy(&server, "shop", "web");
+    let mut follower = Follower::start(&server, kube, settings());
     follower.until("the first state", |this| this.is_ready);
     follower.settle(Duration::from_millis(300));
-    assert!(server.seen().iter().all(|seen| seen.resource != "secrets"));
+    assert_eq!((follower.hosts().len(), follower.controller.objects().count(Kind::EndpointSlice)), (0, 1));
+    let seen = server.seen();
+    assert!(seen.iter().all(|seen| seen.resource != "secrets" && !seen.resource.starts_with("ingress")));
+    for seen in &seen {
+        let is_allowed = |right: &Right| right.resource == seen.resource && right.verbs.contains(&seen.verb);
+        assert!(rights::of(Account::Director).any(is_allowed), "{} {} is in no row", seen.verb, seen.resource);
+    }
+    // And a director is asked for nothing that it does not use.
+    for right in rights::of(Account::Director).filter(|right| right.verbs.contains(&"watch")) {
+        assert!(seen.iter().any(|seen| seen.resource == right.resource), "{} is not read", right.resource);
+    }
 }
 
 #[test]

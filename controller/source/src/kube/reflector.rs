@@ -4,6 +4,7 @@ use super::batch::Item;
 use super::contact::{ApiContact, WatchState};
 use super::raw::Raw;
 use crate::object::{Decoded, Refusal, TypeMeta, decode};
+use crate::rights::{WATCH, rule};
 use futures_util::StreamExt as _;
 use kube::discovery::ApiResource;
 use kube::runtime::WatchStreamExt as _;
@@ -334,10 +335,7 @@ impl Reflection {
             field: "(all)".to_owned(),
             verdict: Verdict::Rejected,
             reason: format!("the API server forbids to read {} of {within}", resource.plural),
-            remedy: format!(
-                "give the service account the rule {{apiGroups: [{:?}], resources: [{}], verbs: [get, list, watch]}}",
-                resource.group, resource.plural
-            ),
+            remedy: format!("give the service account the rule {}", rule(&resource.group, &resource.plural, WATCH)),
         };
         let name = Arc::clone(&self.name);
         if self.bad.contains(&name) {

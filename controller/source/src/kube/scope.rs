@@ -10,6 +10,7 @@ use tokio::sync::watch;
 /// The watches of a gateway but for Secrets.
 pub(super) struct Scope {
     reflector: Reflector,
+    kinds: &'static [Kind],
     /// Of cluster-wide kinds, named ConfigMaps and, without a selector, everything else.
     fixed: Vec<Running>,
     /// By namespace, where a selector chooses them.
@@ -20,7 +21,11 @@ pub(super) struct Scope {
 
 impl Scope {
     pub fn start(reflector: &Reflector, settings: &KubeSettings) -> Self {
-        let mut fixed = vec![reflector.start(Watched::of(Kind::IngressClass))];
+        let kinds = watched_kinds(settings.services_alone);
+        let mut fixed = Vec::new();
+        if !settings.services_alone {
+            fixed.push(reflector.start(Watched::of(Kind::IngressClass)));
+        }
         for config_map in &settings.config_maps {
             fixed.push(reflector.start(Watched {
                 namespace: Some(Arc::clone(&config_map.namespace)),
@@ -32,11 +37,14 @@ impl Scope {
         match &settings.namespace_selector {
             Some(selector) => names = Some(watch_names(reflector, selector)),
             None if settings.namespaces.is_empty() => {
-                fixed.extend(watched_kinds().map(|kind| reflector.start(Watched::of(kind))));
+                fixed.extend(kinds.iter().map(|kind| reflector.start(Watched::of(*kind))));
             }
-            None => fixed.extend(settings.namespaces.iter().flat_map(|namespace| in_namespace(reflector, namespace))),
+            None => {
+                let namespaces = settings.namespaces.iter();
+                fixed.extend(namespaces.flat_map(|namespace| in_namespace(reflector, kinds, namespace)));
+            }
         }
-        Self { reflector: reflector.clone(), fixed, chosen: BTreeMap::new(), names }
+        Self { reflector: reflector.clone(), kinds, fixed, chosen: BTreeMap::new(), names }
     }
 
     /// Until everything has been read once.
@@ -71,14 +79,12 @@ impl Scope {
             }
         }
         for name in names {
-            let reflector = &self.reflector;
-            self.chosen.entry(name).or_insert_with_key(|name| in_namespace(reflector, name).collect());
+            let (reflector, kinds) = (&self.reflector, self.kinds);
+            self.chosen.entry(name).or_insert_with_key(|name| in_namespace(reflector, kinds, name).collect());
         }
     }
 }
 
-fn in_namespace(reflector: &Reflector, namespace: &Arc<str>) -> impl Iterator<Item = Running> {
-    watched_kinds()
-        .into_iter()
-        .map(|kind| reflector.start(Watched { namespace: Some(Arc::clone(namespace)), ..Watched::of(kind) }))
+fn in_namespace(reflector: &Reflector, kinds: &'static [Kind], namespace: &Arc<str>) -> impl Iterator<Item = Running> {
+    kinds.iter().map(|kind| reflector.start(Watched { namespace: Some(Arc::clone(namespace)), ..Watched::of(*kind) }))
 }
