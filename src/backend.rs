@@ -47,6 +47,7 @@ pub fn backend(arguments: &BackendArguments) -> Result<(), Failure> {
             mode: AttachMode::Auto,
             classifiers: if arguments.classic_filters { ClassifierMode::Filter } else { ClassifierMode::Auto },
             pins: sluicegate_backend::default_pins(),
+            pod_flows: 0,
         };
         let mut backend = Backend::start(&settings).context("this host cannot be a real server")?;
         for attachment in backend.attachments() {

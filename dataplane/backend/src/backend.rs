@@ -29,7 +29,13 @@ pub struct BackendSettings {
     pub classifiers: ClassifierMode,
     /// A folder of its own in a BPF file system: [`crate::default_pins`].
     pub pins: PathBuf,
+    /// How many flows into pods are remembered, about 210 bytes each: [`DEFAULT_POD_FLOWS`], say. Beyond, those that were silent
+    /// longest are forgotten. 0 = nothing is delivered into pods: what that needs is neither loaded nor attached.
+    pub pod_flows: u32,
 }
+
+/// Flows into pods of one host, for most (56 MB of the kernel's memory).
+pub const DEFAULT_POD_FLOWS: u32 = 262_144;
 
 /// Whose tunnels are believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +99,7 @@ pub struct Backend {
     object: Ebpf,
     attachments: Vec<Attachment>,
     addresses: Addresses,
+    pod_flows: u32,
 }
 
 impl Backend {
@@ -118,7 +125,7 @@ impl Backend {
             attachments.push(attach_unwrapping(&mut object, settings, interface)?);
             silence_arp(interface)?;
         }
-        Ok(Self { object, attachments, addresses: Addresses::open()? })
+        Ok(Self { object, attachments, addresses: Addresses::open()?, pod_flows: settings.pod_flows })
     }
 
     /// The interfaces, and how the XDP program is attached.
@@ -133,7 +140,7 @@ impl Backend {
     /// # Errors
     /// The first thing that the kernel refuses; what was done until then stays, and applying again goes on.
     pub async fn apply(&mut self, state: &BackendState) -> Result<Changes, BackendError> {
-        pods::check(&state.services)?;
+        pods::check(&state.services, self.pod_flows)?;
         let mut changes = Changes::default();
         let present = self.addresses.on_loopback().await?;
         for vip in state.vips.keys().filter(|vip| !present.contains_key(vip)) {

@@ -18,7 +18,9 @@ mod programs;
 mod sysctl;
 
 pub use addresses::{AddressError, Addresses};
-pub use backend::{Backend, BackendError, BackendSettings, BackendState, Changes, Directors, detach, make_room};
+pub use backend::{
+    Backend, BackendError, BackendSettings, BackendState, Changes, DEFAULT_POD_FLOWS, Directors, detach, make_room,
+};
 pub use classifiers::ClassifierMode;
 pub use facts::read_facts;
 pub use peer::{PeerNetwork, PeerNetworkError};

@@ -52,6 +52,10 @@ pub struct Pod {
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     /// This build has no programs for it.
+    /// It was started without.
+    #[error("{0}: this host was started without delivery into pods (no room for flows): start it with")]
+    NotStarted(PodPort),
+    /// This build has no programs for it.
     #[error("{0}: delivery into pods is not in this build: bind its Service by another method (TUNNEL, L2)")]
     NotBuilt(PodPort),
     /// A pod and its VIP differ in family.
@@ -83,7 +87,7 @@ impl fmt::Display for PodPort {
 }
 
 /// Refuses what no program could do.
-pub(crate) fn check(services: &BTreeMap<PodPort, PodService>) -> Result<(), PodError> {
+pub(crate) fn check(services: &BTreeMap<PodPort, PodService>, flows: u32) -> Result<(), PodError> {
     for (port, service) in services {
         if port.port == 0 || service.pods.iter().any(|pod| pod.port == 0) {
             return Err(PodError::PortZero(*port));
@@ -93,6 +97,7 @@ pub(crate) fn check(services: &BTreeMap<PodPort, PodService>) -> Result<(), PodE
         }
     }
     match services.keys().next() {
+        Some(port) if flows == 0 => Err(PodError::NotStarted(*port)),
         Some(port) => Err(PodError::NotBuilt(*port)),
         None => Ok(()),
     }

@@ -57,6 +57,7 @@ impl Network {
             mode,
             classifiers: ClassifierMode::Auto,
             pins: self.pins(),
+            pod_flows: 0,
         }
     }
 

@@ -62,6 +62,7 @@ impl Network {
             mode,
             classifiers: ClassifierMode::Auto,
             pins: real.bpf_directory().join("backend"),
+            pod_flows: 0,
         };
         let network = Self { others, real, capture, settings, lab };
         let peers = ["203.0.113.0/24", "2001:db8:2::/64"].map(|peer| peer.parse::<PeerNetwork>().expect("a network"));
