@@ -202,6 +202,15 @@ fn own_words(object: &Object) -> String {
             let count = slice.endpoints.as_ref().map_or(0, Vec::len);
             format!("{count} endpoint{} of {service}", if count == 1 { "" } else { "s" })
         }
+        Object::Node(node) => {
+            let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref()).into_iter().flatten();
+            let internal: Vec<&str> =
+                addresses.filter(|one| one.type_ == "InternalIP").map(|one| one.address.as_str()).collect();
+            match internal.as_slice() {
+                [] => "node without an address of type InternalIP".to_owned(),
+                internal => format!("node at {}", internal.join(", ")),
+            }
+        }
         _ => String::new(),
     }
 }

@@ -206,6 +206,7 @@ fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSetti
         namespaces: translate.watch_namespace.iter().cloned().collect(),
         namespace_selector: serve.watch_namespace_selector.clone(),
         config_maps: config_maps.cloned().collect(),
+        nodes: role != Role::Gateway,
         secrets: role != Role::Director,
         services_alone: role == Role::Director,
     };

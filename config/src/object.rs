@@ -19,8 +19,17 @@ pub enum Kind {
     Secret,
     /// `v1` ConfigMap.
     ConfigMap,
+    /// `v1` Node (cluster-scoped).
+    Node,
     /// A manifest file that could not be read as objects; its path is the name.
     File,
+}
+
+impl Kind {
+    /// False for kinds whose objects belong to the cluster, and for files.
+    pub const fn is_namespaced(self) -> bool {
+        !matches!(self, Self::IngressClass | Self::Node | Self::File)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -32,6 +41,7 @@ impl fmt::Display for Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
+            Self::Node => "Node",
             Self::File => "File",
         })
     }

@@ -45,6 +45,8 @@ pub struct KubeSettings {
     pub namespace_selector: Option<String>,
     /// ConfigMaps that something names, each with a watch of its own.
     pub config_maps: Vec<NamespacedName>,
+    /// Read Nodes: for directors and real servers. A gateway needs none.
+    pub nodes: bool,
     /// Read the Secrets that are asked for. A director needs none and should have no right to them.
     pub secrets: bool,
     /// Read Services and their endpoints, and no Ingresses: all that a director has use for.

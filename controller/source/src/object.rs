@@ -1,6 +1,6 @@
 //! One value as a Kubernetes object of the kinds that the gateway reads.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -65,6 +65,7 @@ pub(crate) fn decode(value: &Value, defaults: &TypeMeta) -> Decoded {
         Kind::EndpointSlice => typed::<EndpointSlice>(value, &reference, Object::EndpointSlice),
         Kind::Secret => typed::<Secret>(value, &reference, |secret| Object::Secret(merge_string_data(secret))),
         Kind::ConfigMap => typed::<ConfigMap>(value, &reference, Object::ConfigMap),
+        Kind::Node => typed::<Node>(value, &reference, Object::Node),
         Kind::File => return Decoded::OtherKind(types.kind),
     };
     match result {
@@ -127,6 +128,7 @@ fn known_kind(types: &TypeMeta) -> Option<(Kind, &'static str)> {
         ("", "Service") => (Kind::Service, Service::API_VERSION),
         ("", "Secret") => (Kind::Secret, Secret::API_VERSION),
         ("", "ConfigMap") => (Kind::ConfigMap, ConfigMap::API_VERSION),
+        ("", "Node") => (Kind::Node, Node::API_VERSION),
         _ => return None,
     })
 }
@@ -156,7 +158,7 @@ fn reference(kind: Kind, value: &Value) -> Result<ObjectRef, Refusal> {
         }
     };
     let namespace = match text("namespace") {
-        _ if kind == Kind::IngressClass => "",
+        _ if !kind.is_namespaced() => "",
         None => "default",
         Some(Value::String(namespace)) if namespace.is_empty() => "default",
         Some(Value::String(namespace)) if is_dns_name(namespace, 63) => namespace.as_str(),

@@ -11,11 +11,13 @@ pub enum Account {
     Gateway,
     /// `--role director`.
     Director,
+    /// `sluicegate backend`. It only reads.
+    Backend,
 }
 
 impl Account {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Gateway, Self::Director];
+    pub const ALL: [Self; 3] = [Self::Gateway, Self::Director, Self::Backend];
 }
 
 impl fmt::Display for Account {
@@ -23,6 +25,7 @@ impl fmt::Display for Account {
         f.write_str(match self {
             Self::Gateway => "gateway",
             Self::Director => "director",
+            Self::Backend => "backend",
         })
     }
 }
@@ -147,6 +150,15 @@ pub const RIGHTS: &[Right] = &[
         why: "which namespaces are read",
     },
     Right {
+        accounts: &[Account::Director, Account::Backend],
+        group: "",
+        resource: "nodes",
+        verbs: WATCH,
+        reach: Reach::Cluster,
+        flag: None,
+        why: "addresses of nodes; which of them are kept out of load balancing",
+    },
+    Right {
         accounts: &[Account::Gateway],
         group: "networking.k8s.io",
         resource: "ingresses/status",
@@ -165,7 +177,7 @@ pub const RIGHTS: &[Right] = &[
         why: "the virtual IPs of Services of type LoadBalancer",
     },
     Right {
-        accounts: &Account::ALL,
+        accounts: WRITERS,
         group: "",
         resource: "events",
         verbs: &["create", "get", "patch"],
@@ -174,7 +186,7 @@ pub const RIGHTS: &[Right] = &[
         why: "what is wrong with an object, told on it",
     },
     Right {
-        accounts: &Account::ALL,
+        accounts: WRITERS,
         group: "coordination.k8s.io",
         resource: "leases",
         verbs: &["create", "get", "update"],
@@ -183,6 +195,9 @@ pub const RIGHTS: &[Right] = &[
         why: "who writes statuses and Events",
     },
 ];
+
+/// Who tells an API server anything.
+const WRITERS: &[Account] = &[Account::Gateway, Account::Director];
 
 /// What following a kind takes. Nothing is read one by one.
 pub(crate) const WATCH: &[&str] = &["list", "watch"];

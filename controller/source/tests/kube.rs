@@ -391,6 +391,46 @@ fn a_director_reads_no_secret() {
 }
 
 #[test]
+fn nodes_are_read_by_those_who_need_them_and_a_missing_right_to_them_stops_nothing() {
+    let server = ApiServer::start().expect("a server");
+    let node = |condition: &str| {
+        json!({"kind": "Node", "metadata": {"name": "n1"}, "status": {
+            "addresses": [{"type": "InternalIP", "address": "192.0.2.11"}, {"type": "Hostname", "address": "n1"}],
+            "conditions": [{"type": "Ready", "status": condition}],
+        }})
+    };
+    server.put(node("True")).expect("put");
+    deploy(&server, "shop", "web");
+    let follower = Follower::of(&server);
+    assert!(server.seen().iter().all(|seen| seen.resource != "nodes"), "a gateway does not read them");
+    assert!(follower.controller.objects().node("n1").is_none());
+
+    let nodes = KubeSettings { nodes: true, ..KubeSettings::default() };
+    server
+        .faults()
+        .set(|seen| (seen.resource == "nodes").then_some(Fault::Refuse(http::StatusCode::FORBIDDEN, "Forbidden")));
+    let mut follower = Follower::start(&server, nodes, settings());
+    follower.until("the first state", |this| this.is_ready);
+    assert_eq!(follower.endpoints(), 1);
+    let rejection = follower.rejection("forbids").expect("it is named").to_string();
+    let rule = r#"{apiGroups: [""], resources: [nodes], verbs: [list, watch]}"#;
+    assert!(rejection.contains(rule), "{rejection}");
+    server.faults().clear();
+    follower.until("the node", |this| this.controller.objects().node("n1").is_some());
+    follower.until("no complaint", |this| this.rejection("forbids").is_none());
+
+    let mut cordoned = node("False");
+    cordoned["metadata"]["labels"] = json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""});
+    cordoned["spec"] = json!({"unschedulable": true});
+    server.put(cordoned).expect("put");
+    follower.until("its marks", |this| {
+        this.controller.objects().node("n1").is_some_and(|node| node.is_excluded && node.is_unschedulable)
+    });
+    server.remove("Node", "", "n1").expect("removed");
+    follower.until("it gone", |this| this.controller.objects().node("n1").is_none());
+}
+
+#[test]
 fn namespaces_come_and_go_by_their_labels() {
     let server = ApiServer::start().expect("a server");
     let namespace =

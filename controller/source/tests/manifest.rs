@@ -45,7 +45,8 @@ fn every_kind_is_read_and_a_missing_namespace_is_default() {
         "{INGRESS}---\n{SERVICE}---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {{name: main, namespace: x}}\n\
          ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web-1}}\naddressType: IPv4\nendpoints: []\nports: []\n\
          ---\napiVersion: v1\nkind: Secret\nmetadata: {{name: cert}}\ntype: kubernetes.io/tls\ndata: {{tls.crt: aGk=}}\n\
-         ---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: vips}}\ndata: {{192.0.2.1: shop/web}}\n"
+         ---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: vips}}\ndata: {{192.0.2.1: shop/web}}\n\
+         ---\napiVersion: v1\nkind: Node\nmetadata: {{name: n1}}\nstatus: {{addresses: [{{type: InternalIP, address: 192.0.2.11}}]}}\n"
     );
     let manifest = yaml(&text);
     assert_eq!(
@@ -56,7 +57,8 @@ fn every_kind_is_read_and_a_missing_namespace_is_default() {
             "IngressClass main",
             "EndpointSlice default/web-1",
             "Secret default/cert",
-            "ConfigMap default/vips"
+            "ConfigMap default/vips",
+            "Node n1"
         ]
     );
     assert_eq!(manifest.notes, []);

@@ -67,6 +67,7 @@ impl Controller {
         for change in changes {
             dirty.merge(self.objects.apply(change));
         }
+        dirty.vips.extend(self.objects.vips_on(&dirty.nodes));
         self.turned(now_unix, &mut dirty);
         self.touch_statuses_of(&dirty);
         if dirty.is_empty() {
@@ -171,7 +172,7 @@ impl Controller {
 }
 
 fn sources(dirty: Dirty) -> impl Iterator<Item = SourceKey> {
-    let Dirty { hosts, server_names, backends, certificates, listeners, vips, objects } = dirty;
+    let Dirty { hosts, server_names, backends, certificates, listeners, vips, nodes: _, objects } = dirty;
     objects
         .into_iter()
         .map(SourceKey::Object)

@@ -3,6 +3,7 @@
 use sluicegate_config::{BackendId, CertificateId, HostPattern, ObjectRef, StreamPort};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Keys that have to be made again. A key may be here though nothing about it moved; never the other way round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub struct Dirty {
     pub listeners: BTreeSet<StreamPort>,
     /// Virtual IPs.
     pub vips: BTreeSet<IpAddr>,
+    /// Nodes of which something is known that was not, or no longer. The VIPs with endpoints there are not listed one by
+    /// one: the [`Controller`](crate::Controller) looks for them once a batch.
+    pub nodes: BTreeSet<Arc<str>>,
     /// Objects that have to be read again for what is wrong with them alone.
     pub objects: BTreeSet<ObjectRef>,
 }
@@ -32,6 +36,7 @@ impl Dirty {
         merge(&mut self.certificates, other.certificates);
         merge(&mut self.listeners, other.listeners);
         merge(&mut self.vips, other.vips);
+        merge(&mut self.nodes, other.nodes);
         merge(&mut self.objects, other.objects);
     }
 
@@ -43,6 +48,7 @@ impl Dirty {
             && self.certificates.is_empty()
             && self.listeners.is_empty()
             && self.vips.is_empty()
+            && self.nodes.is_empty()
             && self.objects.is_empty()
     }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod configmap;
 pub(crate) mod ingress;
+pub(crate) mod node;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod slice;

@@ -36,6 +36,7 @@ mod translate;
 
 pub use controller::{Controller, Rebuilt, Update};
 pub use dirty::Dirty;
+pub use facts::node::Node;
 pub use object::{Object, ObjectChange};
 pub use objects::Objects;
 pub use status::{PublishSettings, Published, StatusWrite};

@@ -1,6 +1,6 @@
 //! The Kubernetes objects that the gateway reads, as their source hands them over.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -22,6 +22,8 @@ pub enum Object {
     Secret(Secret),
     /// `v1` ConfigMap.
     ConfigMap(ConfigMap),
+    /// `v1` Node.
+    Node(Node),
 }
 
 /// What happened to one object. Setting an object that exists replaces it as a whole.
@@ -44,8 +46,9 @@ impl Object {
             Self::EndpointSlice(object) => (Kind::EndpointSlice, &object.metadata),
             Self::Secret(object) => (Kind::Secret, &object.metadata),
             Self::ConfigMap(object) => (Kind::ConfigMap, &object.metadata),
+            Self::Node(object) => (Kind::Node, &object.metadata),
         };
-        let namespace = if kind == Kind::IngressClass { "" } else { namespace_of(meta) };
+        let namespace = if kind.is_namespaced() { namespace_of(meta) } else { "" };
         ObjectRef::new(kind, namespace, meta.name.as_deref().unwrap_or_default())
     }
 }

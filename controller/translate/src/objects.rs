@@ -3,6 +3,7 @@
 use crate::dirty::Dirty;
 use crate::facts::configmap::{TcpServices, Vips};
 use crate::facts::ingress::{Class, Ingress};
+use crate::facts::node::Node;
 use crate::facts::secret::Secret;
 use crate::facts::service::Service;
 use crate::facts::slice::Slice;
@@ -30,6 +31,7 @@ pub struct Objects {
     pub(crate) secrets: BTreeMap<NamespacedName, Secret>,
     pub(crate) tcp_services: TcpServices,
     pub(crate) vips: Vips,
+    nodes: BTreeMap<Arc<str>, Node>,
     pub(crate) by_host: Users<HostPattern>,
     /// Without the hosts of an Ingress's own rules, which are in `by_host` already.
     by_tls_host: Users<HostPattern>,
@@ -58,6 +60,7 @@ impl Objects {
             secrets: BTreeMap::new(),
             tcp_services: TcpServices::default(),
             vips: Vips::default(),
+            nodes: BTreeMap::new(),
             by_host: Users::default(),
             by_tls_host: Users::default(),
             by_backend: Users::default(),
@@ -115,6 +118,7 @@ impl Objects {
                 self.set_secret(Some(Secret::read(&object, id.clone())), id)
             }
             ObjectChange::Set(Object::ConfigMap(object)) => self.set_configmap(&reference, Some(&object)),
+            ObjectChange::Set(Object::Node(object)) => self.set_node(&reference.name, Some(Node::read(&object))),
             ObjectChange::Remove(_) => self.remove(&reference),
         }
     }
@@ -136,6 +140,7 @@ impl Objects {
             certificates: self.by_certificate.keys().cloned().chain(default).collect(),
             listeners: self.tcp_services.listeners.keys().copied().collect(),
             vips: self.vips.bindings.keys().chain(self.claims.keys()).copied().collect(),
+            nodes: BTreeSet::new(),
             objects: objects.collect(),
         }
     }
@@ -148,8 +153,31 @@ impl Objects {
             Kind::Service => self.services.len(),
             Kind::EndpointSlice => self.slices.len(),
             Kind::Secret => self.secrets.len(),
+            Kind::Node => self.nodes.len(),
             Kind::ConfigMap | Kind::File => 0,
         }
+    }
+
+    /// What is known of a node; `None` = no such Node object has come.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The VIPs with endpoints on one of these nodes.
+    ///
+    /// Looked for once a batch of changes instead of kept as an index: facts of nodes change seldom, and all of them at
+    /// once when the first list arrives.
+    pub(crate) fn vips_on(&self, nodes: &BTreeSet<Arc<str>>) -> BTreeSet<IpAddr> {
+        let is_there = |service: &NamespacedName| {
+            let mut endpoints = self.slices_of(service).flat_map(|(_, slice)| slice.endpoints.iter());
+            endpoints.any(|endpoint| endpoint.node.as_ref().is_some_and(|node| nodes.contains(node)))
+        };
+        if nodes.is_empty() {
+            return BTreeSet::new();
+        }
+        let bound = self.vips_of.iter().filter(|(service, _)| is_there(service)).map(|(_, vip)| *vip);
+        let claimed = self.claims.keys().filter(|vip| self.claims.of(vip).any(is_there)).copied();
+        bound.chain(claimed).collect()
     }
 
     /// The Ingresses that say something about TLS for a host.
@@ -212,7 +240,7 @@ impl Objects {
 
     fn is_watched(&self, reference: &ObjectRef) -> bool {
         match reference.kind {
-            Kind::IngressClass => true,
+            Kind::IngressClass | Kind::Node => true,
             Kind::File => false,
             Kind::ConfigMap => self.configmap_names().any(|key| *key == name(reference)),
             // The operator's own choice, wherever it lies.
@@ -233,6 +261,7 @@ impl Objects {
                 self.set_secret(None, id)
             }
             Kind::ConfigMap => self.set_configmap(reference, None),
+            Kind::Node => self.set_node(&reference.name, None),
             Kind::File => Dirty::default(),
         }
     }
@@ -372,6 +401,18 @@ impl Objects {
             dirty.certificates.insert(id);
         }
         dirty
+    }
+
+    /// Kubelets write to their Nodes all the time: only what is kept of them makes anything dirty.
+    fn set_node(&mut self, node: &Arc<str>, new: Option<Node>) -> Dirty {
+        if self.nodes.get(node) == new.as_ref() {
+            return Dirty::default();
+        }
+        match new {
+            Some(new) => self.nodes.insert(Arc::clone(node), new),
+            None => self.nodes.remove(node),
+        };
+        Dirty { nodes: BTreeSet::from([Arc::clone(node)]), ..Dirty::default() }
     }
 
     fn set_configmap(

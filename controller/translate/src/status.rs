@@ -103,7 +103,7 @@ impl Statuses {
             Object::ConfigMap(object) => (&object.metadata.uid, Box::default(), true),
             Object::IngressClass(object) => (&object.metadata.uid, Box::default(), true),
             // They have no status, and what is wrong with them is said of their Service.
-            Object::EndpointSlice(_) => return,
+            Object::EndpointSlice(_) | Object::Node(_) => return,
         };
         // What comes from a folder is answered nowhere.
         let Some(uid) = uid.as_deref().filter(|uid| !uid.is_empty()).map(Box::from) else { return };

@@ -80,8 +80,8 @@ impl<'a> Translator<'a> {
                 }
                 Some(notes)
             }
-            // Slices and Secrets matter where something uses them: they are spoken of there.
-            Kind::EndpointSlice | Kind::Secret | Kind::File => None,
+            // Slices, Secrets and Nodes matter where something uses them: they are spoken of there.
+            Kind::EndpointSlice | Kind::Secret | Kind::Node | Kind::File => None,
         };
         for rejection in notes.into_iter().flatten() {
             self.say(SourceKey::Object(of.clone()), rejection);

@@ -66,6 +66,7 @@ pub(crate) fn api_resource(kind: Kind) -> ApiResource {
         Kind::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices"),
         Kind::Secret => ("", "v1", "secrets"),
         Kind::ConfigMap => ("", "v1", "configmaps"),
+        Kind::Node => ("", "v1", "nodes"),
         Kind::File => ("", "v1", "files"),
     };
     resource(group, version, &kind.to_string(), plural)

@@ -26,6 +26,9 @@ impl Scope {
         if !settings.services_alone {
             fixed.push(reflector.start(Watched::of(Kind::IngressClass)));
         }
+        if settings.nodes {
+            fixed.push(reflector.start(Watched::of(Kind::Node)));
+        }
         for config_map in &settings.config_maps {
             fixed.push(reflector.start(Watched {
                 namespace: Some(Arc::clone(&config_map.namespace)),
