@@ -368,6 +368,7 @@ fn a_director_reads_no_secret() {
     let vips = NamespacedName::new("sluicegate-system", "vips");
     let kube = KubeSettings {
         services_alone: true,
+        nodes: true,
         config_maps: vec![vips],
         namespace_selector: Some("edge=yes".to_owned()),
         ..KubeSettings::default()
