@@ -1,6 +1,7 @@
 //! `backend` and `detach`: this host as a real server of directors elsewhere, and what gone processes left.
 
 use crate::Failure;
+use crate::capabilities::{self, Duty};
 use crate::check::Reading;
 use crate::cli::{BackendArguments, DetachArguments, TunnelName};
 use crate::director::probe_egress;
@@ -39,6 +40,8 @@ pub fn backend(arguments: &BackendArguments) -> Result<(), Failure> {
         ));
     }
     log_to_stderr(LogFormat::Text, &arguments.log_level)?;
+    let duty = Duty { role: None, forwards: true, follows_files: !arguments.manifests.is_empty() };
+    capabilities::keep_only(duty).context("giving up capabilities")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;

@@ -89,6 +89,9 @@ pub enum Command {
         after_help = "Examples:\n  sluicegate doctor --role director --interface eth0\n  sluicegate doctor --role backend --interface eth0 --vip 192.0.2.100 -o json"
     )]
     Doctor(DoctorArguments),
+    /// Make this host fit for what it is to be, as an init container does: BPF file system, settings of the kernel (needs root)
+    #[command(after_help = "Examples:\n  sluicegate prepare --role director\n  sluicegate prepare --role backend")]
+    Prepare(PrepareArguments),
 }
 
 const RUN_EXAMPLES: &str = "Examples:\n  \
@@ -316,6 +319,13 @@ pub struct DoctorArguments {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArguments {
+    /// What this host is to be
+    #[arg(long, value_enum)]
+    pub role: DoctorRole,
 }
 
 /// What a host is to be.

@@ -7,6 +7,7 @@
 mod admin_client;
 mod answers;
 mod backend;
+mod capabilities;
 mod check;
 mod cli;
 mod control;
@@ -19,6 +20,7 @@ mod gateway;
 mod options;
 mod output;
 mod ownership;
+mod prepare;
 mod query;
 mod run;
 mod tap;
@@ -84,5 +86,6 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Backend(arguments) => backend::backend(&arguments),
         Command::Detach(arguments) => backend::detach(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Prepare(arguments) => prepare::prepare(&arguments),
     }
 }

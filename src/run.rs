@@ -1,10 +1,12 @@
 //! `run`: the gateway until somebody ends it.
 
 use crate::Failure;
+use crate::capabilities::{self, Duty};
 use crate::cli::RunArguments;
 use crate::director::DirectorSettings;
 use crate::gateway::{ClusterSettings, Gateway, GatewaySettings, SourceSettings};
-use crate::options::{LogFormatName, Role, RunOptions, ServeOptions};
+use crate::options::{ForwardName, LogFormatName, Role, RunOptions, ServeOptions};
+use anyhow::Context as _;
 use sluicegate_admin::AdminSettings;
 use sluicegate_announce::{DirectorId, Secret};
 use sluicegate_config::{Kind, NamespacedName, Settings};
@@ -32,7 +34,10 @@ pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     start_logging(&options.serve)?;
     let lame_duck = options.serve.lame_duck.unwrap_or(LAME_DUCK);
     let drain = options.serve.drain.unwrap_or(DRAIN);
+    let duty = duty(&options.serve);
     let settings = settings(options)?;
+    // Threads inherit what is left.
+    capabilities::keep_only(duty).context("giving up capabilities")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let gateway = Gateway::start(settings)?;
@@ -52,6 +57,14 @@ pub fn run(arguments: RunArguments) -> Result<(), Failure> {
             name = signals.next() => Err(second(name)),
         }
     })
+}
+
+fn duty(serve: &ServeOptions) -> Duty {
+    Duty {
+        role: Some(serve.role.unwrap_or_default()),
+        forwards: serve.forward != Some(ForwardName::Off),
+        follows_files: !serve.manifests.is_empty() || serve.kubeconfig.is_some(),
+    }
 }
 
 /// Ends the process: threads that still carry traffic are not waited for.

@@ -336,9 +336,11 @@ fn unpin(path: &Path) -> Result<(), ProgramError> {
 /// answers for addresses of the interface alone anyhow.
 fn silence_arp(interface: &str) -> Result<(), SysctlError> {
     for (name, least) in [("arp_ignore", 1), ("arp_announce", 2)] {
-        let name = format!("net/ipv4/conf/{interface}/{name}");
-        if sysctl::read(&name).is_none_or(|value| value < least) {
-            sysctl::write(&name, least)?;
+        let of = |interface: &str| format!("net/ipv4/conf/{interface}/{name}");
+        // The larger one counts, and a container cannot write either: `prepare` does it for all.
+        let value = sysctl::read(&of(interface)).max(sysctl::read(&of("all")));
+        if value.is_none_or(|value| value < least) {
+            sysctl::write(&of(interface), least)?;
         }
     }
     Ok(())

@@ -136,11 +136,13 @@ impl OwnClients {
             let pair = LinkVeth::new(DEVICE, PORT).build();
             self.handle.link().add(pair).execute().await.map_err(refused("make the interfaces"))?;
         }
-        // No addresses of its own: nothing but the routes leads there. A kernel without IPv6 has no such settings.
+        // No addresses of its own: nothing but the routes leads there. A kernel without IPv6 has no such settings; where
+        // /proc is read-only (containers), link-local addresses stay, which nobody uses.
         for (name, value) in [(format!("{DEVICE}/addr_gen_mode"), "1"), (format!("{PORT}/disable_ipv6"), "1")] {
             match fs::write(format!("/proc/sys/net/ipv6/conf/{name}"), value) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(OwnClientsError::Setting(error)),
-                _ => {}
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem) => {}
+                Err(error) => return Err(OwnClientsError::Setting(error)),
             }
         }
         for offload in [Offload::TransmitChecksum, Offload::TcpSegmentation, Offload::GenericSegmentation] {

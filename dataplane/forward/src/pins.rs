@@ -236,8 +236,11 @@ fn lock(root: &Path) -> Result<PinLock, PinError> {
     }
 }
 
-/// Makes sure that the root is in a BPF file system.
-fn ensure_bpf_fs(root: &Path) -> Result<(), PinError> {
+/// Makes sure that the root is in a BPF file system, and mounts one at `/sys/fs/bpf` where that takes it.
+///
+/// # Errors
+/// Where there is none and none can be mounted, which needs root.
+pub fn ensure_bpf_fs(root: &Path) -> Result<(), PinError> {
     if is_bpf_fs(root) {
         return Ok(());
     }
