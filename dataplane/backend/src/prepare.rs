@@ -46,7 +46,8 @@ pub fn prepare_host(role: Role) -> Result<Vec<HostChange>, SysctlError> {
     let mut changes = Vec::new();
     for (of, name, least, why) in SETTINGS {
         let before = sysctl::read(name);
-        let is_missing = before.is_none_or(|value| value < least);
+        // What is not there cannot be too little: kernels without a JIT, namespaces that lack what is the machine's.
+        let is_missing = before.is_some_and(|value| value < least);
         if of.is_none_or(|of| of == role) && is_missing && sysctl::write(name, least)? {
             changes.push(HostChange { name, before, after: least, why });
         }
