@@ -172,9 +172,9 @@ fn kernel(facts: &HostFacts, findings: &mut Vec<Finding>) {
 
 fn rights(facts: &HostFacts, findings: &mut Vec<Finding>) {
     let Some(effective) = facts.capabilities else { return };
-    for (bit, name) in [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")] {
-        // CAP_SYS_ADMIN (21) includes CAP_BPF.
-        let included = bit == 39 && effective & (1 << 21) != 0;
+    for (bit, name) in [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")] {
+        // CAP_SYS_ADMIN (21) includes the two that were once parts of it.
+        let included = bit != 12 && effective & (1 << 21) != 0;
         if effective & (1 << bit) == 0 && !included {
             findings.push(Finding {
                 severity: Severity::Broken,

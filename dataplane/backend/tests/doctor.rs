@@ -49,7 +49,8 @@ fn each_fault_is_found_with_its_remedy() {
         (Severity::Risky, "JIT", "bpf_jit_enable=1", |facts, _| facts.bpf_jit = Some(0)),
         (Severity::Broken, "/sys/fs/bpf", "mount -t bpf", |facts, _| facts.bpf_fs = Some(false)),
         (Severity::Broken, "CAP_NET_ADMIN", "capabilities", |facts, _| facts.capabilities = Some(!(1 << 12))),
-        (Severity::Broken, "CAP_BPF", "capabilities", |facts, _| facts.capabilities = Some(1 << 12)),
+        (Severity::Broken, "CAP_BPF", "capabilities", |facts, _| facts.capabilities = Some(1 << 12 | 1 << 38)),
+        (Severity::Broken, "CAP_PERFMON", "capabilities", |facts, _| facts.capabilities = Some(1 << 12 | 1 << 39)),
         (Severity::Broken, "no interface eth1", "--interface", |_, expected| expected.interfaces = vec!["eth1".into()]),
         (Severity::Risky, "rp_filter", "rp_filter=2", |facts, _| link(facts).rp_filter = Some(1)),
         (Severity::Broken, "arp_ignore", "arp_ignore=1", |facts, _| {
