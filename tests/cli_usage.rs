@@ -96,7 +96,7 @@ fn help_is_complete_and_has_examples() {
     assert_eq!(help.code, Some(0));
     for command in [
         "demo", "run", "check", "routes", "backends", "vips", "cordon", "uncordon", "explain", "tap", "backend",
-        "detach", "doctor",
+        "detach", "doctor", "prepare",
     ] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {}", help.stdout);
         let own = run_to_end(&[command, "--help"]);

@@ -26,7 +26,7 @@ subjects:
 {{- end }}
 
 {{- define "sluicegate.roleOfOwn" -}}
-# In the namespace of the installation: the Lease of who writes, and ConfigMaps by name.
+# In the namespace of the installation: ConfigMaps by name, and the Lease of who writes.
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata:
@@ -36,8 +36,10 @@ metadata:
     {{- include "sluicegate.labels" . | nindent 4 }}
 rules:
 - {apiGroups: [""], resources: [configmaps], resourceNames: [vips, tcp-services], verbs: [list, watch]}
+{{- if ne .component "backend" }}
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
 - {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [{{ .root.Release.Name }}-{{ .component }}], verbs: [get, update]}
+{{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
