@@ -38,7 +38,7 @@ pub struct Rebuilt {
 /// Owns the objects, the desired state made of them and everything that was not taken.
 #[derive(Debug)]
 pub struct Controller {
-    objects: Objects,
+    pub(crate) objects: Objects,
     desired: Desired,
     rejections: Rejections,
     /// Moments (seconds since the Unix epoch) at which a certificate's validity begins or ends.
@@ -87,6 +87,12 @@ impl Controller {
         let notes = rejections.into_iter().map(|rejection| Note { source: source.clone(), rejection });
         let moved = self.rejections.replace([source.clone()], notes.collect::<Vec<_>>());
         self.update(Diff::default(), moved)
+    }
+
+    /// The rejections that stand of what these keys are made of.
+    pub(crate) fn rejections_of(&self, dirty: &Dirty) -> BTreeSet<Rejection> {
+        let standing = sources(dirty.clone()).filter_map(|source| self.rejections.by_source.get(&source));
+        standing.flatten().map(|rejection| (**rejection).clone()).collect()
     }
 
     pub(crate) fn statuses(&mut self) -> &mut crate::status::Statuses {

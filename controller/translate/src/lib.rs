@@ -33,6 +33,7 @@ mod objects;
 mod shared;
 pub mod status;
 mod translate;
+mod what_if;
 
 pub use controller::{Controller, Rebuilt, Update};
 pub use dirty::Dirty;
@@ -41,3 +42,4 @@ pub use object::{Object, ObjectChange};
 pub use objects::Objects;
 pub use status::{PublishSettings, Published, StatusWrite};
 pub use translate::{Translation, translate};
+pub use what_if::WhatIf;

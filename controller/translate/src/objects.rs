@@ -47,6 +47,14 @@ pub struct Objects {
     pub(crate) statuses: Statuses,
 }
 
+/// What an object was before [`Objects::try_on`]; `None` = it was not there.
+#[derive(Debug)]
+pub(crate) enum Former {
+    Ingress(Option<Box<Ingress>>, NamespacedName),
+    Service(Option<Service>, ObjectRef),
+    ConfigMap(TcpServices, Vips, ObjectRef),
+}
+
 impl Objects {
     /// An empty store. The settings say which ConfigMaps and which namespace matter; nothing else is kept.
     pub fn new(settings: &Settings) -> Self {
@@ -87,7 +95,45 @@ impl Objects {
             ObjectChange::Set(object) => self.statuses.see(object),
             ObjectChange::Remove(reference) => self.statuses.forget(reference),
         }
-        let reference = ObjectRef {
+        let reference = self.share(reference);
+        self.take(change, reference)
+    }
+
+    /// Sets an object for a moment, until [`Objects::take_back`]: an Ingress, a Service or a ConfigMap that matters.
+    /// `None` for all others. What statuses show is not looked at.
+    pub(crate) fn try_on(&mut self, object: Object) -> Option<(Dirty, Former)> {
+        let reference = object.reference();
+        if reference.name.is_empty() || !self.is_watched(&reference) {
+            return None;
+        }
+        let reference = self.share(reference);
+        let key = name(&reference);
+        let former = match reference.kind {
+            Kind::Ingress => Former::Ingress(self.ingresses.get(&key).cloned(), key),
+            Kind::Service => Former::Service(self.services.get(&key).cloned(), reference.clone()),
+            Kind::ConfigMap => Former::ConfigMap(self.tcp_services.clone(), self.vips.clone(), reference.clone()),
+            Kind::IngressClass | Kind::EndpointSlice | Kind::Secret | Kind::File => return None,
+        };
+        Some((self.take(ObjectChange::Set(object), reference), former))
+    }
+
+    /// Ends [`Objects::try_on`]: everything is as it was.
+    pub(crate) fn take_back(&mut self, former: Former) {
+        let mut moved = Dirty::default();
+        match former {
+            Former::Ingress(ingress, key) => moved = self.set_ingress(key, ingress),
+            Former::Service(service, reference) => moved = self.set_service(&reference, service),
+            Former::ConfigMap(tcp_services, vips, reference) => {
+                self.set_tcp_services(&mut moved, &reference, tcp_services);
+                self.set_vips(&mut moved, &reference, vips);
+            }
+        }
+        // Keys were looked at beside what is served, and nothing was made of them.
+        drop(moved);
+    }
+
+    fn share(&mut self, reference: ObjectRef) -> ObjectRef {
+        ObjectRef {
             kind: reference.kind,
             namespace: self.shared.text(&reference.namespace),
             name: match reference.kind {
@@ -95,7 +141,10 @@ impl Objects {
                 Kind::EndpointSlice => reference.name,
                 _ => self.shared.text(&reference.name),
             },
-        };
+        }
+    }
+
+    fn take(&mut self, change: ObjectChange, reference: ObjectRef) -> Dirty {
         match change {
             ObjectChange::Set(Object::Ingress(object)) => {
                 let ingress = Ingress::read(&object, reference, &mut self.shared);
@@ -426,34 +475,39 @@ impl Objects {
             let new = object
                 .map(|object| TcpServices::read(object, reference, &self.settings.reserved_ports))
                 .unwrap_or_default();
-            if new != self.tcp_services {
-                self.dirty_streams(&mut dirty);
-                self.tcp_services = new;
-                self.streams_of = self
-                    .tcp_services
-                    .listeners
-                    .values()
-                    .map(|listener| (listener.backend.clone(), listener.port))
-                    .collect();
-                self.dirty_streams(&mut dirty);
-                dirty.objects.insert(reference.clone());
-            }
+            self.set_tcp_services(&mut dirty, reference, new);
         }
         if self.settings.vip_configmap == key {
             let new = object.map(|object| Vips::read(object, reference)).unwrap_or_default();
-            if new != self.vips {
-                let (old, new_ones) = (&self.vips.bindings, &new.bindings);
-                let moved = |address: &&IpAddr| old.get(address) != new_ones.get(address);
-                dirty.vips.extend(old.keys().chain(new_ones.keys()).filter(moved));
-                self.vips = new;
-                let bound = self.vips.bindings.iter();
-                self.vips_of = bound
-                    .flat_map(|(address, of)| of.lines.iter().map(|line| (line.service.clone(), *address)))
-                    .collect();
-                dirty.objects.insert(reference.clone());
-            }
+            self.set_vips(&mut dirty, reference, new);
         }
         dirty
+    }
+
+    fn set_tcp_services(&mut self, dirty: &mut Dirty, reference: &ObjectRef, new: TcpServices) {
+        if new == self.tcp_services {
+            return;
+        }
+        self.dirty_streams(dirty);
+        self.tcp_services = new;
+        let listeners = self.tcp_services.listeners.values();
+        self.streams_of = listeners.map(|listener| (listener.backend.clone(), listener.port)).collect();
+        self.dirty_streams(dirty);
+        dirty.objects.insert(reference.clone());
+    }
+
+    fn set_vips(&mut self, dirty: &mut Dirty, reference: &ObjectRef, new: Vips) {
+        if new == self.vips {
+            return;
+        }
+        let (old, new_ones) = (&self.vips.bindings, &new.bindings);
+        let moved = |address: &&IpAddr| old.get(address) != new_ones.get(address);
+        dirty.vips.extend(old.keys().chain(new_ones.keys()).filter(moved));
+        self.vips = new;
+        let bound = self.vips.bindings.iter();
+        self.vips_of =
+            bound.flat_map(|(address, of)| of.lines.iter().map(|line| (line.service.clone(), *address))).collect();
+        dirty.objects.insert(reference.clone());
     }
 
     fn dirty_streams(&self, dirty: &mut Dirty) {

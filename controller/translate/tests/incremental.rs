@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use serde_json::{Value, json};
-use sluicegate_config::{Desired, Generation, ObjectRef, Rejection, Settings, diff};
+use sluicegate_config::{Desired, Generation, Kind, ObjectRef, Rejection, Settings, Verdict, diff};
 use sluicegate_translate::{Controller, Object, ObjectChange};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -35,6 +35,52 @@ proptest! {
     fn history_leaves_no_trace(settings in settings(), steps in prop::collection::vec(step(false), 1..30)) {
         run(settings, steps, true)?;
     }
+
+    /// What is said of an object before it is written is what comes of it, and asking leaves no trace.
+    #[test]
+    fn what_if_says_what_comes(
+        settings in settings(),
+        steps in prop::collection::vec(step(true), 0..20),
+        asked in prop::collection::vec(object(true), 1..8),
+    ) {
+        let mut controller = Controller::new(settings);
+        controller.apply(steps.into_iter().flatten(), NOW);
+        for object in asked {
+            ask_then_apply(&mut controller, object)?;
+        }
+    }
+}
+
+fn ask_then_apply(controller: &mut Controller, object: Object) -> Result<(), TestCaseError> {
+    let reference = object.reference();
+    let before: Vec<Rejection> = controller.rejections().cloned().collect();
+    let (desired, rebuilt) = (controller.desired().clone(), controller.rebuild());
+
+    let said = controller.what_if(object.clone(), NOW);
+    prop_assert_eq!(&desired, controller.desired());
+    prop_assert_eq!(&before, &controller.rejections().cloned().collect::<Vec<_>>());
+    prop_assert_eq!(&rebuilt, &controller.rebuild(), "the objects are as they were");
+    prop_assert_eq!(&said, &controller.what_if(object.clone(), NOW), "asked again");
+
+    let update = controller.apply([ObjectChange::Set(object)], NOW);
+    let after: Vec<Rejection> = controller.rejections().cloned().collect();
+    let all = [&said.refused[..], &said.remarks, &said.effects].concat();
+    if !matches!(reference.kind, Kind::Ingress | Kind::Service | Kind::ConfigMap) {
+        prop_assert!(all.is_empty(), "{reference} is not judged");
+        return Ok(());
+    }
+    for rejection in &all {
+        prop_assert!(after.contains(rejection), "it did not come: {rejection}");
+    }
+    for rejection in &update.new_rejections {
+        let is_of_others = rejection.object == reference && rejection.verdict == Verdict::Ignored;
+        prop_assert!(is_of_others || all.contains(rejection), "it was not said: {rejection}");
+    }
+    for rejection in &said.refused {
+        prop_assert!(rejection.object == reference && update.new_rejections.contains(rejection), "{rejection}");
+    }
+    prop_assert!(said.effects.iter().all(|rejection| rejection.object != reference));
+    Ok(())
 }
 
 fn run(settings: Settings, steps: Vec<Vec<ObjectChange>>, compare_fresh: bool) -> Result<(), TestCaseError> {
@@ -99,8 +145,8 @@ fn step(broken_secrets: bool) -> impl Strategy<Value = Vec<ObjectChange>> {
     prop::collection::vec(change(broken_secrets), 1..4)
 }
 
-fn change(broken_secrets: bool) -> impl Strategy<Value = ObjectChange> {
-    let object = prop_oneof![
+fn object(broken_secrets: bool) -> impl Strategy<Value = Object> {
+    prop_oneof![
         6 => ingress(),
         2 => class(),
         4 => service(),
@@ -108,8 +154,11 @@ fn change(broken_secrets: bool) -> impl Strategy<Value = ObjectChange> {
         2 => secret(broken_secrets),
         1 => tcp_services(),
         2 => vips(),
-    ];
-    (object, 0..4_u8).prop_map(|(object, dice)| match dice {
+    ]
+}
+
+fn change(broken_secrets: bool) -> impl Strategy<Value = ObjectChange> {
+    (object(broken_secrets), 0..4_u8).prop_map(|(object, dice)| match dice {
         0 => ObjectChange::Remove(object.reference()),
         _ => ObjectChange::Set(object),
     })

@@ -11,21 +11,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What the TCP services ConfigMap says.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TcpServices {
     pub(crate) listeners: BTreeMap<StreamPort, StreamListener>,
     pub(crate) notes: Vec<Rejection>,
 }
 
 /// What the VIP ConfigMap says.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Vips {
     pub(crate) bindings: BTreeMap<IpAddr, VipLines>,
     pub(crate) notes: Vec<Rejection>,
 }
 
 /// What one VIP is bound to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VipLines {
     /// The key, as a field.
     pub(crate) field: String,
@@ -34,7 +34,7 @@ pub(crate) struct VipLines {
 }
 
 /// One line of a VIP's value.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VipLine {
     pub(crate) service: NamespacedName,
     pub(crate) method: Option<Method>,

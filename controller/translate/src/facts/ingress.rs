@@ -32,7 +32,7 @@ impl ClassUse {
 }
 
 /// What is kept of an Ingress.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ingress {
     pub(crate) reference: ObjectRef,
     pub(crate) created: i64,
@@ -44,20 +44,20 @@ pub(crate) struct Ingress {
 }
 
 /// One rule.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) host: Host,
     pub(crate) paths: Box<[Path]>,
 }
 
 /// A host as written, and as understood.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Host {
     pub(crate) pattern: Result<HostPattern, (Box<str>, InvalidHost)>,
 }
 
 /// One path of a rule.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
     /// Path of the field.
     pub(crate) field: Arc<str>,
@@ -67,7 +67,7 @@ pub(crate) struct Path {
 }
 
 /// `pathType`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PathType {
     Exact,
     Prefix,
@@ -77,7 +77,7 @@ pub(crate) enum PathType {
 }
 
 /// A backend as written.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BackendUse {
     Service { name: Arc<str>, port: PortRef },
     Resource { kind: Box<str>, name: Box<str> },
@@ -102,7 +102,7 @@ pub(crate) enum BadBackend {
 }
 
 /// One TLS section.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tls {
     pub(crate) hosts: Box<[Host]>,
     pub(crate) secret: Option<CertificateId>,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What is kept of a Service.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Service {
     /// `spec.externalName`, for a Service of type ExternalName.
     pub(crate) external: Option<Arc<str>>,
@@ -22,7 +22,7 @@ pub(crate) struct Service {
 }
 
 /// One port.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServicePort {
     /// Empty where the only port has no name.
     pub(crate) name: Arc<str>,
@@ -33,7 +33,7 @@ pub(crate) struct ServicePort {
 }
 
 /// `targetPort`; missing = the port itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TargetPort {
     Number(u16),
     /// A container's port name: each pod may have another number, which its EndpointSlice tells.

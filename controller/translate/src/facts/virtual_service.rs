@@ -18,7 +18,7 @@ const VIP_ANNOTATION: &str = "sluicegate.io/vip";
 const MAX_ADDRESSES: usize = 16;
 
 /// What differs from a Service that says nothing.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VirtualService {
     pub(crate) options: VipOptions,
     /// Of endpoints whose weight is not 1.
@@ -40,7 +40,7 @@ pub(crate) enum AskedMethod {
 }
 
 /// A Service of type LoadBalancer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct LoadBalancer {
     class: Option<Box<str>>,
     created: i64,
