@@ -4,12 +4,14 @@
 //! them by whoever asked, so that 20,000 routes are never written while a change waits.
 
 use crate::answers::Answers;
+use crate::api_server::ApiServer;
 use crate::check::unix_now;
 use crate::director::Director;
 use crate::tap::TapLines;
 use crate::{explain, ownership};
 use sluicegate_admin::director::{ConflictState, CordonError, DirectorState};
 use sluicegate_admin::packets::{PacketsState, PortTraffic};
+use sluicegate_admin::source::SourceState;
 use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, LiveRealServer, Traffic};
 use sluicegate_admin::{ExplainError, Lines, Readiness, Section, State, StateView, TapError, TapRequest, Unavailable};
 use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, TransportProtocol, Verdict};
@@ -96,6 +98,8 @@ pub struct Parts {
     pub director: Option<Arc<Director>>,
     pub metrics: Arc<Metrics>,
     pub status: Arc<Status>,
+    /// `None` where objects come from a folder.
+    pub api_server: Option<ApiServer>,
 }
 
 /// The running loop.
@@ -109,7 +113,7 @@ impl Control {
     /// `answers` is for a source that is answered.
     pub fn start(settings: Settings, parts: Parts, answers: Option<Answers>) -> io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
-        let Parts { proxy, director, metrics, status } = parts;
+        let Parts { proxy, director, metrics, status, .. } = parts;
         let shell = Loop {
             controller: Controller::new(settings),
             proxy,
@@ -403,7 +407,12 @@ impl StateView for View {
     }
 
     fn ready(&self) -> Readiness {
+        let remark = self.parts.api_server.as_ref().and_then(|server| server.remark(Instant::now()));
         let readiness = self.parts.status.readiness();
+        let readiness = match remark {
+            Some(remark) => readiness.remark(remark),
+            None => readiness,
+        };
         let director = self.parts.director.as_ref().filter(|_| self.parts.status.is_applied());
         director.into_iter().flat_map(|director| director.shortcomings()).fold(readiness, Readiness::and)
     }
@@ -466,6 +475,10 @@ impl Live for LiveParts<'_> {
 
     fn vip_conflict(&self, address: IpAddr) -> Option<ConflictState> {
         self.parts.director.as_ref()?.vip(address)?.conflict.as_ref().map(ownership::conflict)
+    }
+
+    fn source(&self) -> Option<SourceState> {
+        Some(self.parts.api_server.as_ref()?.state(Instant::now()))
     }
 
     fn director(&self) -> Option<DirectorState> {

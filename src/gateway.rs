@@ -1,6 +1,7 @@
 //! The gateway, wired in the order in which traffic needs it: listeners, probes, the first state, then readiness.
 
 use crate::answers::Answers;
+use crate::api_server::ApiServer;
 use crate::control::{Control, Message, Parts, Status, View};
 use crate::director::{Director, DirectorSettings};
 use anyhow::{Context as _, anyhow, bail};
@@ -91,12 +92,16 @@ impl Gateway {
             director: director.clone(),
             metrics: Arc::clone(&metrics),
             status: Arc::clone(&status),
+            api_server: None,
         };
-        let (control, start_source) = match settings.source {
+        let (control, start_source, api_server) = match settings.source {
             SourceSettings::Manifests(directory) => follow_folder(settings.translate, directory, parts.clone())?,
             SourceSettings::Cluster(cluster) => follow_cluster(settings.translate, cluster, parts.clone())?,
         };
-        let view = View::new(&control, parts);
+        if let Some(server) = api_server.clone() {
+            metrics.set_source(Arc::new(move || server.counts(Instant::now())));
+        }
+        let view = View::new(&control, Parts { api_server, ..parts });
         let admin = AdminServer::start(settings.admin, Arc::new(view), metrics)?;
         let source = start_source()?;
         let listening = proxy.addresses();
@@ -172,30 +177,26 @@ impl Gateway {
     }
 }
 
+/// The loop, what feeds it, and the API server where there is one.
+type Followed = (Control, StartSource, Option<ApiServer>);
+
 /// Starts what watches: last, so that whoever asks is answered while the first state is read.
 type StartSource = Box<dyn FnOnce() -> anyhow::Result<Source>>;
 
-fn follow_folder(
-    translate: Settings,
-    directory: DirectorySettings,
-    parts: Parts,
-) -> anyhow::Result<(Control, StartSource)> {
+fn follow_folder(translate: Settings, directory: DirectorySettings, parts: Parts) -> anyhow::Result<Followed> {
     let control = Control::start(translate, parts, None)?;
     let messages = control.messages();
     let sink = move |event| messages.send(Message::Source(event)).is_ok();
     let start = move || Ok(Source::Manifests(Directory::watch(directory, sink).context("--manifests")?));
-    Ok((control, Box::new(start)))
+    Ok((control, Box::new(start), None))
 }
 
-fn follow_cluster(
-    translate: Settings,
-    cluster: Box<ClusterSettings>,
-    parts: Parts,
-) -> anyhow::Result<(Control, StartSource)> {
+fn follow_cluster(translate: Settings, cluster: Box<ClusterSettings>, parts: Parts) -> anyhow::Result<Followed> {
     let ClusterSettings { login, kube, writer, publish, kinds } = *cluster;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(KubeClient::new(&login))?;
-    tracing::info!(api_server = client.address(), "objects come from the cluster");
+    let api_server = ApiServer { address: client.address(), contact: client.contact() };
+    tracing::info!(api_server = api_server.address, "objects come from the cluster");
     let (wishes, granted) = Wishes::new();
     let writes = Arc::new(OnceLock::new());
     let control = Control::start(translate, parts, Some(Answers::new(wishes, Arc::clone(&writes), publish, kinds)))?;
@@ -213,7 +214,7 @@ fn follow_cluster(
         }
         Ok(Source::Cluster(kube))
     };
-    Ok((control, Box::new(start)))
+    Ok((control, Box::new(start), Some(api_server)))
 }
 
 /// Whoever starts it by hand is told at once that the default certificate is not there, or is none.

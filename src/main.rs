@@ -6,6 +6,7 @@
 
 mod admin_client;
 mod answers;
+mod api_server;
 mod backend;
 mod capabilities;
 mod check;

@@ -4,6 +4,7 @@
 //! make wrong without anybody noticing.
 
 use sluicegate_admin::packets::{PacketsState, PortState, PortTraffic, ReasonCount};
+use sluicegate_admin::source::{FailingWatch, SourceState};
 use sluicegate_proxy::{Limits, Timeouts};
 use sluicegate_source::rights::RIGHTS;
 use sluicegate_telemetry::metrics::{MetricKind, TABLE};
@@ -142,6 +143,14 @@ fn every_field_about_packets_is_described() {
     let text = read("docs/admin-api.md");
     let vips = section(&text, "### `vips`, by address");
     let described = quoted(vips);
+    let source = SourceState {
+        failing: vec![FailingWatch { watch: String::new(), error: String::new() }],
+        ..SourceState::default()
+    };
+    let described_everywhere = quoted(&text);
+    for name in names(&serde_json::to_value(source).expect("JSON")) {
+        assert!(described_everywhere.contains(&name), "docs/admin-api.md does not describe `{name}`");
+    }
     for document in [serde_json::to_value(state), serde_json::to_value(PortTraffic::default())] {
         for name in names(&document.expect("JSON")) {
             assert!(described.contains(&name), "docs/admin-api.md does not describe `{name}`");

@@ -194,15 +194,42 @@ fn outage(cluster: &mut Cluster, away: Duration) {
     std::thread::sleep(away);
     let ready = try_get(gateway.metrics, &gateway.metrics.to_string(), "/readyz").expect("an answer");
     assert!(ready.starts_with("HTTP/1.1 200"), "it stays ready: {ready}");
+    assert!(ready.contains("has not answered for") && ready.contains("what was read is served"), "{ready}");
+    let state = source(&gateway);
+    assert!(state["outage_seconds"].as_u64().is_some_and(|seconds| seconds + 2 >= away.as_secs()), "{state}");
+    assert!(state["watches"]["failing"].as_u64().is_some_and(|failing| failing > 0), "{state}");
+    let page = try_get(gateway.admin, &gateway.admin.to_string(), "/").expect("an answer");
+    assert!(page.contains("Watches of the API server that fail") && page.contains("has not answered for"), "{page}");
+    assert!(metric(&gateway, "sluicegate_source_outage_seconds") > 1.0);
+    assert!(metric(&gateway, "sluicegate_source_watches{resource=\"services\",state=\"failing\"}") == 1.0);
     cluster.come_back();
     for object in &application("web", two)[1..] {
         cluster.apply(object);
     }
     until("the change", || asked(&gateway, "web.example") == "two");
+    until("word of its return", || source(&gateway)["outage_seconds"].is_null());
+    assert_eq!(metric(&gateway, "sluicegate_source_outage_seconds"), 0.0);
+    let ready = try_get(gateway.metrics, &gateway.metrics.to_string(), "/readyz").expect("an answer");
+    assert!(!ready.contains("remarks"), "{ready}");
     stop.store(true, Ordering::Relaxed);
     load.join().expect("the load ends");
     assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", done.load(Ordering::Relaxed));
     assert_eq!(addresses(cluster, "web"), json!([{"ip": "192.0.2.10"}]), "a status is not cleared");
+}
+
+/// `source` of the state.
+fn source(gateway: &Gateway) -> Value {
+    let answer =
+        try_get(gateway.admin, &gateway.admin.to_string(), "/api/v1/state?section=listeners").expect("an answer");
+    let body = answer.rsplit("\r\n\r\n").next().unwrap_or_default();
+    serde_json::from_str::<Value>(body).expect("JSON")["source"].clone()
+}
+
+/// One sample.
+fn metric(gateway: &Gateway, series: &str) -> f64 {
+    let text = try_get(gateway.metrics, &gateway.metrics.to_string(), "/metrics").expect("an answer");
+    let line = text.lines().find_map(|line| line.strip_prefix(series)).unwrap_or_else(|| panic!("{series} in {text}"));
+    line.trim().parse().expect("a number")
 }
 
 /// One of two writes, and the other one goes on when it is told to end.

@@ -11,6 +11,7 @@ mod guard;
 pub mod packets;
 mod page;
 pub mod server;
+pub mod source;
 pub mod state;
 pub mod view;
 

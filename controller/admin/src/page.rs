@@ -1,5 +1,6 @@
 //! `/`: what the gateway has, on one page without scripts and without anything fetched from elsewhere.
 
+use crate::source::SourceState;
 use crate::state::{BackendState, RejectionState, RouteState, State};
 use sluicegate_telemetry::{FaultReason, ListenerKind, Metrics};
 use std::collections::BTreeMap;
@@ -45,6 +46,9 @@ fn write_page(page: &mut String, state: &State, metrics: &Metrics) -> fmt::Resul
     } else {
         writeln!(page, "<p class=\"bad\">Not ready: {}</p>", Text(&state.not_ready_reasons.join("; ")))?;
     }
+    if let Some(source) = &state.source {
+        write_source(page, source)?;
+    }
     let hosts = hosts(routes);
     let endpoints: usize = backends.iter().map(|backend| backend.endpoints.len()).sum();
     let connections: u64 = ListenerKind::ALL.iter().map(|kind| metrics.connections(*kind)).sum();
@@ -67,12 +71,32 @@ fn write_page(page: &mut String, state: &State, metrics: &Metrics) -> fmt::Resul
     write_hosts(page, &hosts)?;
     write_unavailable(page, backends)?;
     write_faults(page, metrics)?;
+    let failing = state.source.as_ref().map(|source| source.failing.as_slice()).unwrap_or_default();
+    if !failing.is_empty() {
+        table(page, "Watches of the API server that fail", &["Watch", "Why"], failing, |watch| {
+            vec![watch.watch.clone(), watch.error.clone()]
+        })?;
+    }
     write_rejections(page, rejections)?;
     page.push_str(
         "<p>More: <a href=\"/api/v1/state\"><code>/api/v1/state</code></a>, <code>/api/v1/explain?url=…</code></p>\n\
          </body></html>\n",
     );
     Ok(())
+}
+
+fn write_source(page: &mut String, source: &SourceState) -> fmt::Result {
+    if let Some(remark) = source.remark() {
+        return writeln!(page, "<p class=\"bad\">{}</p>", Text(&capitalized(&remark)));
+    }
+    let heard =
+        source.heard_seconds_ago.map_or("not heard of yet".to_owned(), |seconds| format!("heard of {seconds} s ago"));
+    writeln!(page, "<p>API server {}: {heard}</p>", Text(&source.api_server))
+}
+
+fn capitalized(sentence: &str) -> String {
+    let mut characters = sentence.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
 
 #[derive(Default)]

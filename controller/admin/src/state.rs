@@ -5,6 +5,7 @@
 
 use crate::director::{ConflictState, DirectorState};
 use crate::packets::{PacketsState, PortTraffic};
+use crate::source::SourceState;
 use crate::view::Readiness;
 use serde::{Deserialize, Serialize};
 use sluicegate_config::{
@@ -127,6 +128,11 @@ pub trait Live {
         None
     }
 
+    /// The API server that objects come from.
+    fn source(&self) -> Option<SourceState> {
+        None
+    }
+
     /// The director of this process.
     fn director(&self) -> Option<DirectorState> {
         None
@@ -198,6 +204,9 @@ pub struct State {
     pub ready: bool,
     /// Why not.
     pub not_ready_reasons: Vec<String>,
+    /// The API server; absent where objects come from a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceState>,
     /// The director, beside the virtual IPs; absent where none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub director: Option<DirectorState>,
@@ -502,6 +511,7 @@ impl State {
             generation: desired.generation.0,
             ready: readiness.is_ready(),
             not_ready_reasons: readiness.reasons().to_vec(),
+            source: live.source(),
             director: if wanted(Section::Vips) { live.director() } else { None },
             vips: wanted(Section::Vips).then(|| desired.vips.values().map(|vip| vip_state(vip, live)).collect()),
             packets: wanted(Section::Vips).then(|| live.packets()).flatten(),

@@ -77,17 +77,20 @@ pub struct Readiness {
     ready: bool,
     /// What speaks against it, one sentence each.
     reasons: Vec<String>,
+    /// What is to be known and speaks against nothing, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remarks: Vec<String>,
 }
 
 impl Readiness {
     /// Ready.
     pub fn ready() -> Self {
-        Self { ready: true, reasons: Vec::new() }
+        Self { ready: true, reasons: Vec::new(), remarks: Vec::new() }
     }
 
     /// Not ready, for at least this reason.
     pub fn not_ready(reason: impl Into<String>) -> Self {
-        Self { ready: false, reasons: vec![reason.into()] }
+        Self { ready: false, reasons: vec![reason.into()], remarks: Vec::new() }
     }
 
     /// Adds a reason not to be ready.
@@ -95,6 +98,13 @@ impl Readiness {
     pub fn and(mut self, reason: impl Into<String>) -> Self {
         self.ready = false;
         self.reasons.push(reason.into());
+        self
+    }
+
+    /// Adds what is to be known beside it.
+    #[must_use]
+    pub fn remark(mut self, remark: impl Into<String>) -> Self {
+        self.remarks.push(remark.into());
         self
     }
 

@@ -12,11 +12,12 @@ mod client;
 mod contact;
 mod raw;
 mod reflector;
+mod request;
 mod scope;
 mod secrets;
 
 pub use client::{ClientError, KubeClient, Login};
-pub use contact::{ApiContact, WatchState};
+pub use contact::{Answered, ApiContact, ApiCounts, WatchState};
 pub(crate) use raw::Raw;
 pub(crate) use reflector::api_resource;
 pub use secrets::MOST_BY_NAME;

@@ -1,6 +1,7 @@
 //! What the control side sets: generations, rejections, objects, certificates. Bounded where it is taken in.
 
 use crate::packets::PacketCounts;
+use crate::source::Source;
 use crate::worker::{BUCKETS_NS, HistogramTotal};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub(crate) struct Control {
     pub(crate) objects: BTreeMap<&'static str, u64>,
     pub(crate) certificates: Vec<CertificateExpiry>,
     pub(crate) packets: Option<Arc<PacketCounts>>,
+    pub(crate) source: Source,
 }
 
 impl Control {
@@ -54,12 +56,13 @@ impl Control {
             objects: self.objects.clone(),
             certificates: self.certificates.clone(),
             packets: self.packets.clone(),
+            source: self.source.clone(),
         }
     }
 }
 
 /// A histogram that is written under a lock.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Observed(pub(crate) HistogramTotal);
 
 impl Observed {

@@ -6,11 +6,12 @@
 //! value goes through it as a gauge under the full name.
 
 use crate::labels::{
-    FaultReason, LimitName, ListenerKind, MethodLabel, Protocol, StreamEnd, StreamKind, TlsFailure, TlsVersion,
-    UpgradeKind, UpstreamError,
+    FaultReason, LimitName, ListenerKind, MethodLabel, Protocol, ReviewEnd, StreamEnd, StreamKind, TlsFailure,
+    TlsVersion, UpgradeKind, UpstreamError,
 };
 use crate::metrics::{MetricId, MetricInfo, MetricKind, Snapshot, TABLE};
 use crate::packets::{Counted, PacketCounts};
+use crate::source::SourceCounts;
 use crate::worker::{BUCKETS_NS, CODES, Counter, Histogram, HistogramTotal, WorkerMetrics, code_label};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -259,6 +260,20 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::CertificateNotAfter => control.certificates.iter().try_for_each(|certificate| {
             family.sample(&[&certificate.namespace, &certificate.name], &Value::Signed(certificate.not_after))
         }),
+        MetricId::SourceOutage
+        | MetricId::SourceAge
+        | MetricId::SourceWatches
+        | MetricId::SourceLists
+        | MetricId::SourceWatchErrors
+        | MetricId::SourceRequests => snapshot.source.as_ref().map_or(Ok(()), |counts| api_server(counts, id, family)),
+        MetricId::AdmissionReviews => control.source.reviews.as_ref().map_or(Ok(()), |reviews| {
+            each(ReviewEnd::ALL, ReviewEnd::as_str, |end, label| family.integer(&[label], reviews.ends[end.index()]))
+        }),
+        MetricId::AdmissionDuration => control
+            .source
+            .reviews
+            .as_ref()
+            .map_or(Ok(()), |reviews| family.sample(&[], &Value::Histogram(&reviews.duration.0))),
         MetricId::BuildInfo => family.integer(&[env!("CARGO_PKG_VERSION")], 1),
         MetricId::Workers => family.integer(&[], snapshot.workers as u64),
         MetricId::ProcessCpu => family.float_if_known(process.cpu_seconds),
@@ -268,6 +283,27 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::ProcessOpenFds => family.integer_if_known(process.open_fds),
         MetricId::ProcessMaxFds => family.integer_if_known(process.max_fds),
         MetricId::ProcessStart => family.float_if_known(process.start_seconds),
+    }
+}
+
+/// What was asked of the API server, and how it stands with it.
+fn api_server(counts: &SourceCounts, id: MetricId, family: &mut Family<'_>) -> fmt::Result {
+    let by_resource = |family: &mut Family<'_>, counted: &[(&'static str, u64)]| {
+        counted.iter().try_for_each(|(resource, count)| family.integer(&[resource], *count))
+    };
+    match id {
+        MetricId::SourceOutage => family.sample(&[], &Value::Float(counts.outage.as_secs_f64())),
+        MetricId::SourceAge => family.float_if_known(counts.age.map(|age| age.as_secs_f64())),
+        MetricId::SourceWatches => {
+            counts.watches.iter().try_for_each(|(resource, state, count)| family.integer(&[resource, state], *count))
+        }
+        MetricId::SourceLists => by_resource(family, &counts.lists),
+        MetricId::SourceWatchErrors => by_resource(family, &counts.watch_errors),
+        MetricId::SourceRequests => counts
+            .requests
+            .iter()
+            .try_for_each(|(verb, resource, code, count)| family.integer(&[verb, resource, code], *count)),
+        _ => Ok(()),
     }
 }
 

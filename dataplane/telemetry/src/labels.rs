@@ -348,3 +348,16 @@ closed_set! {
         Other => "other",
     }
 }
+closed_set! {
+    /// What a webhook said of an object.
+    ReviewEnd {
+        /// It may be written.
+        Allowed => "allowed",
+        /// It may not.
+        Refused => "refused",
+        /// It may be written, and nobody has looked: the gateway is not ready to, or too busy.
+        Unchecked => "unchecked",
+        /// What was asked is no review.
+        Malformed => "malformed",
+    }
+}

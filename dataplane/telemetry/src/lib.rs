@@ -13,13 +13,14 @@ pub mod logging;
 pub mod metrics;
 pub mod packets;
 pub mod process;
+pub mod source;
 pub mod worker;
 
 pub use control::{CertificateExpiry, RejectionCounts};
 pub use exposition::Exposition;
 pub use labels::{
-    FaultReason, LimitName, ListenerKind, MethodLabel, Protocol, StreamEnd, StreamKind, TlsFailure, TlsVersion,
-    UpgradeKind, UpstreamError,
+    FaultReason, LimitName, ListenerKind, MethodLabel, Protocol, ReviewEnd, StreamEnd, StreamKind, TlsFailure,
+    TlsVersion, UpgradeKind, UpstreamError,
 };
 pub use logging::{LogError, LogFormat};
 pub use metrics::Metrics;

@@ -2,9 +2,10 @@
 
 use crate::control::{CertificateExpiry, Control, RejectionCounts};
 use crate::exposition::{self, Exposition};
-use crate::labels::{FaultReason, LimitName, ListenerKind};
+use crate::labels::{FaultReason, LimitName, ListenerKind, ReviewEnd};
 use crate::packets::PacketCounts;
 use crate::process::Process;
+use crate::source::{SourceCounts, SourceReader};
 use crate::worker::{BackendTotals, MAX_BACKEND_SLOTS, WorkerMetrics};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -157,6 +158,23 @@ metric_table! {
         "What the desired state holds.";
     CertificateNotAfter Gauge "sluicegate_certificate_not_after_seconds" ["namespace", "name"]
         "When a certificate in use expires, in seconds since the Unix epoch; the 1,000 that expire first.";
+    // Source
+    SourceOutage Gauge "sluicegate_source_outage_seconds" []
+        "For how long the API server has not answered; 0 while it does. What was read is served meanwhile.";
+    SourceAge Gauge "sluicegate_source_contact_age_seconds" []
+        "Time since the API server was last heard of, which a quiet one is once a minute.";
+    SourceWatches Gauge "sluicegate_source_watches" ["resource", "state"]
+        "Watches of the API server that are well, reading (not read once yet) and failing.";
+    SourceLists Counter "sluicegate_source_lists_total" ["resource"]
+        "Times that everything of a resource was read from the API server, the first time included.";
+    SourceWatchErrors Counter "sluicegate_source_watch_errors_total" ["resource"]
+        "Watches of the API server that broke or could not begin.";
+    SourceRequests Counter "sluicegate_source_requests_total" ["verb", "resource", "code"]
+        "Requests to the API server by class of the answer (none: no answer); a watch is one request.";
+    AdmissionReviews Counter "sluicegate_admission_reviews_total" ["verdict"]
+        "Objects that the webhook was asked about, by what it said.";
+    AdmissionDuration Histogram "sluicegate_admission_review_duration_seconds" []
+        "Time from the end of a webhook's request to its answer.";
     // Process
     BuildInfo Gauge "sluicegate_build_info" ["version"]
         "Always 1; the label says which build runs.";
@@ -256,6 +274,21 @@ impl Metrics {
         lock(&self.control).packets = Some(Arc::new(counts));
     }
 
+    /// Who is asked about the API server at each scrape. Without it there are no series of it.
+    pub fn set_source(&self, reader: Arc<SourceReader>) {
+        lock(&self.control).source.reader = Some(reader);
+    }
+
+    /// There is a webhook: its series begin at zero.
+    pub fn expect_reviews(&self) {
+        lock(&self.control).source.reviews.get_or_insert_default();
+    }
+
+    /// The webhook has answered, or has refused to.
+    pub fn reviewed(&self, end: ReviewEnd, took: Duration) {
+        lock(&self.control).source.reviews.get_or_insert_default().count(end, took);
+    }
+
     /// What all workers counted for a backend slot since [`Metrics::restart_backend`], or ever.
     /// Slots from [`MAX_BACKEND_SLOTS`] on have nothing.
     pub fn backend(&self, slot: u32) -> BackendTotals {
@@ -310,10 +343,13 @@ impl Metrics {
     }
 
     fn snapshot(&self) -> Snapshot {
+        let control = lock(&self.control).copy();
         Snapshot {
             workers: self.workers,
             shards: lock(&self.shards).clone(),
-            control: lock(&self.control).copy(),
+            // Not under a lock of ours: whoever reads has one too.
+            source: control.source.reader.as_ref().map(|read| read()),
+            control,
             process: Process::read(),
         }
     }
@@ -325,6 +361,7 @@ pub(crate) struct Snapshot {
     pub(crate) workers: usize,
     pub(crate) shards: Vec<Arc<WorkerMetrics>>,
     pub(crate) control: Control,
+    pub(crate) source: Option<SourceCounts>,
     pub(crate) process: Process,
 }
 

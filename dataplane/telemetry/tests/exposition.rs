@@ -6,8 +6,10 @@ use parser::{Exposed, parse_openmetrics, parse_text};
 use proptest::prelude::*;
 use sluicegate_telemetry::metrics::{MetricKind, TABLE};
 use sluicegate_telemetry::packets::{Counted, PacketCounts, RealServerCounts, ServiceCounts};
+use sluicegate_telemetry::source::SourceCounts;
 use sluicegate_telemetry::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 fn sample(status: u16) -> RequestSample {
@@ -82,6 +84,44 @@ fn packet_counts() -> PacketCounts {
     }
 }
 
+/// What an API server is asked.
+fn source_counts() -> SourceCounts {
+    SourceCounts {
+        outage: Duration::from_millis(2_500),
+        age: Some(Duration::from_secs(3)),
+        watches: vec![("services", "well", 1), ("services", "failing", 2)],
+        lists: vec![("services", 4)],
+        watch_errors: vec![("services", 5)],
+        requests: vec![("watch", "services", "2xx", 6), ("patch", "ingresses/status", "none", 7)],
+    }
+}
+
+#[test]
+fn what_is_asked_of_an_api_server_is_exposed_where_there_is_one() {
+    let metrics = Metrics::new(1);
+    for exposed in both(&metrics) {
+        for name in ["sluicegate_source_outage_seconds", "sluicegate_admission_reviews_total"] {
+            assert!(exposed.families[name].samples.is_empty(), "{name} without an API server");
+        }
+    }
+    metrics.set_source(Arc::new(source_counts));
+    metrics.expect_reviews();
+    metrics.reviewed(ReviewEnd::Refused, Duration::from_millis(2));
+    for exposed in both(&metrics) {
+        assert_eq!(exposed.value("sluicegate_source_outage_seconds", &[]), Some(2.5));
+        assert_eq!(exposed.value("sluicegate_source_contact_age_seconds", &[]), Some(3.0));
+        let failing = [("resource", "services"), ("state", "failing")];
+        assert_eq!(exposed.value("sluicegate_source_watches", &failing), Some(2.0));
+        assert_eq!(exposed.value("sluicegate_source_lists_total", &[("resource", "services")]), Some(4.0));
+        assert_eq!(exposed.value("sluicegate_source_watch_errors_total", &[("resource", "services")]), Some(5.0));
+        let patch = [("verb", "patch"), ("resource", "ingresses/status"), ("code", "none")];
+        assert_eq!(exposed.value("sluicegate_source_requests_total", &patch), Some(7.0));
+        assert_eq!(exposed.value("sluicegate_admission_reviews_total", &[("verdict", "refused")]), Some(1.0));
+        assert_eq!(exposed.value("sluicegate_admission_reviews_total", &[("verdict", "allowed")]), Some(0.0));
+        assert_eq!(exposed.histogram_count("sluicegate_admission_review_duration_seconds", &[]), Some(1.0));
+    }
+}
+
 #[test]
 fn what_a_director_counts_stands_under_its_vips_and_real_servers() {
     let metrics = Metrics::new(1);
@@ -112,6 +152,8 @@ fn every_metric_of_the_table_is_exposed_and_nothing_else() {
     metrics.set_objects([("hosts", 3)]);
     metrics.set_certificates([CertificateExpiry { not_after: 7, namespace: "n".into(), name: "c".into() }]);
     metrics.set_packets(packet_counts());
+    metrics.set_source(Arc::new(source_counts));
+    metrics.expect_reviews();
     for exposed in both(&metrics) {
         let families: BTreeSet<&str> = exposed.families.keys().map(String::as_str).collect();
         let table: BTreeSet<&str> = TABLE.iter().map(|info| info.name).collect();

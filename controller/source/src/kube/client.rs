@@ -1,6 +1,7 @@
 //! The way to the API server: from a kubeconfig, or from inside of the cluster.
 
-use super::contact::ApiContact;
+use super::contact::{Answered, ApiContact};
+use super::request::Asked;
 use http::{Request, Response};
 use kube::client::{Body, ClientBuilder};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -10,11 +11,13 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tower::{BoxError, Layer, Service};
 
 /// An API server that takes no connection for so long is away.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A request that was dropped after so long was given up for want of an answer.
+const GIVEN_UP: Duration = Duration::from_secs(1);
 
 /// Where the API server is and who we are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,25 +139,49 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let contact = Arc::clone(&self.contact);
+        let mut waiting = Waiting {
+            contact: Arc::clone(&self.contact),
+            asked: Asked::read(request.method(), request.uri()),
+            since: Instant::now(),
+            is_over: false,
+        };
         let answer = self.inner.call(request);
         Box::pin(async move {
-            match answer.await {
-                Ok(response) if response.status().is_server_error() => {
-                    contact.failed(&format!("the API server answers {}", response.status()));
-                    Ok(response)
-                }
-                Ok(response) => {
-                    contact.answered();
-                    Ok(response)
-                }
-                Err(error) => {
-                    let error = error.into();
-                    contact.failed(&innermost(&*error));
-                    Err(error)
-                }
-            }
+            let answer = answer.await.map_err(Into::into);
+            waiting.over(&answer);
+            answer
         })
+    }
+}
+
+/// A request that is not answered yet. Dropped in this state it was given up.
+struct Waiting {
+    contact: Arc<ApiContact>,
+    asked: Asked,
+    since: Instant,
+    is_over: bool,
+}
+
+impl Waiting {
+    fn over<B>(&mut self, answer: &Result<Response<B>, BoxError>) {
+        self.is_over = true;
+        match answer.as_ref().map(Response::status) {
+            Ok(status) if status.is_server_error() => {
+                self.contact.failed(self.asked, Answered::Failed, &format!("the API server answers {status}"));
+            }
+            Ok(status) if status.is_success() => self.contact.answered(self.asked, Answered::Success),
+            Ok(_) => self.contact.answered(self.asked, Answered::Refused),
+            Err(error) => self.contact.failed(self.asked, Answered::Not, &innermost(&**error)),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Who ceases to want an answer does so at once, who despairs of one has waited.
+        if !self.is_over && self.since.elapsed() > GIVEN_UP {
+            self.contact.failed(self.asked, Answered::Not, "the API server does not answer");
+        }
     }
 }
 

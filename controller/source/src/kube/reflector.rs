@@ -59,17 +59,25 @@ impl Watched {
 
 /// The kind as paths and rights call it.
 pub(crate) fn api_resource(kind: Kind) -> ApiResource {
-    let (group, version, plural) = match kind {
-        Kind::Ingress => ("networking.k8s.io", "v1", "ingresses"),
-        Kind::IngressClass => ("networking.k8s.io", "v1", "ingressclasses"),
-        Kind::Service => ("", "v1", "services"),
-        Kind::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices"),
-        Kind::Secret => ("", "v1", "secrets"),
-        Kind::ConfigMap => ("", "v1", "configmaps"),
-        Kind::Node => ("", "v1", "nodes"),
-        Kind::File => ("", "v1", "files"),
+    let group = match kind {
+        Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
+        Kind::EndpointSlice => "discovery.k8s.io",
+        Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Node | Kind::File => "",
     };
-    resource(group, version, &kind.to_string(), plural)
+    resource(group, "v1", &kind.to_string(), plural(kind))
+}
+
+fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Ingress => "ingresses",
+        Kind::IngressClass => "ingressclasses",
+        Kind::Service => "services",
+        Kind::EndpointSlice => "endpointslices",
+        Kind::Secret => "secrets",
+        Kind::ConfigMap => "configmaps",
+        Kind::Node => "nodes",
+        Kind::File => "files",
+    }
 }
 
 fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
@@ -117,7 +125,7 @@ impl Reflector {
         let (read, is_read) = watch::channel(false);
         let (stop, stopped) = oneshot::channel();
         let name = watched.name();
-        self.contact.set(&name, WatchState::default());
+        self.contact.set(&name, WatchState::new(plural(watched.kind)));
         let mut reflection = Reflection {
             reflector: self.clone(),
             watched,
@@ -207,6 +215,10 @@ impl Reflection {
     }
 
     async fn take(&mut self, event: Event<Raw>) -> Result<(), Gone> {
+        // A list begins before it is answered.
+        if !matches!(event, Event::Init) {
+            self.reflector.contact.heard();
+        }
         match event {
             Event::Init => self.fresh.clear(),
             Event::InitApply(raw) => {
@@ -215,6 +227,7 @@ impl Reflection {
                 }
             }
             Event::InitDone => {
+                self.reflector.contact.listed(plural(self.watched.kind));
                 let fresh = std::mem::take(&mut self.fresh);
                 for gone in std::mem::replace(&mut self.known, fresh) {
                     if !self.known.contains(&gone) {
@@ -303,7 +316,9 @@ impl Reflection {
         if self.said.take().is_some() {
             tracing::info!("{}: read from the API server again", self.name);
         }
-        self.reflector.contact.set(&self.name, WatchState { is_read: true, error: None });
+        self.reflector
+            .contact
+            .set(&self.name, WatchState { is_read: true, ..WatchState::new(plural(self.watched.kind)) });
         let name = Arc::clone(&self.name);
         self.accept(&name).await
     }
@@ -318,7 +333,9 @@ impl Reflection {
         }
         let is_forbidden = status(error).is_some_and(|code| code == 403);
         let is_read = *self.read.borrow() || is_forbidden;
-        self.reflector.contact.set(&self.name, WatchState { is_read, error: Some(message.as_str().into()) });
+        let error = Some(message.as_str().into());
+        let state = WatchState { is_read, error, ..WatchState::new(plural(self.watched.kind)) };
+        self.reflector.contact.set(&self.name, state);
         if is_forbidden {
             self.name_missing_right().await?;
             // The rest does not wait for a right that may never come.
@@ -419,6 +436,7 @@ pub(super) fn watch_names(reflector: &Reflector, selector: &str) -> watch::Recei
                 Ok(Event::Init) => fresh.clear(),
                 Ok(Event::InitApply(raw)) => fresh.extend(named(&raw)),
                 Ok(Event::InitDone) => {
+                    contact.listed("namespaces");
                     known = std::mem::take(&mut fresh);
                     is_read = true;
                 }
@@ -431,11 +449,12 @@ pub(super) fn watch_names(reflector: &Reflector, selector: &str) -> watch::Recei
                 Err(error) => {
                     let error = plainly(&error);
                     tracing::warn!(%error, "namespaces cannot be read from the API server; those that were chosen stay");
-                    contact.set(&name, WatchState { is_read, error: Some(error.as_str().into()) });
+                    let error = Some(error.as_str().into());
+                    contact.set(&name, WatchState { is_read, error, ..WatchState::new("namespaces") });
                     continue;
                 }
             }
-            contact.set(&name, WatchState { is_read, error: None });
+            contact.set(&name, WatchState { is_read, ..WatchState::new("namespaces") });
             if is_read {
                 sender.send_if_modified(|shown| {
                     let is_other = shown.as_ref() != Some(&known);
