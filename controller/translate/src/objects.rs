@@ -112,7 +112,7 @@ impl Objects {
             Kind::Ingress => Former::Ingress(self.ingresses.get(&key).cloned(), key),
             Kind::Service => Former::Service(self.services.get(&key).cloned(), reference.clone()),
             Kind::ConfigMap => Former::ConfigMap(self.tcp_services.clone(), self.vips.clone(), reference.clone()),
-            Kind::IngressClass | Kind::EndpointSlice | Kind::Secret | Kind::File => return None,
+            Kind::IngressClass | Kind::EndpointSlice | Kind::Secret | Kind::Node | Kind::File => return None,
         };
         Some((self.take(ObjectChange::Set(object), reference), former))
     }
