@@ -40,7 +40,14 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("sluicegate-backend", &["sluicegate-dsr", "sluicegate-l4", "sluicegate-xdp"]),
     (
         "sluicegate-bench",
-        &["sluicegate-config", "sluicegate-forward", "sluicegate-l4", "sluicegate-netlab", "sluicegate-xdp"],
+        &[
+            "sluicegate-apiserver",
+            "sluicegate-config",
+            "sluicegate-forward",
+            "sluicegate-l4",
+            "sluicegate-netlab",
+            "sluicegate-xdp",
+        ],
     ),
     ("sluicegate-config", &[]),
     ("sluicegate-dsr", &["sluicegate-l4"]),

@@ -1,6 +1,7 @@
 //! `sluicegate-bench`: measures the parts of Sluicegate that claim to be fast. It is not needed to run a gateway, and it
 //! knows no result in advance.
 
+mod cluster;
 mod flows;
 mod live;
 mod memory;
@@ -22,7 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
                   sluicegate-bench packet tcp4_hit gue4 -o json    # two of them, as JSON\n  \
                   sluicegate-bench packet tcp4_hit --keep          # leave the program pinned for another harness\n  \
                   sluicegate-bench flows                           # who moves when things change\n  \
-                  sluicegate-bench live --katran balancer.bpf.o    # packets per second beside a peer\n\n\
+                  sluicegate-bench live --katran balancer.bpf.o    # packets per second beside a peer\n  \
+                  sluicegate-bench cluster                         # 20,000 Ingresses from an API server\n\n\
                   Exit codes: 0 success, 1 something did not work, 2 wrong usage."
 )]
 struct Cli {
@@ -43,6 +45,8 @@ enum Command {
     Live(live::Arguments),
     /// Memory and changes of a large fleet: 512 VIPs, 1,024 services of 100 real servers, a million flows (needs root)
     Memory(memory::Arguments),
+    /// The program on an API server with 20,000 Ingresses: first state, memory, changes, requests
+    Cluster(cluster::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::FlowsProgrammer(arguments) => flows::programmer::run(&arguments),
         Command::Live(arguments) => live::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
