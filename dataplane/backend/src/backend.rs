@@ -3,15 +3,16 @@
 use crate::addresses::{AddressError, Addresses};
 use crate::classifiers::{self, ClassifierMode};
 use crate::peer::PeerNetwork;
+use crate::pod_tables::{self, Plan, PodTables};
 use crate::pods::{self, PodError, PodPort, PodService};
-use crate::programs::{self, AttachMode, Attachment, ProgramError};
+use crate::programs::{self, AttachMode, Attachment, ProgramError, Source};
 use crate::sysctl::{self, SysctlError};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::TcAttachType;
 use sluicegate_dsr::Reason;
-use sluicegate_dsr::layout::{HostControl, map};
+use sluicegate_dsr::layout::{Bound, HostControl, map};
 use sluicegate_l4::layout::Address;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -99,6 +100,7 @@ pub struct Backend {
     object: Ebpf,
     attachments: Vec<Attachment>,
     addresses: Addresses,
+    pods: PodTables,
     pod_flows: u32,
 }
 
@@ -110,8 +112,10 @@ impl Backend {
     /// # Errors
     /// Missing rights, no BPF file system, no such interface; another XDP program on it in the modes that ask for XDP.
     pub fn start(settings: &BackendSettings) -> Result<Self, BackendError> {
-        let (object, maps) = OBJECT;
-        let mut object = programs::load_anew(object, WHAT, &settings.pins, maps, &[])?;
+        let flows = settings.pod_flows.max(1);
+        let entries = [(map::POD_FLOWS, Some(flows)), (map::POD_REPLIES, Some(flows))];
+        let mut object = Source { entries: &entries, ..OBJECT }.load_anew(&settings.pins)?;
+        let pods = if settings.pod_flows > 0 { PodTables::read(&mut object)? } else { PodTables::default() };
         silence_arp("all")?;
         let mut attachments = Vec::new();
         for interface in &settings.interfaces {
@@ -122,10 +126,17 @@ impl Backend {
             let hand_over = pin(&settings.pins, HAND_OVER, interface);
             let comes_in = (interface.as_str(), TcAttachType::Ingress);
             classifiers::attach(&mut object, HAND_OVER, comes_in, settings.classifiers, &hand_over)?;
+            let to_pod = pin(&settings.pins, TO_POD, interface);
+            if settings.pod_flows > 0 {
+                classifiers::attach(&mut object, TO_POD, comes_in, settings.classifiers, &to_pod)?;
+            } else {
+                classifiers::detach(TO_POD, interface, comes_in.1, &to_pod)?;
+            }
+            // Stands before what has come before, which wants what it leaves.
             attachments.push(attach_unwrapping(&mut object, settings, interface)?);
             silence_arp(interface)?;
         }
-        Ok(Self { object, attachments, addresses: Addresses::open()?, pod_flows: settings.pod_flows })
+        Ok(Self { object, attachments, addresses: Addresses::open()?, pods, pod_flows: settings.pod_flows })
     }
 
     /// The interfaces, and how the XDP program is attached.
@@ -141,6 +152,7 @@ impl Backend {
     /// The first thing that the kernel refuses; what was done until then stays, and applying again goes on.
     pub async fn apply(&mut self, state: &BackendState) -> Result<Changes, BackendError> {
         pods::check(&state.services, self.pod_flows)?;
+        let plan = self.pods.plan(&state.services)?;
         let mut changes = Changes::default();
         let present = self.addresses.on_loopback().await?;
         for vip in state.vips.keys().filter(|vip| !present.contains_key(vip)) {
@@ -151,7 +163,7 @@ impl Backend {
             true => self.addresses.reachable().await?.into_iter().collect(),
             false => state.endpoints.clone(),
         };
-        changes.rows += self.write(state, &endpoints)?;
+        changes.rows += self.write(state, &endpoints, &plan)?;
         for (vip, ours) in present {
             if !state.vips.contains_key(&vip) && ours {
                 self.addresses.remove(vip).await?;
@@ -171,27 +183,38 @@ impl Backend {
         Ok(programs::counters(&self.object, map::HOST_REASONS)?)
     }
 
-    fn write(&mut self, state: &BackendState, endpoints: &BTreeSet<IpAddr>) -> Result<usize, ProgramError> {
+    fn write(
+        &mut self,
+        state: &BackendState,
+        endpoints: &BTreeSet<IpAddr>,
+        plan: &Plan,
+    ) -> Result<usize, ProgramError> {
         let (any, directors) = match &state.directors {
             Directors::Any => (HostControl::ANY_DIRECTOR, BTreeSet::new()),
             Directors::Known(directors) => (0, directors.clone()),
         };
         let ones = |addresses: &BTreeSet<IpAddr>| addresses.iter().map(|address| (words(*address), 1)).collect();
-        // `Bound` is the MTU, and 16 bits of 0 behind it.
-        let bound: BTreeMap<Address, u32> =
-            state.vips.iter().map(|(vip, mtu)| (words(*vip), bound_row(mtu.unwrap_or(0)))).collect();
         let mut rows = self.fill(map::DIRECTORS, &ones(&directors))?;
         rows += self.fill_peers(&state.peers)?;
         rows += self.fill(map::ENDPOINTS, &ones(endpoints))?;
-        rows += self.fill(map::BOUND, &bound)?;
+        // What pods answer is to find its way before anything is led to them.
+        let pods = if state.services.is_empty() { 0 } else { HostControl::PODS };
+        rows += self.pods.put(&mut self.object, plan)?;
+        rows += self.control(any | pods)?;
+        rows += self.fill(map::BOUND, &bound(state))?;
+        rows += self.pods.remove(&mut self.object, plan)?;
+        Ok(rows)
+    }
+
+    fn control(&mut self, flags: u32) -> Result<usize, ProgramError> {
         let failed = |why: aya::maps::MapError| failed_table(map::HOST, &why);
         let mut host: Array<&mut MapData, u64> = programs::table(&mut self.object, map::HOST)?;
-        let control = control_row(any);
-        if host.get(&0, 0).map_err(failed)? != control {
-            host.set(0, control, 0).map_err(failed)?;
-            rows += 1;
+        let control = control_row(flags);
+        if host.get(&0, 0).map_err(failed)? == control {
+            return Ok(0);
         }
-        Ok(rows)
+        host.set(0, control, 0).map_err(failed)?;
+        Ok(1)
     }
 
     /// Makes the table of peers hold these networks and no others: adds, then removes.
@@ -244,8 +267,7 @@ pub fn make_room(pins: &Path, interface: &str) -> Result<bool, ProgramError> {
     if !in_xdp.exists() {
         return Ok(false);
     }
-    let (object, maps) = OBJECT;
-    let mut object = programs::load(object, WHAT, pins, maps, &[])?;
+    let mut object = OBJECT.load(pins)?;
     let comes_in = (interface, TcAttachType::Ingress);
     let behind = pin(pins, UNWRAP_SKB, interface);
     classifiers::attach(&mut object, UNWRAP_SKB, comes_in, ClassifierMode::Auto, &behind)?;
@@ -284,12 +306,30 @@ pub async fn detach(pins: &Path) -> Result<Vec<String>, BackendError> {
 const UNWRAP: &str = "unwrap";
 const UNWRAP_SKB: &str = "unwrap_skb";
 const HAND_OVER: &str = "hand_over";
+const TO_POD: &str = "to_pod";
 const CLAMP: &str = "clamp";
 
 /// With the tables that are pinned.
-const OBJECT: (&[u8], &[&str]) =
-    (sluicegate_xdp::BACKEND, &[map::HOST, map::DIRECTORS, map::PEERS, map::ENDPOINTS, map::BOUND, map::HOST_REASONS]);
-const WHAT: &str = "real server's programs";
+const OBJECT: Source<'static> = Source {
+    object: sluicegate_xdp::BACKEND,
+    what: "real server's programs",
+    maps: &[
+        map::HOST,
+        map::DIRECTORS,
+        map::PEERS,
+        map::ENDPOINTS,
+        map::BOUND,
+        map::HOST_REASONS,
+        map::POD_PORTS,
+        map::PODS,
+        map::POD_FLOWS,
+        map::POD_REPLIES,
+        map::POD_PARTS,
+    ],
+    elsewhere: &[],
+    entries: &[(map::POD_FLOWS, None), (map::POD_REPLIES, None)],
+    together: &pod_tables::TABLES,
+};
 
 /// In XDP, or behind it: where another program is there, and where it has once made room for one.
 fn attach_unwrapping(
@@ -320,6 +360,7 @@ fn unpin(path: &Path) -> Result<(), ProgramError> {
     let pin = classifiers::pin_of_mark(name).unwrap_or(name);
     let classifier = match pin.split_once('-') {
         Some((CLAMP, interface)) => Some((CLAMP, interface, TcAttachType::Egress)),
+        Some((TO_POD, interface)) => Some((TO_POD, interface, TcAttachType::Ingress)),
         Some((HAND_OVER, interface)) => Some((HAND_OVER, interface, TcAttachType::Ingress)),
         Some((UNWRAP_SKB, interface)) => Some((UNWRAP_SKB, interface, TcAttachType::Ingress)),
         _ => None,
@@ -369,10 +410,21 @@ pub(crate) fn words(address: IpAddr) -> Address {
     })
 }
 
-/// `Bound` as it lies in memory.
-fn bound_row(tunnel_mtu: u16) -> u32 {
-    let [one, two] = tunnel_mtu.to_ne_bytes();
-    u32::from_ne_bytes([one, two, 0, 0])
+/// `Bound` of each VIP as it lies in memory: the MTU, and the flags.
+fn bound(state: &BackendState) -> BTreeMap<Address, u32> {
+    let row = |mtu: Option<u16>, flags: u16| {
+        let ([one, two], [three, four]) = (mtu.unwrap_or(0).to_ne_bytes(), flags.to_ne_bytes());
+        u32::from_ne_bytes([one, two, three, four])
+    };
+    let mut rows: BTreeMap<Address, u32> = state.vips.iter().map(|(vip, mtu)| (words(*vip), row(*mtu, 0))).collect();
+    for (vip, room) in pod_tables::rooms(&state.services) {
+        let (room, flags) = match state.vips.get(&vip) {
+            Some(mtu) => (room.into_iter().chain(*mtu).min(), Bound::PODS),
+            None => (room, Bound::PODS | Bound::NO_ADDRESS),
+        };
+        rows.insert(words(vip), row(room, flags));
+    }
+    rows
 }
 
 /// `HostControl` as it lies in memory.

@@ -1,7 +1,8 @@
 //! Classifiers at what comes in and what leaves an interface: by links (tcx, Linux 6.6), else by filters of the discipline
 //! `clsact`, which all kernels have that have the programs.
 //!
-//! A link is pinned, and is gone with its pin. A filter stays without that; its pinned program says that it is there.
+//! Links stand before those that are there, so that of two the one that is attached later comes first. A link is pinned, and is
+//! gone with its pin. A filter stays without that; its pinned program says that it is there.
 
 use crate::programs::{ProgramError, all_causes, pinned, program, unpin};
 use aya::Ebpf;
@@ -11,8 +12,11 @@ use aya::programs::tc::{qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::{LinkOrder, ProgramError as AyaError, SchedClassifier, TcAttachType};
 use std::path::{Path, PathBuf};
 
-/// Where filters stand: behind those of whoever wants to be first, and known again after a restart.
-const PRIORITY: u16 = 0x5347;
+/// Where filters stand: behind those of whoever wants to be first, and known again after a restart. What wants what the others
+/// leave stands behind them.
+fn priority(program: &str) -> u16 {
+    if program == "to_pod" { 0x5348 } else { 0x5347 }
+}
 
 /// The number of a filter among those of one side of an interface.
 fn handle(program: &str) -> TcHandle {
@@ -53,7 +57,8 @@ pub(crate) fn attach(
     // What is there stays of its kind, so that there are never two of it.
     let mode = if mark.exists() { ClassifierMode::Filter } else { mode };
     if mode == ClassifierMode::Auto {
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        // First: many programs of networks of pods let nobody come behind them.
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         match program.attach_with_options(interface, side, options).and_then(|id| program.take_link(id)) {
             Ok(link) => {
                 let link = FdLink::try_from(link).map_err(|why| failed(all_causes(&why)))?;
@@ -64,7 +69,7 @@ pub(crate) fn attach(
             Err(why) => return Err(failed(all_causes(&why))),
         }
     }
-    attach_filter(program, handle(name), interface, side).map_err(|why| failed(all_causes(&why)))?;
+    attach_filter(program, (priority(name), handle(name)), interface, side).map_err(|why| failed(all_causes(&why)))?;
     unpin(&mark)?;
     program.pin(&mark).map_err(|why| failed(all_causes(&why)))
 }
@@ -88,17 +93,17 @@ fn mark(pin: &Path) -> PathBuf {
 
 fn attach_filter(
     program: &mut SchedClassifier,
-    handle: TcHandle,
+    (priority, handle): (u16, TcHandle),
     interface: &str,
     side: TcAttachType,
 ) -> Result<(), AyaError> {
     // There already, perhaps another one's; if it could not be made, attaching says why.
     let _there = qdisc_add_clsact(interface);
-    let present = SchedClassifierLink::attached(interface, side, PRIORITY, handle, None).map_err(AyaError::IOError)?;
+    let present = SchedClassifierLink::attached(interface, side, priority, handle, None).map_err(AyaError::IOError)?;
     let attached = match program.attach_to_link(present) {
         Ok(id) => Ok(id),
         Err(_) => {
-            let options = NlOptions { priority: PRIORITY, handle, classid: None };
+            let options = NlOptions { priority, handle, classid: None };
             program.attach_with_options(interface, side, TcAttachOptions::Netlink(options))
         }
     };

@@ -2,7 +2,8 @@
 //! directors there are, it is told.
 //!
 //! - [`Backend`]: the VIPs on `lo`, without ARP and without being a source; the director's tunnels unwrapped in XDP; the MSS
-//!   of SYN-ACKs sized to the tunnel. Programs and tables are pinned, so that traffic goes on without the process.
+//!   of SYN-ACKs sized to the tunnel; or, for ports of VIPs that end in pods, delivered to these and answered with the VIP as
+//!   source. Programs and tables are pinned, so that traffic goes on without the process.
 //! - [`ProbeEgress`]: on a director, marked packets of its own go to one real server on the way of forwarded ones.
 //! - [`doctor`]: what of a host stands in the way of DSR, why, and the command that changes it.
 
@@ -12,6 +13,7 @@ mod classifiers;
 pub mod doctor;
 mod facts;
 mod peer;
+mod pod_tables;
 mod pods;
 mod prepare;
 mod probe_egress;

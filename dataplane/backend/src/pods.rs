@@ -1,5 +1,6 @@
 //! Services of a real server that end in pods: what is to be programmed.
 
+use sluicegate_dsr::layout::{MAX_POD_PORTS, MAX_PODS};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -51,13 +52,15 @@ pub struct Pod {
 /// Why services cannot be programmed.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
-    /// This build has no programs for it.
     /// It was started without.
     #[error("{0}: this host was started without delivery into pods (no room for flows): start it with")]
     NotStarted(PodPort),
-    /// This build has no programs for it.
-    #[error("{0}: delivery into pods is not in this build: bind its Service by another method (TUNNEL, L2)")]
-    NotBuilt(PodPort),
+    /// More ports of VIPs than there are rows.
+    #[error("{0} ports of VIPs end in pods of this host, {MAX_POD_PORTS} can: bind fewer")]
+    TooManyPorts(usize),
+    /// More pods than there are rows.
+    #[error("more than {} pods (one for each port that it is behind) on this host: bind fewer", MAX_PODS - 1)]
+    TooManyPods,
     /// A pod and its VIP differ in family.
     #[error("{port}: the pod {pod} is of another IP family than the VIP: give the pods' addresses of the VIP's family")]
     Family {
@@ -98,7 +101,6 @@ pub(crate) fn check(services: &BTreeMap<PodPort, PodService>, flows: u32) -> Res
     }
     match services.keys().next() {
         Some(port) if flows == 0 => Err(PodError::NotStarted(*port)),
-        Some(port) => Err(PodError::NotBuilt(*port)),
-        None => Ok(()),
+        _ => Ok(()),
     }
 }

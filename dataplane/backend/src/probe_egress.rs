@@ -15,7 +15,7 @@
 
 use crate::addresses::AddressError;
 use crate::classifiers::{self, ClassifierMode};
-use crate::programs::{self, ProgramError};
+use crate::programs::{self, ProgramError, Source};
 use crate::sysctl::{self, SysctlError};
 use aya::Ebpf;
 use aya::programs::TcAttachType;
@@ -80,9 +80,15 @@ impl ProbeEgress {
             return Err(ProbeEgressError::NoBackends(settings.backends.clone()));
         }
         let elsewhere = [(sluicegate_l4::layout::map::BACKENDS, settings.backends.clone())];
-        let object = sluicegate_xdp::EGRESS;
-        let mut object =
-            programs::load_anew(object, "probe program", &settings.pins, &[map::PROBE_REASONS], &elsewhere)?;
+        let source = Source {
+            object: sluicegate_xdp::EGRESS,
+            what: "probe program",
+            maps: &[map::PROBE_REASONS],
+            elsewhere: &elsewhere,
+            entries: &[],
+            together: &[],
+        };
+        let mut object = source.load_anew(&settings.pins)?;
         let pin = settings.pins.join("probe-lo");
         classifiers::attach(&mut object, "probe", LO_EGRESS, settings.classifiers, &pin)?;
         let routing = Routing::open(settings)?;

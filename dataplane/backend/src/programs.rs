@@ -108,79 +108,102 @@ pub enum ProgramError {
     },
 }
 
-/// Loads an object whose maps are pinned below `pins`, or found there; `elsewhere` are maps of others.
-pub(crate) fn load(
-    object: &[u8],
-    what: &'static str,
-    pins: &Path,
-    maps: &[&'static str],
-    elsewhere: &[(&'static str, PathBuf)],
-) -> Result<Ebpf, ProgramError> {
-    fs::create_dir_all(pins).map_err(|why| ProgramError::Pin { path: pins.to_owned(), reason: why.to_string() })?;
-    if !statfs(pins)
-        .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|magic| magic & 0xffff_ffff == BPF_FS_MAGIC))
-    {
-        return Err(ProgramError::NoBpfFs(pins.to_owned()));
-    }
-    let unloadable = |why: aya::EbpfError| ProgramError::Load { what, reason: all_causes(&why) };
-    if maps.iter().any(|name| pins.join(name).exists()) {
-        let fresh = EbpfLoader::new().load(object).map_err(unloadable)?;
-        if let Some(unfit) = maps.iter().find_map(|name| misfit(&fresh, name, &pins.join(name))) {
-            return Err(unfit);
+/// An object, and where its maps are.
+pub(crate) struct Source<'a> {
+    pub(crate) object: &'a [u8],
+    pub(crate) what: &'static str,
+    /// Maps that are pinned below the pins, or found there.
+    pub(crate) maps: &'a [&'static str],
+    /// Maps of others.
+    pub(crate) elsewhere: &'a [(&'static str, PathBuf)],
+    /// Maps that have not as many entries as the object says; `None` = as many as the pinned one has.
+    pub(crate) entries: &'a [(&'static str, Option<u32>)],
+    /// Maps whose rows name each other's: all are made anew where one of them is.
+    pub(crate) together: &'a [&'static str],
+}
+
+impl Source<'_> {
+    /// Loads the object.
+    pub(crate) fn load(&self, pins: &Path) -> Result<Ebpf, ProgramError> {
+        fs::create_dir_all(pins).map_err(|why| ProgramError::Pin { path: pins.to_owned(), reason: why.to_string() })?;
+        if !statfs(pins)
+            .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|magic| magic & 0xffff_ffff == BPF_FS_MAGIC))
+        {
+            return Err(ProgramError::NoBpfFs(pins.to_owned()));
         }
-    }
-    let mut loader = EbpfLoader::new();
-    // The programs read no types of the kernel, and parsing them all takes time and 20 MB.
-    loader.btf(None);
-    for name in maps {
-        loader.map_pin_path(name, pins.join(name));
-    }
-    for (name, path) in elsewhere {
-        loader.map_pin_path(name, path.clone());
-    }
-    loader.load(object).map_err(unloadable)
-}
-
-/// Why a pinned table is not like the object's own; `None` = it is, or is not there.
-fn misfit(fresh: &Ebpf, table: &'static str, pin: &Path) -> Option<ProgramError> {
-    if !pin.exists() {
-        return None;
-    }
-    let geometry = |info: &MapInfo| {
-        let kind = info.map_type().map_or(u32::MAX, |kind| kind as u32);
-        (kind, info.key_size(), info.value_size(), info.max_entries())
-    };
-    let wanted = match fresh.map(table)? {
-        Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data) => data.info(),
-        _ => return None,
-    };
-    let reason = match (wanted, MapInfo::from_pin(pin)) {
-        (Ok(wanted), Ok(found)) if geometry(&wanted) == geometry(&found) => return None,
-        (Ok(wanted), Ok(found)) => format!(
-            "type, key size, value size and entries are {:?} and should be {:?}",
-            geometry(&found),
-            geometry(&wanted)
-        ),
-        (Err(why), _) | (_, Err(why)) => all_causes(&why),
-    };
-    Some(ProgramError::Unfit { table, pin: pin.to_owned(), reason })
-}
-
-/// Loads as [`load`] does; pinned tables that are of another release go first. Their rows are lost.
-pub(crate) fn load_anew(
-    object: &[u8],
-    what: &'static str,
-    pins: &Path,
-    maps: &[&'static str],
-    elsewhere: &[(&'static str, PathBuf)],
-) -> Result<Ebpf, ProgramError> {
-    loop {
-        match load(object, what, pins, maps, elsewhere) {
-            Err(ProgramError::Unfit { table, pin, reason }) => {
-                tracing::warn!(table, %reason, "a pinned table does not fit, making a new one");
-                unpin(&pin)?;
+        let unloadable = |why: aya::EbpfError| ProgramError::Load { what: self.what, reason: all_causes(&why) };
+        if self.maps.iter().any(|name| pins.join(name).exists()) {
+            let fresh = EbpfLoader::new().load(self.object).map_err(unloadable)?;
+            if let Some(unfit) = self.maps.iter().find_map(|name| self.misfit(&fresh, name, &pins.join(name))) {
+                return Err(unfit);
             }
-            loaded => return loaded,
+        }
+        let mut loader = EbpfLoader::new();
+        // The programs read no types of the kernel, and parsing them all takes time and 20 MB.
+        loader.btf(None);
+        for name in self.maps {
+            loader.map_pin_path(name, pins.join(name));
+        }
+        for (name, path) in self.elsewhere {
+            loader.map_pin_path(name, path.clone());
+        }
+        for (name, entries) in self.entries {
+            if let Some(entries) = entries {
+                loader.map_max_entries(name, *entries);
+            }
+        }
+        loader.load(self.object).map_err(unloadable)
+    }
+
+    /// Why a pinned table is not like the object's own; `None` = it is, or is not there.
+    fn misfit(&self, fresh: &Ebpf, table: &'static str, pin: &Path) -> Option<ProgramError> {
+        if !pin.exists() {
+            return None;
+        }
+        let entries = self.entries.iter().find(|(name, _)| *name == table).map(|(_, entries)| *entries);
+        let geometry = |info: &MapInfo, entries: u32| {
+            let kind = info.map_type().map_or(u32::MAX, |kind| kind as u32);
+            (kind, info.key_size(), info.value_size(), entries)
+        };
+        let wanted = match fresh.map(table)? {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::LpmTrie(data)
+            | Map::PerCpuArray(data) => data.info(),
+            _ => return None,
+        };
+        let reason = match (wanted, MapInfo::from_pin(pin)) {
+            (Ok(wanted), Ok(found)) => {
+                let entries = match entries {
+                    Some(Some(entries)) => entries,
+                    Some(None) => found.max_entries(),
+                    None => wanted.max_entries(),
+                };
+                let (wanted, found) = (geometry(&wanted, entries), geometry(&found, found.max_entries()));
+                if wanted == found {
+                    return None;
+                }
+                format!("type, key size, value size and entries are {found:?} and should be {wanted:?}")
+            }
+            (Err(why), _) | (_, Err(why)) => all_causes(&why),
+        };
+        Some(ProgramError::Unfit { table, pin: pin.to_owned(), reason })
+    }
+
+    /// Loads as [`Self::load`] does; pinned tables that are of another release go first. Their rows are lost.
+    pub(crate) fn load_anew(&self, pins: &Path) -> Result<Ebpf, ProgramError> {
+        loop {
+            match self.load(pins) {
+                Err(ProgramError::Unfit { table, pin, reason }) => {
+                    tracing::warn!(table, %reason, "a pinned table does not fit, making a new one");
+                    unpin(&pin)?;
+                    if self.together.contains(&table) {
+                        self.together.iter().try_for_each(|other| unpin(&pins.join(other)))?;
+                    }
+                }
+                loaded => return loaded,
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The MSS of a real server's SYN-ACK: it sizes what the client sends, which has to fit into the director's tunnel. What
 //! the real server sends goes to the client directly and needs no room, so its own MSS is left alone.
 
-use crate::frame::{ETHERTYPE_IP4, ETHERTYPE_IP6, PROTOCOL_TCP, address4, address6, network};
+use crate::frame::{ETHERTYPE_IP4, ETHERTYPE_IP6, PROTOCOL_TCP, StackFrame, address4, address6, network};
 use crate::unwrap::HostTables;
 use crate::verdict::Reason;
 use sluicegate_l4::Packet;
@@ -19,23 +19,15 @@ const OPTIONS_ROOM: usize = 40;
 /// through them.
 const MOST_OPTIONS: usize = 10;
 
-/// A frame on its way out, whose checksums the network card may still have to complete.
-pub trait Outgoing: Packet {
-    /// Writes two bytes and makes up for it in the checksum (at offset `checksum`) that covers them: `from` and `to` are
-    /// the change as that checksum's 16-bit words see it. False if the frame ends before.
-    #[must_use]
-    fn replace(&mut self, at: usize, bytes: [u8; 2], checksum: usize, from: u16, to: u16) -> bool;
-}
-
 /// Lowers the MSS of a SYN-ACK that leaves with a VIP as source, to what fits into the tunnel. Adds no option, raises
 /// nothing, and touches no other packet.
 #[inline(always)]
-pub fn clamp<P: Outgoing, T: HostTables>(packet: &mut P, tables: &T) -> Reason {
+pub fn clamp<P: StackFrame, T: HostTables>(packet: &mut P, tables: &T) -> Reason {
     clamped(packet, tables).unwrap_or(Reason::NotSynAck)
 }
 
 #[inline(always)]
-fn clamped<P: Outgoing, T: HostTables>(packet: &mut P, tables: &T) -> Option<Reason> {
+fn clamped<P: StackFrame, T: HostTables>(packet: &mut P, tables: &T) -> Option<Reason> {
     let (at, ethertype) = network(packet)?;
     let (source, tcp, headers) = match ethertype {
         ETHERTYPE_IP4 => {

@@ -3,7 +3,7 @@
 //!
 //! Plain old data without padding, in the byte order of the machine; addresses as in `sluicegate_l4::layout`.
 
-use sluicegate_l4::layout::MAX_BACKENDS;
+use sluicegate_l4::layout::{Address, MAX_BACKENDS};
 
 /// Version of everything in this file; part of the path of the pins.
 pub const VERSION: u32 = 1;
@@ -18,6 +18,14 @@ pub const MAX_PEERS: u32 = 4096;
 pub const REASON_COUNTERS: u32 = 64;
 /// Addresses of one host at which tunnels end.
 pub const MAX_ENDPOINTS: u32 = 1024;
+/// Ports of VIPs that end in pods, of one host.
+pub const MAX_POD_PORTS: u32 = 4096;
+/// Pods of one host, counted once for each port that they are behind, and one row that is none.
+pub const MAX_PODS: u32 = 16_384;
+/// Slots of the ring of a port; a prime ([`sluicegate_l4::maglev`]).
+pub const POD_SLOTS: usize = 1021;
+/// Datagrams in parts whose first one is remembered.
+pub const MAX_POD_PARTS: u32 = 8192;
 
 /// Names of the maps, in the object and below the pin directory.
 pub mod map {
@@ -36,13 +44,23 @@ pub mod map {
     pub const HOST_REASONS: &str = "HOST_REASONS";
     /// `PerCpuArray<u64>` by [`crate::Reason`] index: packets that the director's probe program saw.
     pub const PROBE_REASONS: &str = "PROBE_REASONS";
+    /// `HashMap<PodPortKey, PodPort>`: ports of VIPs that end in pods.
+    pub const POD_PORTS: &str = "POD_PORTS";
+    /// `Array<Pod>` by id; 0 is none.
+    pub const PODS: &str = "PODS";
+    /// `LruHashMap<FlowKey, PodRef>`: which pod has a flow; the server's end of the key is the VIP.
+    pub const POD_FLOWS: &str = "POD_FLOWS";
+    /// `LruHashMap<FlowKey, Reply>`: whose flow it is; the server's end of the key is the pod.
+    pub const POD_REPLIES: &str = "POD_REPLIES";
+    /// `LruHashMap<PartKey, Part>`: what the first part of a datagram says of the others.
+    pub const POD_PARTS: &str = "POD_PARTS";
 }
 
 /// Switches of the real server's programs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostControl {
-    /// [`HostControl::ANY_DIRECTOR`].
+    /// [`HostControl::ANY_DIRECTOR`], [`HostControl::PODS`].
     pub flags: u32,
     /// 0.
     pub reserved: u32,
@@ -52,6 +70,8 @@ impl HostControl {
     /// Tunnels are believed whatever their outer source is. Whoever can send packets to this host can then send packets
     /// with any source address to its VIPs.
     pub const ANY_DIRECTOR: u32 = 1;
+    /// There are pods: what leaves is looked up among their flows.
+    pub const PODS: u32 = 2;
 }
 
 /// A VIP of this real server.
@@ -60,8 +80,152 @@ impl HostControl {
 pub struct Bound {
     /// Largest IP packet that fits into the tunnel from the director, in bytes; 0 = the MSS is left alone.
     pub tunnel_mtu: u16,
+    /// [`Bound::PODS`], [`Bound::NO_ADDRESS`].
+    pub flags: u16,
+}
+
+impl Bound {
+    /// Ports of it end in pods.
+    pub const PODS: u16 = 1;
+    /// It is no address of this host: what no pod gets is dropped.
+    pub const NO_ADDRESS: u16 = 2;
+}
+
+/// A port of a VIP.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodPortKey {
+    /// The VIP.
+    pub vip: Address,
+    /// Its port, as a number.
+    pub port: u32,
+    /// Protocol number of IP.
+    pub protocol: u32,
+}
+
+/// The pods behind a port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodPort {
+    /// Ids of those that are ready, spread by [`sluicegate_l4::maglev::fill`].
+    pub ring: [u16; POD_SLOTS],
+    /// How many are ready; 0 = the ring is empty.
+    pub ready: u16,
+    /// [`PodPort::BY_CLIENT`].
+    pub flags: u16,
     /// 0.
     pub reserved: u16,
+}
+
+impl PodPort {
+    /// The client's address alone decides.
+    pub const BY_CLIENT: u16 = 1;
+}
+
+/// A pod behind one port of a VIP. What else the row says of the port is for the process that finds it pinned.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Where the host reaches it.
+    pub address: Address,
+    /// The VIP.
+    pub vip: Address,
+    /// Its port.
+    pub port: u16,
+    /// The VIP's port.
+    pub vip_port: u16,
+    /// Another one each time that the row gets another pod.
+    pub generation: u16,
+    /// Protocol number of IP.
+    pub protocol: u8,
+    /// [`Pod::NONE`], [`Pod::READY`], [`Pod::DRAINING`].
+    pub state: u8,
+}
+
+impl Pod {
+    /// Nobody has the row.
+    pub const NONE: u8 = 0;
+    /// Gets new flows.
+    pub const READY: u8 = 1;
+    /// Keeps the flows that it has.
+    pub const DRAINING: u8 = 2;
+}
+
+/// A pod as a flow remembers it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodRef {
+    /// Its row.
+    pub id: u16,
+    /// [`Pod::generation`].
+    pub generation: u16,
+}
+
+/// A flow, by its ends.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// The client.
+    pub client: Address,
+    /// The VIP, or the pod.
+    pub server: Address,
+    /// The client's port, as a number.
+    pub client_port: u16,
+    /// The server's.
+    pub server_port: u16,
+    /// Protocol number of IP.
+    pub protocol: u32,
+}
+
+/// What the answers of a pod to one client's port belong to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// The VIP.
+    pub vip: Address,
+    /// The pod that the flow has.
+    pub pod: PodRef,
+    /// The VIP's port, as a number.
+    pub port: u32,
+    /// When a packet of either way was seen last ([`crate::pod::PodTables::now`]).
+    pub seen: u32,
+    /// [`Reply::CLIENT_DONE`] and others: how much of the flow is over.
+    pub ends: u32,
+}
+
+impl Reply {
+    /// The client has sent a FIN.
+    pub const CLIENT_DONE: u32 = 1;
+    /// The pod has sent a FIN.
+    pub const POD_DONE: u32 = 2;
+    /// One of them has sent a RST.
+    pub const RESET: u32 = 4;
+}
+
+/// A datagram in parts.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartKey {
+    /// Its source.
+    pub source: Address,
+    /// Its destination.
+    pub destination: Address,
+    /// Its identification, as it lies in the header.
+    pub id: u32,
+    /// Protocol number of IP.
+    pub protocol: u32,
+}
+
+/// What becomes of the parts of a datagram.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The address that is put in: the pod's on the way in, the VIP on the way out.
+    pub address: Address,
+    /// When the first part was seen.
+    pub seen: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// A packet that the director itself sends goes to the real server with this id:
@@ -89,6 +253,10 @@ pub const fn marked_backend(mark: u32) -> Option<u16> {
 const _: () = {
     assert!(size_of::<HostControl>() == 8);
     assert!(size_of::<Bound>() == 4);
+    assert!(size_of::<PodPortKey>() == 24 && size_of::<PodPort>() == 2048 && size_of::<Pod>() == 40);
+    assert!(size_of::<FlowKey>() == 40 && size_of::<PodRef>() == 4 && size_of::<Reply>() == 32);
+    assert!(size_of::<PartKey>() == 40 && size_of::<Part>() == 24);
+    assert!(MAX_PODS <= 1 << 16);
     assert!(crate::Reason::ALL.len() <= REASON_COUNTERS as usize);
     assert!(MAX_BACKENDS == !MARK_MASK);
 };

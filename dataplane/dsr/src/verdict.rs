@@ -96,6 +96,38 @@ reasons! {
     NoPeer = 22, "no_peer";
     /// Dropped: a packet to be handed over that has no hops left.
     HopsUsedUp = 23, "hops_used_up";
+    /// Left as it was: nothing that a pod behind a VIP gets or sends.
+    NotPods = 24, "not_pods";
+    /// Translated: to the pod that the flow has.
+    ToPod = 25, "to_pod";
+    /// Translated: to a pod that was picked for a new flow.
+    ToPodNew = 26, "to_pod_new";
+    /// Translated: to a pod that was picked anew, because the flow's is gone, or gets no new flows.
+    ToPodMoved = 27, "to_pod_moved";
+    /// Translated: a later part of a datagram, to the pod of its first one.
+    ToPodPart = 28, "to_pod_part";
+    /// Translated: an ICMP error, to the pod of the flow that it quotes.
+    ToPodIcmp = 29, "to_pod_icmp";
+    /// Translated: a pod's answer, from the VIP.
+    FromPod = 30, "from_pod";
+    /// Translated: a later part of a pod's answer, from the VIP.
+    FromPodPart = 31, "from_pod_part";
+    /// Translated: an ICMP error about a flow to a pod, from the VIP.
+    FromPodIcmp = 32, "from_pod_icmp";
+    /// Dropped: for a VIP that is no address of this host, and for none of its ports that end in pods.
+    PodNoService = 33, "pod_no_service";
+    /// Dropped: no pod is ready.
+    PodNoneReady = 34, "pod_none_ready";
+    /// Dropped: the client talks to the pod from this port already, by another VIP or port, and no other pod is free.
+    PodPortTaken = 35, "pod_port_taken";
+    /// Dropped: a part of a datagram whose first one was not seen.
+    PodPartUnknown = 36, "pod_part_unknown";
+    /// Dropped: an ICMP error that quotes no flow to a pod.
+    PodIcmpUnknown = 37, "pod_icmp_unknown";
+    /// Dropped: the header of a packet to a pod contradicts itself, or cannot be read.
+    PodMalformed = 38, "pod_malformed";
+    /// Dropped: the tables do not take another flow.
+    PodUntracked = 39, "pod_untracked";
 }
 
 impl Reason {

@@ -1,9 +1,11 @@
 //! Frames, tables and cases that the tests in user space and those in the kernel share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod pods;
+
 use sluicegate_dsr::hand_over::{Segment, Socket, Sockets};
 use sluicegate_dsr::layout::{Bound, HostControl};
-use sluicegate_dsr::{HostTables, Outgoing, Reason, Verdict};
+use sluicegate_dsr::{Change, HostTables, Reason, StackFrame, Verdict};
 use sluicegate_l4::Packet;
 use sluicegate_l4::checksum::update;
 use sluicegate_l4::layout::{Address, Backend, GUE_PORT};
@@ -60,11 +62,35 @@ impl Packet for Frame {
     }
 }
 
-impl Outgoing for Frame {
+impl StackFrame for Frame {
     fn replace(&mut self, at: usize, bytes: [u8; 2], checksum: usize, from: u16, to: u16) -> bool {
         let Some(field) = self.view_mut::<2>(checksum) else { return false };
         *field = update(u16::from_be_bytes(*field), from, to).to_be_bytes();
         self.view_mut::<2>(at).map(|value| *value = bytes).is_some()
+    }
+
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
+        self.view_mut::<N>(at).map(|place| *place = bytes).is_some()
+    }
+
+    /// As the kernel, for a checksum that is complete.
+    fn make_up(&mut self, change: &Change) -> bool {
+        let Some(field) = self.view_mut::<2>(change.checksum) else { return false };
+        let mut sum = u16::from_be_bytes(*field);
+        if change.optional && sum == 0 {
+            return true;
+        }
+        let mut words = vec![(change.from_port, change.to_port)];
+        for (from, to) in change.from.iter().zip(change.to) {
+            let (from, to) = (u32::from_be(*from), u32::from_be(to));
+            words.extend([((from >> 16) as u16, (to >> 16) as u16), (from as u16, to as u16)]);
+        }
+        for (from, to) in words {
+            // The kernel never comes to the other zero.
+            sum = update(sum, from, to) % 0xffff;
+        }
+        *field = if change.optional && sum == 0 { [0xff; 2] } else { sum.to_be_bytes() };
+        true
     }
 }
 
@@ -90,7 +116,7 @@ pub struct Tables {
 impl Tables {
     /// The host of the cases: one director, one peer and one VIP of each family.
     pub fn of_host() -> Self {
-        let bound = Bound { tunnel_mtu: MTU, reserved: 0 };
+        let bound = Bound { tunnel_mtu: MTU, flags: 0 };
         Self {
             control: HostControl::default(),
             endpoints: [HOST4, HOST6].map(address).into(),

@@ -1,5 +1,6 @@
 //! The real server's programs: `unwrap` (XDP) takes the director's tunnel off, or `unwrap_skb` (a classifier at the ingress)
-//! where XDP is another one's; `clamp` (a classifier at the egress) sizes the clients' segments, `hand_over` (a classifier at
+//! where XDP is another one's; `to_pod` (a classifier at the ingress) and `clamp` (at the egress) deliver into pods and take
+//! their answers out, and `clamp` sizes the clients' segments; `hand_over` (a classifier at
 //! the ingress) sends to another real server what `unwrap` says: only there the kernel finds a next hop without being a
 //! router, and waits until it answers. They are `sluicegate-dsr` over the kernel's frames and maps, and decide nothing
 //! themselves.
@@ -10,6 +11,9 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+#[path = "backend/carried.rs"]
+mod carried;
+#[cfg(target_arch = "bpf")]
 #[path = "adapter/received.rs"]
 mod received;
 #[cfg(target_arch = "bpf")]
@@ -19,79 +23,31 @@ mod skb;
 #[path = "backend/sockets.rs"]
 mod sockets;
 #[cfg(target_arch = "bpf")]
+#[path = "backend/tables.rs"]
+mod tables;
+#[cfg(target_arch = "bpf")]
 #[path = "adapter/xdp.rs"]
 mod xdp;
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
+    use crate::carried::Carried;
     use crate::received::Received;
     use crate::skb::{Skb, count};
     use crate::sockets::HostSockets;
+    use crate::tables::{HOST_REASONS, Maps};
     use crate::xdp::Frame;
     use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action, xdp_md};
     use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_xdp_adjust_meta};
-    use aya_ebpf::macros::{classifier, map, xdp};
-    use aya_ebpf::maps::lpm_trie::{Key as Prefix, LpmTrie};
-    use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+    use aya_ebpf::macros::{classifier, xdp};
     use aya_ebpf::programs::{TcContext, XdpContext};
     use sluicegate_dsr::hand_over::{Segment, Socket, Sockets};
-    use sluicegate_dsr::layout::{
-        Bound, HostControl, MAX_BOUND, MAX_DIRECTORS, MAX_ENDPOINTS, MAX_PEERS, REASON_COUNTERS,
-    };
-    use sluicegate_dsr::{HostTables, Reason, Verdict};
+    use sluicegate_dsr::{Reason, Verdict, pod};
     use sluicegate_l4::Packet;
-    use sluicegate_l4::layout::Address;
-
-    #[map]
-    static HOST: Array<HostControl> = Array::with_max_entries(1, 0);
-    #[map]
-    static DIRECTORS: HashMap<Key, u32> = HashMap::with_max_entries(MAX_DIRECTORS, 0);
-    #[map]
-    static ENDPOINTS: HashMap<Key, u32> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
-    #[map]
-    static BOUND: HashMap<Key, Bound> = HashMap::with_max_entries(MAX_BOUND, 0);
-    #[map]
-    static HOST_REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASON_COUNTERS, 0);
-    #[map]
-    static PEERS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(MAX_PEERS, 0);
 
     /// In front of what is to be handed over. Nobody but programs of this host writes there, so nothing that comes from the
     /// network can pretend to have been judged.
     const HANDED_OVER: u32 = 0x5347_484f;
-
-    /// Aligned, because the compiler writes it by eight bytes and the verifier wants those aligned on the stack.
-    #[repr(C, align(8))]
-    struct Key(Address);
-
-    struct Maps;
-
-    impl HostTables for Maps {
-        #[inline(always)]
-        fn control(&self) -> HostControl {
-            HOST.get(0).copied().unwrap_or_default()
-        }
-
-        #[inline(always)]
-        fn is_endpoint(&self, address: &Address) -> bool {
-            ENDPOINTS.get_ptr(Key(*address)).is_some()
-        }
-
-        #[inline(always)]
-        fn is_director(&self, address: &Address) -> bool {
-            DIRECTORS.get_ptr(Key(*address)).is_some()
-        }
-
-        #[inline(always)]
-        fn is_peer(&self, address: &Address) -> bool {
-            PEERS.get(Prefix::new(128, *address)).is_some()
-        }
-
-        #[inline(always)]
-        fn bound(&self, address: &Address) -> Option<Bound> {
-            // SAFETY: four bytes, which are read whole; a VIP that is removed meanwhile gives the value before or after.
-            BOUND.get_ptr(Key(*address)).map(|bound| unsafe { *bound })
-        }
-    }
 
     #[xdp(frags)]
     pub fn unwrap(context: XdpContext) -> u32 {
@@ -219,9 +175,36 @@ mod bpf {
         }
     }
 
+    /// Headers of what may be for a pod: Ethernet, and an ICMPv6 error that quotes a packet with extension headers.
+    const INWARD: u32 = 14 + 40 + 8 + 40 + 24 + 20;
+    /// Where the least of them lies of what the host's own stack sends; it builds all of them there.
+    const OUTWARD: u32 = 14 + 20 + 20;
+
+    #[classifier]
+    pub fn to_pod(context: TcContext) -> i32 {
+        let verdict = pod::to_pod(&mut Carried::new(context, INWARD), &Maps);
+        // What is for no pod is the host's whole traffic.
+        if verdict.reason() != Reason::NotPods {
+            count(&HOST_REASONS, verdict.reason().index());
+        }
+        match verdict {
+            Verdict::Pass(_) | Verdict::HandOver(_) => TC_ACT_UNSPEC,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+        }
+    }
+
+    /// What leaves: a pod's answer gets its VIP, and then a VIP's SYN-ACK, whoever's it is, the MSS of its tunnel.
     #[classifier]
     pub fn clamp(context: TcContext) -> i32 {
-        let reason = sluicegate_dsr::clamp(&mut Skb { context }, &Maps);
+        let mut skb = Carried::new(context, OUTWARD);
+        let verdict = pod::from_pod(&mut skb, &Maps);
+        if verdict.reason() != Reason::NotPods {
+            count(&HOST_REASONS, verdict.reason().index());
+        }
+        if matches!(verdict, Verdict::Drop(_)) {
+            return TC_ACT_SHOT;
+        }
+        let reason = sluicegate_dsr::clamp(&mut skb, &Maps);
         // What is no SYN-ACK is the host's whole traffic, and not worth a memory access a packet.
         if reason != Reason::NotSynAck {
             count(&HOST_REASONS, reason.index());

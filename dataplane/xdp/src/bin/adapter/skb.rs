@@ -1,9 +1,10 @@
 //! The kernel's socket buffer, as a classifier sees it.
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_NET;
-use aya_ebpf::helpers::{bpf_skb_adjust_room, bpf_skb_change_head};
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::{bpf_csum_diff, bpf_csum_update, bpf_skb_adjust_room, bpf_skb_change_head};
 use aya_ebpf::programs::TcContext;
-use sluicegate_dsr::Outgoing;
+use sluicegate_dsr::{Change, StackFrame};
 use sluicegate_l4::Packet;
 
 /// A frame that leaves, or one that came in. Only its linear part is seen: there the stack builds all headers, and there
@@ -69,12 +70,40 @@ impl Packet for Skb {
     }
 }
 
-impl Outgoing for Skb {
-    /// By the kernel, which knows whether the card is still to complete the checksum: then only the field is written.
+/// By the kernel, which knows whether the card is still to complete the checksum: then only what is to be in it is written.
+/// All is written by its helpers: a program that writes by itself makes the kernel copy the headers of all that it only looks
+/// at and that is not its alone.
+impl StackFrame for Skb {
     #[inline(always)]
     fn replace(&mut self, at: usize, bytes: [u8; 2], checksum: usize, from: u16, to: u16) -> bool {
         let (from, to) = (u64::from(from.to_be()), u64::from(to.to_be()));
         self.context.l4_csum_replace(checksum, from, to, 2).is_ok() && self.context.store(at, &bytes, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: [u8; N]) -> bool {
+        self.context.store(at, &bytes, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn make_up(&mut self, change: &Change) -> bool {
+        let optional = if change.optional { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | optional;
+        let at = change.checksum;
+        let addresses = if change.ipv6 {
+            let (mut from, mut to) = (change.from, change.to);
+            // SAFETY: two addresses on the stack, of which 16 bytes are read.
+            let difference = unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) };
+            let replaced = self.context.l4_csum_replace(at, 0, difference as u32 as u64, pseudo);
+            // Where the card has summed the frame, that makes up for the addresses as if a header checksum covered them, which
+            // IPv6 does not have. This takes it back; else it fails, and is to. SAFETY: the kernel's context.
+            let _not_summed = unsafe { bpf_csum_update(self.context.skb.skb, difference as u32) };
+            replaced
+        } else {
+            self.context.l4_csum_replace(at, change.from[3].into(), change.to[3].into(), pseudo | 4)
+        };
+        let (from, to) = (u64::from(change.from_port.to_be()), u64::from(change.to_port.to_be()));
+        addresses.is_ok() && self.context.l4_csum_replace(at, from, to, optional | 2).is_ok()
     }
 }
 

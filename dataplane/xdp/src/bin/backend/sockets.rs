@@ -1,9 +1,11 @@
-//! The host's own TCP, as an XDP program can ask it.
+//! The host's own TCP, as an XDP program can ask it, and the flows of its pods.
 
+use crate::tables::Maps;
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie};
 use core::mem::zeroed;
 use sluicegate_dsr::hand_over::{Segment, Socket, Sockets};
+use sluicegate_dsr::pod;
 
 /// `TCP_LISTEN` of `bpf.h`.
 const LISTEN: u32 = 10;
@@ -20,6 +22,9 @@ pub struct HostSockets(pub *mut xdp_md);
 impl Sockets for HostSockets {
     #[inline(always)]
     fn find(&self, segment: &Segment) -> Socket {
+        if pod::knows(segment, &Maps) {
+            return Socket::Connection;
+        }
         // SAFETY: integers alone.
         let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
         let [a, b, c, d, ..] = segment.header;
