@@ -165,6 +165,7 @@ fn packets() -> Vec<Vec<u8>> {
     }
     let [_unseen, part] = in_parts(&packet(UDP, End(STRANGER4, 1), End(VIP4, PORT), 0, &[7; 64]), 24);
     packets.push(part);
+    packets.push(error(STRANGER4, VIP4, &packet(TCP, End(VIP4, PORT), End(STRANGER4, 1), ACK, b"")));
     let segment = upper(TCP, End(CLIENT4, 40_000), End(VIP4, PORT), ACK, b"hello");
     packets.push(ip_with(CLIENT4, VIP4, TCP, 0, &[1; 20], &segment));
     packets
