@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not there")]
 
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, Config};
@@ -26,6 +28,16 @@ pub struct Cluster {
     client: Client,
     folder: TempDir,
     server: Server,
+}
+
+/// What an account asked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Request {
+    pub verb: String,
+    /// With its part: `services/status`.
+    pub resource: String,
+    pub namespace: String,
+    pub is_forbidden: bool,
 }
 
 enum Server {
@@ -113,6 +125,65 @@ impl Cluster {
         applied.unwrap_or_else(|error| panic!("{kind} {namespace}/{name}: {error}"));
     }
 
+    /// As `kubectl apply --server-side --validate=strict`, of any kind: an unknown field is an error.
+    pub fn apply_strictly(&self, object: &Value) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+        let (group, version) = version.split_once('/').unwrap_or(("", &version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let api: Api<DynamicObject> = match namespace.as_str() {
+            "" => Api::all_with(self.client.clone(), &resource),
+            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        };
+        let parameters = PatchParams::apply("kubectl").force().validation_strict();
+        let applied = self.runtime.block_on(api.patch(&name, &parameters, &Patch::Apply(object)));
+        applied.unwrap_or_else(|error| panic!("{kind} {namespace}/{name}: {error}"));
+    }
+
+    /// A token of a service account, as a pod of it gets.
+    pub fn token(&self, namespace: &str, account: &str) -> String {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let request = self.runtime.block_on(accounts.create_token_request(
+            account,
+            &PostParams::default(),
+            &TokenRequest {
+                spec: Some(TokenRequestSpec { expiration_seconds: Some(3600), ..Default::default() }),
+                ..Default::default()
+            },
+        ));
+        request.unwrap().status.unwrap().token.unwrap()
+    }
+
+    /// Port of loopback, and the certificate by which a client knows the server.
+    pub fn address(&self) -> (u16, PathBuf) {
+        match &self.server {
+            Server::InProcess(_) => panic!("this test is about a real API server"),
+            Server::Real(real) => (real.ports[2], self.folder.path().join("certificates/apiserver.crt")),
+        }
+    }
+
+    /// Requests of a service account to a real API server so far.
+    pub fn requests_of(&self, namespace: &str, account: &str) -> Vec<Request> {
+        let log = std::fs::read_to_string(self.folder.path().join("audit.log")).unwrap();
+        let user = format!("system:serviceaccount:{namespace}:{account}");
+        // The last line may be half written.
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let own = entries.filter(|entry| entry["user"]["username"] == *user);
+        own.map(|entry| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (asked, part) = (&entry["objectRef"], &entry["objectRef"]["subresource"]);
+            let resource = match part.as_str() {
+                Some(part) => format!("{}/{part}", text(&asked["resource"])),
+                None => text(&asked["resource"]),
+            };
+            let namespace = text(&asked["namespace"]);
+            let is_forbidden = entry["responseStatus"]["code"] == 403;
+            Request { verb: text(&entry["verb"]), resource, namespace, is_forbidden }
+        })
+        .collect()
+    }
+
     /// Removes an object.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         self.runtime.block_on(self.api(kind, namespace).delete(name, &DeleteParams::default())).unwrap();
@@ -184,6 +255,8 @@ impl Real {
         std::fs::write(folder.join("accounts.key"), key.serialize_pem()).unwrap();
         std::fs::write(folder.join("accounts.pub"), key.public_key_pem()).unwrap();
         std::fs::write(folder.join("tokens.csv"), "secret-of-the-test,admin,admin,system:masters\n").unwrap();
+        let audit = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}"#;
+        std::fs::write(folder.join("audit.json"), audit).unwrap();
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let etcd = spawn(
             folder,
@@ -215,6 +288,10 @@ impl Real {
             "--token-auth-file=tokens.csv".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            // As installers of clusters set it.
+            "--allow-privileged=true".to_owned(),
+            "--audit-policy-file=audit.json".to_owned(),
+            "--audit-log-path=audit.log".to_owned(),
             // There is no controller that makes service accounts.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
         ];

@@ -287,6 +287,10 @@ fn a_missing_right_is_named_and_the_rest_works() {
         rejection.contains(r#"{apiGroups: ["discovery.k8s.io"], resources: [endpointslices], verbs: [list, watch]}"#),
         "{rejection}"
     );
+    // Pauses of 1, 2, 4 s and so on, by half shorter at most: nobody is asked for a right that often.
+    std::thread::sleep(Duration::from_secs(3));
+    let tries = server.seen().iter().filter(|seen| seen.resource == "endpointslices").count();
+    assert!((1..=4).contains(&tries), "{tries} tries");
     server.faults().clear();
     follower.until("the endpoint", |this| this.endpoints() == 1);
     follower.until("no complaint", |this| this.rejection("forbids").is_none());

@@ -59,7 +59,7 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Sends the process's events to standard error. `filter` is a level or a list of `target=level` directives.
+/// Sends the process's events to standard error, but for the watcher of the Kubernetes client, which speaks at every try. `filter` is a level or a list of `target=level` directives.
 /// Text is coloured on a terminal, unless `NO_COLOR` is set and not empty (no-color.org).
 ///
 /// # Errors
@@ -88,7 +88,8 @@ where
     if let Some(word) = filter.split(',').map(str::trim).find(|directive| !is_plausible(directive)) {
         return Err(refused(format!("`{word}` is no level")));
     }
-    let directives = EnvFilter::builder().parse(filter).map_err(|error| refused(error.to_string()))?;
+    let directives =
+        EnvFilter::builder().parse(format!("{SAID_ELSEWHERE},{filter}")).map_err(|error| refused(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(directives).with_writer(writer);
     Ok(match format {
         LogFormat::Text => Box::new(builder.with_ansi(colour).finish()),
@@ -97,6 +98,9 @@ where
         }
     })
 }
+
+/// What a library says of each try, where we say it once and again while it lasts. A directive for the same target wins.
+const SAID_ELSEWHERE: &str = "kube_runtime::watcher=off";
 
 fn is_plausible(directive: &str) -> bool {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -72,3 +72,22 @@ fn what_is_no_filter_or_format_is_refused_with_a_remedy() {
         assert_eq!(format.to_string().parse::<LogFormat>().expect("its own name"), format);
     }
 }
+
+#[test]
+fn each_try_of_the_watcher_is_told_where_it_is_asked_for() {
+    let told = |filter: &str| {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = subscriber(LogFormat::Text, filter, false, move || writer.clone()).expect("valid filter");
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "kube_runtime::watcher", "refused again");
+            tracing::warn!(target: "kube_runtime", "another matter");
+        });
+        let bytes = sink.0.lock().expect("no panic").clone();
+        String::from_utf8(bytes).expect("UTF-8").lines().count()
+    };
+    assert_eq!(told("info"), 1);
+    assert_eq!(told("trace"), 1);
+    assert_eq!(told("info,kube_runtime::watcher=warn"), 2);
+    assert_eq!(told("kube_runtime=warn,info"), 1);
+}

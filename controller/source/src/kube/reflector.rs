@@ -25,6 +25,8 @@ const WATCH_SECONDS: u32 = 60;
 const PAGE: u32 = 1000;
 /// The shortest and the longest pause before another try.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The same while there is no right to read: rights are given by hand, and each namespace may lack that for 16 Secrets.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// An error that goes on is logged again after so long.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
@@ -135,6 +137,7 @@ impl Reflector {
             fresh: BTreeSet::new(),
             bad: BTreeSet::new(),
             said: None,
+            refused: Pauses::between(REFUSED),
         };
         let task = tokio::spawn(async move {
             tokio::select! {
@@ -159,6 +162,8 @@ struct Reflection {
     bad: BTreeSet<Arc<str>>,
     /// The error that was logged last, and when.
     said: Option<(String, Instant)>,
+    /// Between tries while there is no right to read it.
+    refused: Pauses,
 }
 
 /// Why a watch does not go on.
@@ -313,6 +318,7 @@ impl Reflection {
 
     /// The watch works.
     async fn well(&mut self) -> Result<(), Gone> {
+        self.refused.reset();
         if self.said.take().is_some() {
             tracing::info!("{}: read from the API server again", self.name);
         }
@@ -340,6 +346,7 @@ impl Reflection {
             self.name_missing_right().await?;
             // The rest does not wait for a right that may never come.
             self.read.send_replace(true);
+            tokio::time::sleep(self.refused.next().unwrap_or(REFUSED.1)).await;
         }
         Ok(())
     }
@@ -472,11 +479,18 @@ pub(super) fn watch_names(reflector: &Reflector, selector: &str) -> watch::Recei
 #[derive(Debug)]
 struct Pauses {
     next: Duration,
+    bounds: (Duration, Duration),
+}
+
+impl Pauses {
+    fn between(bounds: (Duration, Duration)) -> Self {
+        Self { next: bounds.0, bounds }
+    }
 }
 
 impl Default for Pauses {
     fn default() -> Self {
-        Self { next: PAUSES.0 }
+        Self::between(PAUSES)
     }
 }
 
@@ -485,7 +499,7 @@ impl Iterator for Pauses {
 
     fn next(&mut self) -> Option<Duration> {
         let pause = self.next;
-        self.next = (pause * 2).min(PAUSES.1);
+        self.next = (pause * 2).min(self.bounds.1);
         let mut chance = [0; 1];
         // Without chance it is the whole pause.
         let _filled = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::NONBLOCK);
@@ -495,6 +509,6 @@ impl Iterator for Pauses {
 
 impl Backoff for Pauses {
     fn reset(&mut self) {
-        self.next = PAUSES.0;
+        self.next = self.bounds.0;
     }
 }
