@@ -6,7 +6,8 @@ use crate::options::TranslateOptions;
 use crate::output::{Table, print, printable};
 use serde_json::json;
 use sluicegate_config::{
-    Action, Kind, ObjectRef, Redirect, Rejection, Route, TlsTreatment, Verdict, VipPort, VipService, VirtualHost,
+    Action, Kind, Method, ObjectRef, Redirect, Rejection, Route, TlsTreatment, Verdict, VipPort, VipService,
+    VirtualHost,
 };
 use sluicegate_translate::{Controller, Object, ObjectChange};
 use std::collections::BTreeMap;
@@ -170,11 +171,20 @@ impl Reading {
 }
 
 fn vip_line(vip: IpAddr, service: &VipService, port: &VipPort) -> String {
-    let method = service.method.map_or_else(|| "the method that fits".to_owned(), |method| method.to_string());
+    let method = match service.method {
+        Some(method) => method.to_string(),
+        None if service.into_pods => format!("{} (the endpoints are pods)", Method::Pod),
+        None => "the method that fits".to_owned(),
+    };
     let scheduler = service.options.scheduler;
     let count = port.reals.len();
     let plural = if count == 1 { "" } else { "s" };
-    format!("VIP {vip} {}/{}: {count} real server{plural} by {scheduler} and {method}", port.protocol, port.port)
+    let what = match port.reals.iter().filter_map(|real| real.pods).sum::<u32>() {
+        _ if !service.into_pods => format!("{count} real server{plural}"),
+        1 => format!("{count} node{plural} with 1 pod"),
+        pods => format!("{count} node{plural} with {pods} pods"),
+    };
+    format!("VIP {vip} {}/{}: {what} by {scheduler} and {method}", port.protocol, port.port)
 }
 
 fn route_line(host: &VirtualHost, route: &Route) -> String {

@@ -75,6 +75,9 @@ options! {
         /// Also take Services of type LoadBalancer that name no class
         #[arg(long, env = "SLUICEGATE_DEFAULT_LOAD_BALANCER", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
         pub default_load_balancer: Option<bool>,
+        /// Service that selects the agents on nodes (`sluicegate backend`): with method POD a node without a ready one gets no new flows
+        #[arg(long, env = "SLUICEGATE_BACKEND_SERVICE", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
+        pub backend_service: Option<NamespacedName>,
         /// ConfigMap of TCP services, in the format of ingress-nginx
         #[arg(long, env = "SLUICEGATE_TCP_SERVICES_CONFIGMAP", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
         pub tcp_services_configmap: Option<NamespacedName>,
@@ -368,6 +371,7 @@ impl TranslateOptions {
         }
         settings.default_load_balancer = self.default_load_balancer.unwrap_or(false);
         settings.vip_pools.clone_from(&self.vip_pool);
+        settings.backend_service.clone_from(&self.backend_service);
         settings.tcp_services_configmap.clone_from(&self.tcp_services_configmap);
         let reserved = reserved.into_iter().collect::<std::collections::BTreeSet<_>>();
         if !reserved.is_empty() {

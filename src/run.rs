@@ -218,6 +218,7 @@ fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSetti
     let kube = KubeSettings {
         namespaces: translate.watch_namespace.iter().cloned().collect(),
         namespace_selector: serve.watch_namespace_selector.clone(),
+        endpoints_of: translate.backend_service.iter().cloned().collect(),
         config_maps: config_maps.cloned().collect(),
         nodes: role != Role::Gateway,
         secrets: role != Role::Director,

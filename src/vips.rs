@@ -367,7 +367,7 @@ fn vip_table(state: &State) -> Table {
             table.row([&address, "(announced alone)", "", "", "", "", "", served, "", "", "", &vip.origin]);
         }
         for service in &vip.services {
-            let method = service.method.as_deref().unwrap_or("auto");
+            let method = service.method.as_deref().unwrap_or(if service.into_pods { "POD (pods)" } else { "auto" });
             let scheduler = service.scheduler.as_str();
             let head = |port: &str| {
                 let cells =
@@ -410,10 +410,20 @@ fn real_server_row(real: &RealServerState) -> [String; 12] {
         Some((_, None)) | None => real.readiness.clone(),
     };
     let method = live.map_or_else(String::new, |live| live.method.clone());
-    let node = real.node.clone().unwrap_or_else(|| "-".to_owned());
+    let node = node_and_pods(real.node.as_deref(), real.pods);
     let none = String::new;
     let (address, weight) = (real.address.to_string(), real.weight.to_string());
     [none(), none(), none(), none(), method, address, weight, state, packets, bytes, node, none()]
+}
+
+/// `node-a (3 pods)`.
+pub fn node_and_pods(node: Option<&str>, pods: Option<u32>) -> String {
+    let node = node.unwrap_or("-");
+    match pods {
+        None => node.to_owned(),
+        Some(1) => format!("{node} (1 pod)"),
+        Some(pods) => format!("{node} ({pods} pods)"),
+    }
 }
 
 #[cfg(test)]

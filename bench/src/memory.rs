@@ -225,6 +225,7 @@ fn binding(sets: Sets, number: u32, without: Option<u32>) -> VipBinding {
         weight: 1,
         readiness: Readiness::Ready,
         node: None,
+        pods: None,
     };
     let reals: Vec<RealServer> = (0..REALS).filter(|real| Some(*real) != without).map(real).collect();
     let port = |port| VipPort { protocol: TransportProtocol::Tcp, port, reals: reals.clone() };
@@ -234,6 +235,7 @@ fn binding(sets: Sets, number: u32, without: Option<u32>) -> VipBinding {
             namespace: "bench".into(),
             service: format!("service{number}").into(),
             method: Some(Method::Tunnel),
+            into_pods: false,
             options: VipOptions::default(),
             ports: vec![port(80), port(443)],
         }],

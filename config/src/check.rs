@@ -4,6 +4,7 @@
 //! It reads no Kubernetes object and parses no certificate: whoever makes drafts has done that.
 
 mod path;
+mod pods;
 mod vip;
 
 use crate::backend::{Backend, BackendId, Endpoint};

@@ -224,6 +224,8 @@ pub struct VipServiceDraft {
     pub service: Arc<str>,
     /// The method that was asked for.
     pub method: Option<Method>,
+    /// Packets go into pods by way of their nodes: asked for, or because its endpoints are pods.
+    pub into_pods: bool,
     /// Its annotations.
     pub options: VipOptions,
     /// The Service's ports.
@@ -250,8 +252,29 @@ pub struct VipPortDraft {
 /// One endpoint of a port.
 #[derive(Clone, Debug)]
 pub struct RealServerDraft {
-    /// What it would be.
+    /// What it would be, by its own address.
     pub real: RealServer,
     /// Where it listens.
     pub port: u16,
+    /// Where its node is. Only delivery into pods asks.
+    pub node: NodeDraft,
+}
+
+/// The node of an endpoint, as directors see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodeDraft {
+    /// The endpoint names none.
+    #[default]
+    Unnamed,
+    /// There is no Node of that name.
+    Unknown,
+    /// It has no address that directors could send to.
+    NoAddress,
+    /// It can be sent to.
+    At {
+        /// Its address, of the VIP's family where it has one.
+        address: IpAddr,
+        /// It has an agent that is ready, or nobody asks.
+        has_agent: bool,
+    },
 }

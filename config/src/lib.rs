@@ -34,6 +34,6 @@ pub use route::{Action, Dialect, Matching, PathMatch, Policy, Redirect, Rewrite,
 pub use settings::{NamespacedName, Settings};
 pub use tls::{Certificate, CertificateId, PrivateKey, ServerName, TlsTreatment};
 pub use vip::{
-    HealthCheck, Method, Persistence, ProbeKind, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding,
-    VipOptions, VipPort, VipService, WhenAllFail,
+    HealthCheck, Method, Persistence, PodTunnel, ProbeKind, Readiness, RealServer, Scheduler, TransportProtocol,
+    VipBinding, VipOptions, VipPort, VipService, WhenAllFail,
 };

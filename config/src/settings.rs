@@ -87,6 +87,9 @@ pub struct Settings {
     pub default_load_balancer: bool,
     /// Addresses that Services of type LoadBalancer may ask for. The ConfigMap is the operator's own and may bind others.
     pub vip_pools: Vec<VipPool>,
+    /// The Service that selects the agents on nodes: with method POD a node without a ready one gets no new flows. `None` =
+    /// every node counts.
+    pub backend_service: Option<NamespacedName>,
     /// The ConfigMap of TCP services, if there is one.
     pub tcp_services_configmap: Option<NamespacedName>,
     /// Ports that TCP services may not take, because the gateway itself listens there.
@@ -108,6 +111,7 @@ impl Default for Settings {
             vip_configmap: NamespacedName::new("sluicegate-system", "vips"),
             default_load_balancer: false,
             vip_pools: Vec::new(),
+            backend_service: None,
             tcp_services_configmap: None,
             reserved_ports: BTreeSet::from([80, 443, 10253, 10254]),
             watch_namespace: None,

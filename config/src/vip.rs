@@ -42,6 +42,31 @@ impl fmt::Display for Method {
     }
 }
 
+/// What carries packets to a node with method POD.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodTunnel {
+    /// Generic UDP encapsulation: passes where the network knows TCP and UDP alone.
+    #[default]
+    Gue,
+    /// IP in IP: 8 bytes less.
+    Ipip,
+}
+
+impl PodTunnel {
+    /// The method that does the same to a packet.
+    pub const fn method(self) -> Method {
+        match self {
+            Self::Gue => Method::Gue,
+            Self::Ipip => Method::Tunnel,
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// How packets are spread over the real servers: IPVS's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -196,25 +221,40 @@ impl Default for HealthCheck {
 
 /// What is known of a real server without probing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Readiness {
     /// Gets new flows: ready, or still serving while no other real server of the port is ready.
     Ready,
     /// Terminating and still serving: keeps its flows, gets no new ones.
     Draining,
+    /// A node whose agent is not ready: keeps its flows, gets no new ones.
+    NoAgent,
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::NoAgent => "no agent",
+        })
+    }
 }
 
 /// One real server behind one port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct RealServer {
-    /// Where packets go: the endpoint's address.
+    /// Where packets go: the endpoint's address; with method POD that of its node.
     pub address: IpAddr,
-    /// 0..=65535; 0 = no new flows.
+    /// 0..=65535; 0 = no new flows. With method POD the sum of its pods' weights.
     pub weight: u32,
-    /// Ready or draining; others are not listed.
+    /// Endpoints that are neither ready nor serving are not listed.
     pub readiness: Readiness,
     /// The node that it runs on, where that is known.
     pub node: Option<Arc<str>>,
+    /// With method POD: how many of the node's pods are ready; where none is, how many drain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pods: Option<u32>,
 }
 
 /// One port of a Service on a VIP.
@@ -222,9 +262,9 @@ pub struct RealServer {
 pub struct VipPort {
     /// Transport.
     pub protocol: TransportProtocol,
-    /// Number, on the VIP and on the real servers.
+    /// Number, on the VIP and on the real servers; with method POD pods may listen elsewhere.
     pub port: u16,
-    /// Sorted by address, each address once; all of one family, which need not be that of the VIP.
+    /// Sorted by address, each address once; without method POD all of one family, which need not be that of the VIP.
     pub reals: Vec<RealServer>,
 }
 
@@ -245,6 +285,9 @@ pub struct VipOptions {
     pub health: Option<HealthCheck>,
     /// What happens while all fail.
     pub when_all_fail: WhenAllFail,
+    /// What carries packets to a node, with method POD.
+    #[serde(skip_serializing_if = "PodTunnel::is_default")]
+    pub pod_tunnel: PodTunnel,
 }
 
 /// One Service bound to a VIP.
@@ -256,6 +299,9 @@ pub struct VipService {
     pub service: Arc<str>,
     /// The method that was asked for; `None` = chosen from where the backends are.
     pub method: Option<Method>,
+    /// Real servers are the nodes of its pods (method POD): asked for, or because its endpoints are pods.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub into_pods: bool,
     /// How it is served.
     pub options: VipOptions,
     /// The ports that this VIP takes, sorted by (protocol, port). Empty while the Service does not exist.

@@ -1,7 +1,7 @@
 //! Virtual IPs through the door: pools, checks by port, and what becomes of endpoints.
 
 use proptest::prelude::*;
-use sluicegate_config::draft::{RealServerDraft, VipDraft, VipPortDraft, VipServiceDraft};
+use sluicegate_config::draft::{NodeDraft, RealServerDraft, VipDraft, VipPortDraft, VipServiceDraft};
 use sluicegate_config::vip::{MAX_REAL_SERVERS, MAX_VIP_PORTS};
 use sluicegate_config::{
     Change, Checked, Desired, Draft, HealthCheck, Kind, Method, ObjectRef, ProbeKind, Readiness, RealServer, Scheduler,
@@ -18,7 +18,11 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn endpoint(address: &str, port: u16, readiness: Readiness) -> RealServerDraft {
-    RealServerDraft { real: RealServer { address: ip(address), weight: 1, readiness, node: None }, port }
+    RealServerDraft {
+        real: RealServer { address: ip(address), weight: 1, readiness, node: None, pods: None },
+        port,
+        node: NodeDraft::Unnamed,
+    }
 }
 
 fn port(number: u16, reals: Vec<RealServerDraft>) -> VipPortDraft {
@@ -30,6 +34,7 @@ fn service(name: &str, method: Option<Method>, ports: Vec<VipPortDraft>) -> VipS
         namespace: "default".into(),
         service: name.into(),
         method,
+        into_pods: method == Some(Method::Pod),
         options: VipOptions::default(),
         ports,
         origin: ObjectRef::new(Kind::Service, "default", name),
@@ -171,8 +176,9 @@ fn no_method_but_pod_translates_ports() {
         (Some(Method::Gue), false),
         (Some(Method::Pod), true),
     ] {
-        let draft =
-            VipPortDraft { target: Some(8080), ..port(80, vec![endpoint("198.51.100.1", 8080, Readiness::Ready)]) };
+        let node = NodeDraft::At { address: ip("203.0.113.1"), has_agent: true };
+        let endpoint = RealServerDraft { node, ..endpoint("198.51.100.1", 8080, Readiness::Ready) };
+        let draft = VipPortDraft { target: Some(8080), ..port(80, vec![endpoint]) };
         let (binding, reasons) = checked(VIP, vec![service("web", method, vec![draft])], false);
         assert_eq!(binding.is_some(), translates, "{method:?}");
         assert_eq!(reasons.is_empty(), translates, "{method:?}");
@@ -272,6 +278,7 @@ fn a_probe_is_for_the_ports_of_its_transport() {
             namespace: "default".into(),
             service: "dns".into(),
             method: None,
+            into_pods: false,
             options: VipOptions { health: Some(check.clone()), ..VipOptions::default() },
             ports: ports.to_vec(),
         };

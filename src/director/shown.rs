@@ -25,6 +25,7 @@ impl Director {
     /// Where nothing is forwarded here, or nobody has time.
     pub fn explain(&self, packet: PacketTuple) -> Result<Explanation, NoAnswer> {
         let mut explained = self.inquiry().ok_or(NoAnswer::Off)?.explain(packet)?;
+        explained.name_nodes(&self.shared.view().bindings);
         if let Some(vip) = &mut explained.vip {
             vip.owner = self.owner(vip.address);
         }

@@ -57,12 +57,13 @@ fn render(told: &Explanation) -> String {
         }
     }
     if !told.real_servers.is_empty() {
-        let mut table = Table::new(&["", "REAL SERVER", ">WEIGHT", ">SLOTS", "GETS", "BECAUSE"]);
+        let mut table = Table::new(&["", "REAL SERVER", ">WEIGHT", ">SLOTS", "GETS", "NODE", "BECAUSE"]);
         for real in &told.real_servers {
             let mark = if told.real_server == Some(real.address) { "->" } else { "" };
             let because = real.because.as_deref().unwrap_or_default();
             let (address, weight, slots) = (real.address.to_string(), real.weight.to_string(), real.slots.to_string());
-            table.row([mark, &address, &weight, &slots, &real.gets, because]);
+            let node = crate::vips::node_and_pods(real.node.as_deref(), real.pods);
+            table.row([mark, &address, &weight, &slots, &real.gets, &node, because]);
         }
         out.push('\n');
         out.push_str(&table.render());

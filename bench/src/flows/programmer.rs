@@ -183,6 +183,7 @@ fn binding(vip: IpAddr, reals: &[(IpAddr, u16)], ports: &[(TransportProtocol, u1
         weight: u32::from(*weight),
         readiness: Readiness::Ready,
         node: None,
+        pods: None,
     };
     let mut reals: Vec<RealServer> = reals.iter().map(real).collect();
     reals.sort();
@@ -195,6 +196,7 @@ fn binding(vip: IpAddr, reals: &[(IpAddr, u16)], ports: &[(TransportProtocol, u1
         namespace: "bench".into(),
         service: "flows".into(),
         method: Some(Method::L2),
+        into_pods: false,
         options: VipOptions::default(),
         ports: ports.iter().map(port).collect(),
     };

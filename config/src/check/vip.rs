@@ -1,6 +1,6 @@
 //! Virtual IPs: which Service gets which port, and which endpoints can be its real servers.
 
-use super::Checker;
+use super::{Checker, pods};
 use crate::draft::{RealServerDraft, SourceKey, VipDraft, VipPortDraft, VipServiceDraft};
 use crate::object::ObjectRef;
 use crate::rejection::{Rejection, Verdict};
@@ -17,9 +17,20 @@ use std::sync::Arc;
 type Taken = BTreeMap<(TransportProtocol, u16), Arc<str>>;
 
 /// What is wrong, and the remedy.
-struct Problem {
+pub(super) struct Problem {
+    verdict: Verdict,
     reason: String,
     remedy: &'static str,
+}
+
+impl Problem {
+    pub(super) fn new(reason: String, remedy: &'static str) -> Self {
+        Self { verdict: Verdict::Rejected, reason, remedy }
+    }
+
+    pub(super) fn warning(reason: String, remedy: &'static str) -> Self {
+        Self { verdict: Verdict::Warning, reason, remedy }
+    }
 }
 
 impl Checker<'_> {
@@ -27,7 +38,7 @@ impl Checker<'_> {
     pub(super) fn vip(&mut self, address: IpAddr, draft: VipDraft) -> Option<VipBinding> {
         if let Some(why) = unreachable(address) {
             let reason = format!("{address} cannot be a virtual IP: {why}");
-            let problem = Problem { reason, remedy: "use a unicast address that clients can reach" };
+            let problem = Problem::new(reason, "use a unicast address that clients can reach");
             self.vip_note(address, &draft.origin, &draft.field, problem);
             return None;
         }
@@ -36,8 +47,14 @@ impl Checker<'_> {
         for service in draft.services {
             let ports = self.vip_ports(address, &service, &mut taken);
             if !ports.is_empty() || service.ports.is_empty() {
-                let VipServiceDraft { namespace, service, method, options, .. } = service;
-                services.push(VipService { namespace, service, method, options, ports });
+                let VipServiceDraft { namespace, service, method, into_pods, mut options, origin, field, .. } = service;
+                if into_pods {
+                    options.health = pods::askable(options.health, &ports).unwrap_or_else(|problem| {
+                        self.vip_note(address, &origin, &field, problem);
+                        None
+                    });
+                }
+                services.push(VipService { namespace, service, method, into_pods, options, ports });
             }
         }
         let bound = draft.alone || !services.is_empty();
@@ -64,20 +81,23 @@ impl Checker<'_> {
         draft: &VipPortDraft,
         taken: &mut Taken,
     ) -> Result<VipPort, Problem> {
-        translatable(service.method, draft)?;
+        match service.into_pods {
+            true => pods::carried(draft)?,
+            false => translatable(service.method, draft)?,
+        }
         let number = taken.len();
         match taken.entry((draft.protocol, draft.port)) {
-            Entry::Occupied(by) => Err(Problem {
-                reason: format!("{} of {address} is already bound to {}", label(draft), by.get()),
-                remedy: "give the Services of one VIP ports that do not overlap",
-            }),
-            Entry::Vacant(_) if number >= MAX_VIP_PORTS => Err(Problem {
-                reason: format!("{} would be more than {MAX_VIP_PORTS} ports of {address}", label(draft)),
-                remedy: "bind some of the Services to another VIP",
-            }),
+            Entry::Occupied(by) => Err(Problem::new(
+                format!("{} of {address} is already bound to {}", label(draft), by.get()),
+                "give the Services of one VIP ports that do not overlap",
+            )),
+            Entry::Vacant(_) if number >= MAX_VIP_PORTS => Err(Problem::new(
+                format!("{} would be more than {MAX_VIP_PORTS} ports of {address}", label(draft)),
+                "bind some of the Services to another VIP",
+            )),
             Entry::Vacant(free) => {
                 free.insert(format!("{}/{}", service.namespace, service.service).into());
-                let (reals, problems) = real_servers(address, service.method, draft);
+                let (reals, problems) = real_servers(address, service, draft);
                 for problem in problems {
                     self.vip_note(address, &service.origin, &service.field, problem);
                 }
@@ -90,7 +110,7 @@ impl Checker<'_> {
         let rejection = Rejection {
             object: origin.clone(),
             field: field.to_owned(),
-            verdict: Verdict::Rejected,
+            verdict: problem.verdict,
             reason: problem.reason,
             remedy: problem.remedy.to_owned(),
         };
@@ -98,13 +118,13 @@ impl Checker<'_> {
     }
 }
 
-fn label(port: &VipPortDraft) -> String {
+pub(super) fn label(port: &VipPortDraft) -> String {
     format!("port {}/{}", port.port, port.protocol)
 }
 
 /// A real server that answers the client directly must see the port that the client sent to.
 fn translatable(method: Option<Method>, port: &VipPortDraft) -> Result<(), Problem> {
-    let fits = |target: u16| translates(method) || target == port.port;
+    let fits = |target: u16| target == port.port;
     let wrong = match port.target {
         Some(target) => Some(target).filter(|target| !fits(*target)),
         None if port.reals.iter().any(|draft| fits(draft.port)) => None,
@@ -112,17 +132,10 @@ fn translatable(method: Option<Method>, port: &VipPortDraft) -> Result<(), Probl
     };
     match wrong {
         None => Ok(()),
-        Some(target) => Err(Problem {
-            reason: format!("{}, and {} has targetPort {target}", cannot_translate(method), label(port)),
-            remedy: "make port and targetPort equal",
-        }),
-    }
-}
-
-fn translates(method: Option<Method>) -> bool {
-    match method {
-        Some(Method::Pod) => true,
-        Some(Method::L2 | Method::Tunnel | Method::Gue) | None => false,
+        Some(target) => Err(Problem::new(
+            format!("{}, and {} has targetPort {target}", cannot_translate(method), label(port)),
+            "make port and targetPort equal, or use POD where the endpoints are pods",
+        )),
     }
 }
 
@@ -133,22 +146,46 @@ fn cannot_translate(method: Option<Method>) -> String {
     }
 }
 
-/// Sorted, each address once, all of one family; and what was left out.
+/// Sorted, each address once; and what was left out.
+fn real_servers(vip: IpAddr, service: &VipServiceDraft, port: &VipPortDraft) -> (Vec<RealServer>, Vec<Problem>) {
+    let (mut reals, left_out, problem) = match service.into_pods {
+        true => pods::nodes(vip, service.options.when_all_fail, port),
+        false => {
+            let (reals, left_out) = endpoints(vip, service.method, port);
+            (reals, left_out, None)
+        }
+    };
+    let mut problems = left_out.problems(port);
+    problems.extend(problem);
+    if reals.len() > MAX_REAL_SERVERS {
+        problems.push(Problem::new(
+            format!("{} has {} real servers: those after {MAX_REAL_SERVERS} are left out", label(port), reals.len()),
+            "split the Service, or put a tier of gateways in front of it",
+        ));
+        reals.truncate(MAX_REAL_SERVERS);
+    }
+    reals.shrink_to_fit();
+    (reals, problems)
+}
+
+/// Endpoints that take packets by themselves: all of one family, and what was left out.
 ///
 /// Families may differ: a tunnel's outer header has its own, and on one link only the MAC address of the neighbour
 /// matters. But a dual-stack Service lists each of its hosts in both, and a host must count once: those of the VIP's own
 /// family stand for it, and where there are none, the others.
-fn real_servers(vip: IpAddr, method: Option<Method>, port: &VipPortDraft) -> (Vec<RealServer>, Vec<Problem>) {
+fn endpoints(vip: IpAddr, method: Option<Method>, port: &VipPortDraft) -> (Vec<RealServer>, LeftOut) {
+    const REMEDY: &str = "let the Service select hosts that hold the VIP and listen on its port";
     let mut left_out = LeftOut::default();
     let mut reals: Vec<RealServer> = Vec::with_capacity(port.reals.len());
-    for RealServerDraft { real, port: target } in &port.reals {
+    for RealServerDraft { real, port: target, node: _ } in &port.reals {
         let address = real.address;
         if address == vip {
-            left_out.add("it is the virtual IP itself".to_owned(), address);
+            left_out.add("it is the virtual IP itself".to_owned(), REMEDY, address);
         } else if let Some(why) = unreachable(address) {
-            left_out.add(why.to_owned(), address);
-        } else if *target != port.port && !translates(method) {
-            left_out.add(format!("it listens on port {target}, and {}", cannot_translate(method)), address);
+            left_out.add(why.to_owned(), REMEDY, address);
+        } else if *target != port.port {
+            let why = format!("it listens on port {target}, and {}", cannot_translate(method));
+            left_out.add(why, REMEDY, address);
         } else {
             reals.push(real.clone());
         }
@@ -162,20 +199,7 @@ fn real_servers(vip: IpAddr, method: Option<Method>, port: &VipPortDraft) -> (Ve
         // Kubernetes sends traffic to what still serves where nothing else is left (KEP-1669).
         reals.iter_mut().for_each(|real| real.readiness = Readiness::Ready);
     }
-    let mut problems = left_out.problems(port);
-    if reals.len() > MAX_REAL_SERVERS {
-        problems.push(Problem {
-            reason: format!(
-                "{} has {} real servers: those after {MAX_REAL_SERVERS} are left out",
-                label(port),
-                reals.len()
-            ),
-            remedy: "split the Service, or put a tier of gateways in front of it",
-        });
-        reals.truncate(MAX_REAL_SERVERS);
-    }
-    reals.shrink_to_fit();
-    (reals, problems)
+    (reals, left_out)
 }
 
 /// Two slices may name one address while it moves between them: it is ready if one of them says so.
@@ -193,26 +217,23 @@ fn one_of_each(mut reals: Vec<RealServer>) -> Vec<RealServer> {
 
 /// Real servers that were left out, by the reason: the lowest address, and how many more.
 #[derive(Default)]
-struct LeftOut(BTreeMap<String, (IpAddr, usize)>);
+pub(super) struct LeftOut(BTreeMap<(String, &'static str), (IpAddr, usize)>);
 
 impl LeftOut {
-    fn add(&mut self, reason: String, address: IpAddr) {
-        let (lowest, count) = self.0.entry(reason).or_insert((address, 0));
+    pub(super) fn add(&mut self, reason: String, remedy: &'static str, address: IpAddr) {
+        let (lowest, count) = self.0.entry((reason, remedy)).or_insert((address, 0));
         *lowest = address.min(*lowest);
         *count += 1;
     }
 
     fn problems(self, port: &VipPortDraft) -> Vec<Problem> {
-        let problem = |(reason, (address, count)): (String, (IpAddr, usize))| {
+        let problem = |((reason, remedy), (address, count)): ((String, &'static str), (IpAddr, usize))| {
             let others = match count - 1 {
                 0 => String::new(),
                 1 => " (and 1 other)".to_owned(),
                 others => format!(" (and {others} others)"),
             };
-            Problem {
-                reason: format!("endpoint {address}{others} of {} is left out: {reason}", label(port)),
-                remedy: "let the Service select hosts that hold the VIP and listen on its port",
-            }
+            Problem::new(format!("endpoint {address}{others} of {} is left out: {reason}", label(port)), remedy)
         };
         self.0.into_iter().map(problem).collect()
     }

@@ -9,9 +9,8 @@ use crate::source::SourceState;
 use crate::view::Readiness;
 use serde::{Deserialize, Serialize};
 use sluicegate_config::{
-    self as config, Action, Backend, BackendId, CertificateId, Desired, Endpoint, HealthCheck, PathMatch, ProbeKind,
-    Redirect, Rejection, Route, TlsTreatment, TransportProtocol, VipBinding, VipPort, VipService, VirtualHost,
-    WhenAllFail,
+    Action, Backend, BackendId, CertificateId, Desired, Endpoint, HealthCheck, PathMatch, ProbeKind, Redirect,
+    Rejection, Route, TlsTreatment, TransportProtocol, VipBinding, VipPort, VipService, VirtualHost, WhenAllFail,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -262,6 +261,9 @@ pub struct VipServiceState {
     pub service: String,
     /// The method that was asked for (`L2`, `TUNNEL`, `GUE`, `POD`), or null where it is chosen.
     pub method: Option<String>,
+    /// Packets go into pods by way of their nodes: method POD, asked for or because the endpoints are pods.
+    #[serde(default)]
+    pub into_pods: bool,
     /// `TCP/80`; none while the Service does not exist.
     pub ports: Vec<String>,
     /// IPVS's name of how packets are spread: `mh`, `rr`, `wrr`, `sh`, `dh`, `lc`, `wlc`.
@@ -334,7 +336,10 @@ pub struct RealServerState {
     pub node: Option<String>,
     /// 0 = no new flows.
     pub weight: u32,
-    /// `ready`, or `draining`: it keeps its flows and gets no new ones.
+    /// With method POD: how many pods of the node are ready; where none is, how many drain.
+    #[serde(default)]
+    pub pods: Option<u32>,
+    /// `ready`; or `draining` or, with method POD, `no agent`: it keeps its flows and gets no new ones.
     pub readiness: String,
     /// What the director knows of it; null where it forwards nothing to it.
     pub live: Option<LiveRealServer>,
@@ -546,17 +551,15 @@ fn vip_service_state(vip: IpAddr, service: &VipService, live: &impl Live) -> Vip
             address: real.address,
             node: real.node.as_deref().map(str::to_owned),
             weight: real.weight,
-            readiness: match real.readiness {
-                config::Readiness::Ready => "ready",
-                config::Readiness::Draining => "draining",
-            }
-            .to_owned(),
+            pods: real.pods,
+            readiness: real.readiness.to_string(),
             live: live.real_server(vip, bound.protocol, bound.port, real.address),
         })
     });
     VipServiceState {
         service: format!("{}/{}", service.namespace, service.service),
         method: service.method.map(|method| method.to_string()),
+        into_pods: service.into_pods,
         ports: service.ports.iter().map(port_name).collect(),
         scheduler: options.scheduler.to_string(),
         persistence: options.persistence.map(|persistence| PersistenceState {

@@ -123,6 +123,7 @@ fn desired() -> Desired {
             namespace: "shop".into(),
             service: "web".into(),
             method: Some(Method::Tunnel),
+            into_pods: false,
             options: VipOptions {
                 scheduler: Scheduler::Wrr,
                 persistence: Some(Persistence { timeout: Duration::from_secs(300), prefix4: 24, prefix6: 64 }),
@@ -145,12 +146,14 @@ fn desired() -> Desired {
                             weight: 3,
                             readiness: sluicegate_config::Readiness::Ready,
                             node: Some("node-a".into()),
+                            pods: None,
                         },
                         RealServer {
                             address: "2001:db8:1::2".parse().expect("address"),
                             weight: 1,
                             readiness: sluicegate_config::Readiness::Draining,
                             node: None,
+                            pods: None,
                         },
                     ],
                 })

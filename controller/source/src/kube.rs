@@ -44,6 +44,8 @@ pub struct KubeSettings {
     pub namespaces: Vec<Arc<str>>,
     /// Only objects of namespaces whose labels match, such as `edge=yes`. Exclusive with `namespaces`.
     pub namespace_selector: Option<String>,
+    /// Services whose EndpointSlices are read although `namespaces` or the selector may leave their namespace out.
+    pub endpoints_of: Vec<NamespacedName>,
     /// ConfigMaps that something names, each with a watch of its own.
     pub config_maps: Vec<NamespacedName>,
     /// Read Nodes: for directors and real servers. A gateway needs none.

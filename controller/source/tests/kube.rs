@@ -465,6 +465,35 @@ fn namespaces_come_and_go_by_their_labels() {
 }
 
 #[test]
+fn endpoints_of_a_named_service_are_read_beyond_the_namespaces_that_are_watched() {
+    let server = ApiServer::start().expect("a server");
+    let slice = |name: &str, service: &str| {
+        json!({
+            "kind": "EndpointSlice", "metadata": {"namespace": "system", "name": name, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "ports": [], "endpoints": [{"addresses": ["192.0.2.11"], "nodeName": "n1"}],
+        })
+    };
+    server.put(slice("agents-1", "agents")).expect("put");
+    server.put(slice("other-1", "other")).expect("put");
+    deploy(&server, "shop", "web");
+    let kube = KubeSettings {
+        namespaces: vec!["shop".into()],
+        endpoints_of: vec![NamespacedName::new("system", "agents"), NamespacedName::new("shop", "web")],
+        ..KubeSettings::default()
+    };
+    let of_system = Settings {
+        watch_namespace: Some("shop".into()),
+        backend_service: Some(NamespacedName::new("system", "agents")),
+        ..settings()
+    };
+    let mut follower = Follower::start(&server, kube, of_system);
+    follower.until("the first state", |this| this.is_ready);
+    assert_eq!(follower.controller.objects().count(Kind::EndpointSlice), 2, "that of shop, and that of the agents");
+    let twice = |seen: &Seen| seen.namespace == "shop" && seen.query.contains("service-name");
+    assert!(!server.seen().iter().any(twice), "what is watched anyhow is watched once");
+}
+
+#[test]
 fn set_changes_name_what_they_are() {
     // The sink sees the objects themselves, of the kinds that are watched and no other.
     let server = ApiServer::start().expect("a server");

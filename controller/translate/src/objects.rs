@@ -212,6 +212,17 @@ impl Objects {
         self.nodes.get(name)
     }
 
+    /// True once there is any Node: this is a cluster.
+    pub(crate) fn knows_nodes(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
+    /// The nodes where an agent is ready, by the Service that selects agents; `None` = there is no such Service.
+    pub(crate) fn nodes_with_agents(&self) -> Option<BTreeSet<Arc<str>>> {
+        let service = self.settings.backend_service.as_ref()?;
+        Some(self.slices_of(service).flat_map(|(_, slice)| slice.ready_nodes()).collect())
+    }
+
     /// The VIPs with endpoints on one of these nodes.
     ///
     /// Looked for once a batch of changes instead of kept as an index: facts of nodes change seldom, and all of them at
@@ -290,12 +301,18 @@ impl Objects {
     fn is_watched(&self, reference: &ObjectRef) -> bool {
         match reference.kind {
             Kind::IngressClass | Kind::Node => true,
+            Kind::EndpointSlice if self.holds_agents(&reference.namespace) => true,
             Kind::File => false,
             Kind::ConfigMap => self.configmap_names().any(|key| *key == name(reference)),
             // The operator's own choice, wherever it lies.
             Kind::Secret if self.settings.default_certificate.as_ref() == Some(&name(reference)) => true,
             _ => self.settings.watch_namespace.as_ref().is_none_or(|only| *only == reference.namespace),
         }
+    }
+
+    /// Slices of agents are read wherever they lie.
+    fn holds_agents(&self, namespace: &str) -> bool {
+        self.settings.backend_service.as_ref().is_some_and(|service| *service.namespace == *namespace)
     }
 
     fn remove(&mut self, reference: &ObjectRef) -> Dirty {
@@ -415,6 +432,11 @@ impl Objects {
         let service_of = |slice: &Slice| {
             slice.service.as_ref().map(|service| NamespacedName::new(Arc::clone(&key.namespace), Arc::clone(service)))
         };
+        let agents = |slice: &Option<Slice>| -> BTreeSet<Arc<str>> {
+            let of = slice.as_ref().filter(|slice| service_of(slice) == self.settings.backend_service);
+            of.into_iter().filter(|slice| slice.service.is_some()).flat_map(Slice::ready_nodes).collect()
+        };
+        dirty.nodes = &agents(&old) ^ &agents(&new);
         if let Some(service) = old.as_ref().and_then(service_of) {
             self.dirty_slice(&mut dirty, &service);
             self.slices_of.remove(service, key.clone());
@@ -457,11 +479,17 @@ impl Objects {
         if self.nodes.get(node) == new.as_ref() {
             return Dirty::default();
         }
+        let was_cluster = self.knows_nodes();
         match new {
             Some(new) => self.nodes.insert(Arc::clone(node), new),
             None => self.nodes.remove(node),
         };
-        Dirty { nodes: BTreeSet::from([Arc::clone(node)]), ..Dirty::default() }
+        let mut dirty = Dirty { nodes: BTreeSet::from([Arc::clone(node)]), ..Dirty::default() };
+        if was_cluster != self.knows_nodes() {
+            // It decides what Services without endpoints are taken for.
+            dirty.vips.extend(self.vips.bindings.keys().chain(self.claims.keys()));
+        }
+        dirty
     }
 
     fn set_configmap(

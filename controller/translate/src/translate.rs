@@ -17,6 +17,7 @@ use sluicegate_config::{
     CertificateId, Dialect, Draft, HostPattern, Kind, NamespacedName, Note, ObjectRef, Rejection, SourceKey, Verdict,
 };
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What dirty keys become.
@@ -32,7 +33,8 @@ pub struct Translation {
 ///
 /// `now_unix` is the time in seconds since the Unix epoch, for certificates that have expired.
 pub fn translate(objects: &Objects, dirty: &Dirty, now_unix: i64) -> Translation {
-    let mut translator = Translator { objects, now_unix, notes: Vec::new() };
+    let agents = if dirty.vips.is_empty() { None } else { objects.nodes_with_agents() };
+    let mut translator = Translator { objects, now_unix, agents, notes: Vec::new() };
     for object in &dirty.objects {
         translator.object(object);
     }
@@ -54,6 +56,8 @@ pub fn translate(objects: &Objects, dirty: &Dirty, now_unix: i64) -> Translation
 struct Translator<'a> {
     objects: &'a Objects,
     now_unix: i64,
+    /// Nodes with an agent that is ready; `None` = nobody asks.
+    agents: Option<BTreeSet<Arc<str>>>,
     notes: Vec<Note>,
 }
 

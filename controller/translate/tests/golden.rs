@@ -24,6 +24,7 @@ struct GoldenSettings {
     watch_namespace: Option<String>,
     default_load_balancer: bool,
     vip_pools: Vec<String>,
+    backend_service: Option<String>,
 }
 
 impl GoldenSettings {
@@ -36,6 +37,7 @@ impl GoldenSettings {
             watch_namespace: self.watch_namespace.map(Into::into),
             default_load_balancer: self.default_load_balancer,
             vip_pools: self.vip_pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
+            backend_service: self.backend_service.map(|name| name.parse().expect("NAMESPACE/NAME")),
             ..base
         }
     }
@@ -114,6 +116,7 @@ fn object(document: Value, file: &Path) -> Object {
         "EndpointSlice" => serde_json::from_value(document).map(Object::EndpointSlice),
         "Secret" => serde_json::from_value(document).map(Object::Secret),
         "ConfigMap" => serde_json::from_value(document).map(Object::ConfigMap),
+        "Node" => serde_json::from_value(document).map(Object::Node),
         other => panic!("{}: kind {other:?} is not read", file.display()),
     };
     read.unwrap_or_else(|why| panic!("{}: {kind}: {why}", file.display()))

@@ -16,6 +16,7 @@ const NOW: i64 = 1_800_000_000;
 const CLASSES: [&str; 3] = ["sluicegate", "nginx", "other"];
 const NAMESPACES: [&str; 2] = ["n0", "n1"];
 const SERVICES: [&str; 3] = ["s0", "s1", "s2"];
+const NODES: [&str; 2] = ["k0", "k1"];
 const SECRETS: [&str; 2] = ["c0", "c1"];
 
 proptest! {
@@ -128,8 +129,9 @@ fn without_generation(desired: &Desired) -> Desired {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(folder, take_over, classless, load_balancer)| Settings {
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(folder, take_over, classless, load_balancer, agents)| Settings {
+            backend_service: agents.then(|| "n1/s2".parse().expect("a name")),
             take_over_ingress_nginx: take_over,
             watch_ingress_without_class: classless,
             default_load_balancer: load_balancer,
@@ -151,6 +153,7 @@ fn object(broken_secrets: bool) -> impl Strategy<Value = Object> {
         2 => class(),
         4 => service(),
         4 => slice(),
+        2 => node(),
         2 => secret(broken_secrets),
         1 => tcp_services(),
         2 => vips(),
@@ -291,6 +294,9 @@ fn service_annotation() -> impl Strategy<Value = (&'static str, &'static str)> {
         ("sluicegate.io/vip", "192.0.2.11,192.0.2.99,nonsense"),
         ("sluicegate.io/method", "TUNNEL"),
         ("sluicegate.io/method", "NAT"),
+        ("sluicegate.io/method", "POD"),
+        ("sluicegate.io/pod-tunnel", "ipip"),
+        ("sluicegate.io/when-all-fail", "refuse"),
         ("sluicegate.io/scheduler", "rr"),
         ("sluicegate.io/weights", "192.0.2.1=3,192.0.2.2=0,x"),
         ("sluicegate.io/health-check", "icmp"),
@@ -301,8 +307,13 @@ fn slice() -> impl Strategy<Value = Object> {
     let endpoint = (
         select(vec!["192.0.2.1", "192.0.2.2", "192.0.2.10", "2001:db8::1", "2001:db8::2", "nonsense"]),
         select(vec![json!({}), json!({"ready": false}), json!({"ready": false, "serving": true, "terminating": true})]),
+        prop::option::weighted(0.7, select(&NODES)),
+        any::<bool>(),
     )
-        .prop_map(|(address, conditions)| json!({"addresses": [address], "conditions": conditions}));
+        .prop_map(|(address, conditions, node, is_pod)| {
+            let target = is_pod.then(|| json!({"kind": "Pod", "name": "p"}));
+            json!({"addresses": [address], "conditions": conditions, "nodeName": node, "targetRef": target})
+        });
     (
         select(&NAMESPACES),
         select(vec!["e0", "e1"]),
@@ -318,6 +329,20 @@ fn slice() -> impl Strategy<Value = Object> {
                 "addressType": family, "ports": ports, "endpoints": endpoints,
             })))
         })
+}
+
+/// One of them has the address of an endpoint, as a host's network gives it to pods.
+fn node() -> impl Strategy<Value = Object> {
+    let address = (
+        select(vec!["InternalIP", "InternalIP", "ExternalIP", "Hostname"]),
+        select(vec!["192.0.2.1", "198.51.100.1", "2001:db8:1::1", "n0"]),
+    );
+    (select(&NODES), prop::collection::vec(address, 0..3), any::<bool>()).prop_map(|(name, addresses, excluded)| {
+        let addresses: Vec<Value> =
+            addresses.into_iter().map(|(kind, address)| json!({"type": kind, "address": address})).collect();
+        let labels = excluded.then(|| json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""}));
+        Object::Node(read(json!({"metadata": {"name": name, "labels": labels}, "status": {"addresses": addresses}})))
+    })
 }
 
 /// Certificates for `a.test` and `*.test`, made once.
@@ -354,7 +379,15 @@ fn tcp_services() -> impl Strategy<Value = Object> {
 fn vips() -> impl Strategy<Value = Object> {
     let line = (
         select(vec!["192.0.2.10", "192.0.2.11", "2001-db8--10", "2001-DB8--10", "127.0.0.1", "nonsense"]),
-        select(vec!["", "n0/s0", "n0/s0:DR\nn1/s1", "n0/s1:TUNNEL", "n0/s0:NAT", "n0/s0\nn0/s1\nn1/s0:GUE"]),
+        select(vec![
+            "",
+            "n0/s0",
+            "n0/s0:DR\nn1/s1",
+            "n0/s1:TUNNEL",
+            "n0/s1:POD",
+            "n0/s0:NAT",
+            "n0/s0\nn0/s1\nn1/s0:GUE",
+        ]),
     );
     prop::collection::vec(line, 0..4).prop_map(|lines| configmap("sluicegate-system", "vips", lines))
 }

@@ -57,7 +57,7 @@ impl BackendKey {
     pub fn of(service: &FleetService, real: &FleetReal) -> Self {
         let kind = match &real.delivery {
             Ok(delivery) => delivery.kind,
-            Err(_) => match service.method {
+            Err(_) => match service.carrier {
                 Method::L2 => DeliveryKind::L2,
                 // The source does not matter to the number.
                 Method::Tunnel | Method::Pod => DeliveryKind::Tunnel { source: real.address },

@@ -110,6 +110,7 @@ pub fn explain_offline(
         ports: &BTreeMap::new(),
     };
     let mut explained = explain(packet, &facts);
+    explained.name_nodes(bindings);
     // Where frames leave by, and who owns the VIP, is known to running directors alone.
     explained.leaves = None;
     explained.offline = true;
@@ -351,6 +352,8 @@ fn reals(id: u16, service: &FleetService, facts: &Facts<'_>) -> Vec<RealSeen> {
         .to_owned(),
         slots: share(service, real, &slots, facts),
         because: real.trouble(),
+        node: None,
+        pods: None,
     });
     seen.collect()
 }

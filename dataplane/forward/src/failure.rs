@@ -1,28 +1,12 @@
 //! What cannot be served, whose doing that is and what to do about it. The rest goes on.
 
 use crate::fleet::ServiceKey;
-use sluicegate_config::Method;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A part of the desired state that is not in the tables.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum PlanFailure {
-    /// The binding asks for a method that there is not.
-    #[error(
-        "{namespace}/{service} on VIP {vip}: {method} is not available yet: write :L2, :TUNNEL or :GUE behind the Service, \
-         or nothing"
-    )]
-    MethodUnavailable {
-        /// The VIP.
-        vip: IpAddr,
-        /// Namespace of the Service.
-        namespace: Arc<str>,
-        /// Name of the Service.
-        service: Arc<str>,
-        /// What was asked for.
-        method: Method,
-    },
     /// The Service asks for a second chance, which it cannot have as it is bound. It is served without.
     #[error(
         "{namespace}/{service} on VIP {vip}: there is no second chance {why}, it is served without: {}, or remove \
@@ -136,8 +120,7 @@ impl PlanFailure {
     #[must_use]
     pub const fn vip(&self) -> IpAddr {
         match self {
-            Self::MethodUnavailable { vip, .. }
-            | Self::SecondChanceUnavailable { vip, .. }
+            Self::SecondChanceUnavailable { vip, .. }
             | Self::VipIsRouter { vip }
             | Self::VipIsOwn { vip, .. }
             | Self::TooManyVips { vip, .. }

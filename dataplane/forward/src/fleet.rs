@@ -7,8 +7,8 @@ use crate::failure::{NoSecondChance, PlanFailure};
 use crate::shared_list::{SharedList, SharedLists};
 use crate::topology::{LinkKind, Mac, NoNextHop, Topology, VlanTag, Way};
 use sluicegate_config::{
-    Method, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding, VipOptions, VipPort, VipService,
-    WhenAllFail,
+    Method, PodTunnel, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding, VipOptions, VipPort,
+    VipService, WhenAllFail,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -93,6 +93,8 @@ pub struct FleetService {
     pub probed: bool,
     /// How packets reach the real servers.
     pub method: Method,
+    /// What is done to them on the way there: the method itself, but with POD a tunnel to the node.
+    pub carrier: Method,
     /// Why that method.
     pub method_reason: MethodReason,
     /// The real servers, by address. Services with the same ones share the list.
@@ -104,6 +106,8 @@ pub struct FleetService {
 pub enum MethodReason {
     /// The binding names it.
     Asked,
+    /// The endpoints are pods, which hold no VIP.
+    IntoPods,
     /// Every real server is on a link of this director.
     AllOnLink,
     /// This one is behind a router, or there is no route to it.
@@ -114,6 +118,7 @@ impl fmt::Display for MethodReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asked => f.write_str("asked for"),
+            Self::IntoPods => f.write_str("the endpoints are pods"),
             Self::AllOnLink => f.write_str("every real server is on a link of this director"),
             Self::BehindRouter(real) => write!(f, "{real} is not on a link of this director"),
         }
@@ -151,6 +156,7 @@ impl FleetReal {
             (Err(why), _) => Some(why.to_string()),
             (Ok(_), Status::Unhealthy(why)) => Some(why.to_string()),
             (Ok(_), Status::Draining) => Some("draining".to_owned()),
+            (Ok(_), Status::NoAgent) => Some("its node has no agent that is ready".to_owned()),
             (Ok(_), Status::Healthy) => (self.weight == 0).then(|| "weight 0".to_owned()),
         }
     }
@@ -166,6 +172,8 @@ pub enum Status {
     /// It finishes the flows that it has. Probes do not count: who terminates often stops accepting before the last
     /// flow is over, and that must not cut the flow.
     Draining,
+    /// A node without an agent that is ready: its programs go on with the flows that they know, and nobody answers for more.
+    NoAgent,
 }
 
 /// What the packet path does with a real server, all things considered.
@@ -199,7 +207,7 @@ impl FleetService {
         self.reals.iter().map(move |real| {
             let standing = match (&real.delivery, &real.status) {
                 (Err(_), _) => Standing::Dead,
-                (Ok(_), Status::Draining) => Standing::Kept,
+                (Ok(_), Status::Draining | Status::NoAgent) => Standing::Kept,
                 (Ok(_), Status::Unhealthy(_)) if !open => Standing::Dead,
                 (Ok(_), Status::Healthy | Status::Unhealthy(_)) if real.weight == 0 => Standing::Kept,
                 (Ok(_), Status::Healthy | Status::Unhealthy(_)) => Standing::InRing,
@@ -282,9 +290,6 @@ pub enum NoDelivery {
         /// Of the way.
         mtu: u32,
     },
-    /// The method is not available.
-    #[error("{0} is not available yet: use L2, TUNNEL or GUE")]
-    Unavailable(Method),
 }
 
 impl Fleet {
@@ -380,11 +385,6 @@ impl Survey<'_> {
         }
         let mut surveyed = FleetVip { local: self.topology.is_local(vip), echo: true, services: Vec::new() };
         for service in &binding.services {
-            if service.method == Some(Method::Pod) {
-                let (namespace, service) = (service.namespace.clone(), service.service.clone());
-                rejected.push(PlanFailure::MethodUnavailable { vip, namespace, service, method: Method::Pod });
-                continue;
-            }
             if let Some(why) = no_second_chance(service) {
                 let (namespace, service) = (service.namespace.clone(), service.service.clone());
                 rejected.push(PlanFailure::SecondChanceUnavailable { vip, namespace, service, why });
@@ -406,8 +406,9 @@ impl Survey<'_> {
 
     fn service(&mut self, vip: IpAddr, service: &VipService, port: &VipPort) -> FleetService {
         let key = ServiceKey { vip, protocol: port.protocol, port: port.port };
-        let (method, method_reason) = self.method(service.method, &port.reals);
-        let reals = port.reals.iter().map(|real| self.real(key, &service.options, method, real)).collect();
+        let (method, method_reason) = self.method(service, &port.reals);
+        let carrier = if method == Method::Pod { service.options.pod_tunnel.method() } else { method };
+        let reals = port.reals.iter().map(|real| self.real(key, &service.options, carrier, real)).collect();
         FleetService {
             key,
             namespace: service.namespace.clone(),
@@ -415,16 +416,20 @@ impl Survey<'_> {
             options: service.options.clone(),
             probed: service.health_of(port).is_some(),
             method,
+            carrier,
             method_reason,
             reals: self.lists.share(reals),
         }
     }
 
-    /// The method that was asked for, else by routes alone: a neighbour that does not answer for a while must not turn
-    /// L2 into tunnels.
-    fn method(&self, asked: Option<Method>, reals: &[RealServer]) -> (Method, MethodReason) {
-        if let Some(asked) = asked {
+    /// The method that was asked for, POD into pods, else by routes alone: a neighbour that does not answer for a while must
+    /// not turn L2 into tunnels.
+    fn method(&self, service: &VipService, reals: &[RealServer]) -> (Method, MethodReason) {
+        if let Some(asked) = service.method {
             return (asked, MethodReason::Asked);
+        }
+        if service.into_pods {
+            return (Method::Pod, MethodReason::IntoPods);
         }
         let near = |address| self.topology.is_local(address) || self.topology.on_link(address).is_some();
         match reals.iter().find(|real| !near(real.address)) {
@@ -433,17 +438,23 @@ impl Survey<'_> {
         }
     }
 
-    fn real(&mut self, key: ServiceKey, options: &VipOptions, method: Method, real: &RealServer) -> FleetReal {
+    fn real(&mut self, key: ServiceKey, options: &VipOptions, carrier: Method, real: &RealServer) -> FleetReal {
         let observed = (key, real.address);
         let status = if real.readiness == Readiness::Draining || self.observed.drained.contains(&real.address) {
             Status::Draining
+        } else if real.readiness == Readiness::NoAgent {
+            Status::NoAgent
         } else if let Some(Health::Unhealthy(reason)) = self.observed.health.get(&observed) {
             Status::Unhealthy(reason.clone())
         } else {
             Status::Healthy
         };
         let configured = match options.scheduler {
-            Scheduler::Rr | Scheduler::Lc => u16::from(real.weight > 0),
+            // Its pods are in turn, not the nodes.
+            Scheduler::Rr | Scheduler::Lc if real.weight > 0 => {
+                u16::try_from(real.pods.unwrap_or(1)).unwrap_or(u16::MAX)
+            }
+            Scheduler::Rr | Scheduler::Lc => 0,
             Scheduler::Mh | Scheduler::Wrr | Scheduler::Sh | Scheduler::Dh | Scheduler::Wlc => {
                 u16::try_from(real.weight).unwrap_or(u16::MAX)
             }
@@ -454,7 +465,7 @@ impl Survey<'_> {
             weight: measured.copied().filter(|_| follows_flows(options.scheduler)).unwrap_or(configured),
             configured,
             status,
-            delivery: self.delivery(real.address, method),
+            delivery: self.delivery(real.address, carrier),
         }
     }
 
@@ -468,6 +479,7 @@ impl Survey<'_> {
 fn no_second_chance(service: &VipService) -> Option<NoSecondChance> {
     match service.method {
         _ if !service.options.second_chance => None,
+        _ if service.into_pods => Some(NoSecondChance::Method),
         Some(Method::Gue) if takes_turns(service.options.scheduler) => Some(NoSecondChance::Scheduler),
         Some(Method::Gue) => None,
         _ => Some(NoSecondChance::Method),
@@ -484,7 +496,7 @@ pub(crate) const fn follows_flows(scheduler: Scheduler) -> bool {
     matches!(scheduler, Scheduler::Lc | Scheduler::Wlc)
 }
 
-/// How `real` is reached by `method`.
+/// How `real` is reached by `method`; a node with POD by what carries that where nobody says otherwise.
 ///
 /// # Errors
 /// Why it is not.
@@ -505,7 +517,7 @@ pub fn deliver(topology: &Topology, real: IpAddr, method: Method) -> Result<Deli
         },
         Method::Tunnel => DeliveryKind::Tunnel { source: source()? },
         Method::Gue => DeliveryKind::Gue { source: source()? },
-        Method::Pod => return Err(NoDelivery::Unavailable(method)),
+        Method::Pod => return deliver(topology, real, PodTunnel::default().method()),
     };
     if next.tags.len() > crate::head::MOST_TAGS {
         return Err(NoDelivery::TooManyTags(real));

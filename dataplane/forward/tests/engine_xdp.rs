@@ -90,6 +90,7 @@ impl Site {
                 weight: 1,
                 readiness: Readiness::Ready,
                 node: None,
+                pods: None,
             };
             let mut reals: Vec<RealServer> = self.lab.backends.iter().map(real).collect();
             reals.sort();
@@ -98,6 +99,7 @@ impl Site {
                 namespace: "default".into(),
                 service: "echo".into(),
                 method: Some(Method::L2),
+                into_pods: false,
                 options: VipOptions::default(),
                 ports,
             };

@@ -92,6 +92,7 @@ impl Site {
                 weight: 1,
                 readiness: Readiness::Ready,
                 node: None,
+                pods: None,
             };
             let mut reals: Vec<RealServer> = self.lab.backends.iter().map(real).collect();
             reals.sort();
@@ -103,6 +104,7 @@ impl Site {
                 namespace: "default".into(),
                 service: "echo".into(),
                 method: Some(self.method),
+                into_pods: false,
                 options: VipOptions::default(),
                 ports: vec![port(vip, TransportProtocol::Tcp), port(vip, TransportProtocol::Udp)],
             }],

@@ -4,12 +4,12 @@ mod plan_support;
 
 use plan_support::{fleet as fleet_of, ip, key, real, service, unreachable};
 use sluicegate_config::{
-    Kind, Method, ObjectRef, Persistence, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding, VipOptions,
-    VipPort, VipService, WhenAllFail,
+    Kind, Method, ObjectRef, Persistence, PodTunnel, Readiness, RealServer, Scheduler, TransportProtocol, VipBinding,
+    VipOptions, VipPort, VipService, WhenAllFail,
 };
-use sluicegate_forward::failure::PlanFailure;
+use sluicegate_forward::failure::{NoSecondChance, PlanFailure};
 use sluicegate_forward::fleet::{
-    DeliveryKind, Fleet, FleetService, Health, MethodReason, NoDelivery, Observed, Standing, Status,
+    DeliveryKind, Fleet, FleetReal, FleetService, Health, MethodReason, NoDelivery, Observed, Standing, Status,
 };
 use sluicegate_forward::topology::{Hop, Link, LinkKind, Neighbour, Prefix, Route, RouteAction, Topology};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,12 +53,20 @@ fn topology() -> Topology {
 }
 
 fn server(address: &str) -> RealServer {
-    RealServer { address: ip(address), weight: 1, readiness: Readiness::Ready, node: None }
+    RealServer { address: ip(address), weight: 1, readiness: Readiness::Ready, node: None, pods: None }
 }
 
 fn binding(vip: &str, method: Option<Method>, options: VipOptions, reals: Vec<RealServer>) -> VipBinding {
+    let reals_are_nodes = reals.iter().any(|real| real.pods.is_some());
     let port = VipPort { protocol: TransportProtocol::Tcp, port: 80, reals };
-    let service = VipService { namespace: "shop".into(), service: "web".into(), method, options, ports: vec![port] };
+    let service = VipService {
+        namespace: "shop".into(),
+        service: "web".into(),
+        method,
+        into_pods: reals_are_nodes || method == Some(Method::Pod),
+        options,
+        ports: vec![port],
+    };
     let origin = ObjectRef { kind: Kind::ConfigMap, namespace: "sluicegate-system".into(), name: "vips".into() };
     VipBinding { address: ip(vip), services: vec![service], origin }
 }
@@ -129,13 +137,58 @@ fn a_tunnel_needs_a_source_and_room() {
 }
 
 #[test]
+fn pods_are_reached_through_a_tunnel_to_their_node() {
+    let node = |address: &str, weight: u32, pods: u32, readiness| RealServer {
+        weight,
+        readiness,
+        node: Some("node-a".into()),
+        pods: Some(pods),
+        ..server(address)
+    };
+    let nodes = || {
+        vec![
+            node("198.51.100.10", 6, 3, Readiness::Ready),
+            node("203.0.113.10", 1, 1, Readiness::Draining),
+            node("203.0.113.11", 2, 2, Readiness::NoAgent),
+        ]
+    };
+    let survey_one = |asked, options: VipOptions| {
+        let fleet = survey(binding("192.0.2.10", asked, options, nodes()), &topology(), &Observed::default());
+        (FleetService::clone(&fleet.vips[&ip("192.0.2.10")].services[0]), fleet.rejected)
+    };
+    let (by_default, _) = survey_one(None, VipOptions::default());
+    assert_eq!((by_default.method, &by_default.method_reason), (Method::Pod, &MethodReason::IntoPods));
+    let (asked, _) = survey_one(Some(Method::Pod), VipOptions::default());
+    assert_eq!((asked.method, &asked.method_reason), (Method::Pod, &MethodReason::Asked));
+
+    let kinds = |service: &FleetService| -> Vec<DeliveryKind> {
+        service.reals.iter().map(|real| real.delivery.as_ref().expect("a way").kind).collect()
+    };
+    let source = ip("198.51.100.1");
+    assert_eq!(kinds(&by_default), [DeliveryKind::Gue { source }; 3], "also to a node on the link");
+    let (ipip, _) = survey_one(None, VipOptions { pod_tunnel: PodTunnel::Ipip, ..VipOptions::default() });
+    assert_eq!(kinds(&ipip), [DeliveryKind::Tunnel { source }; 3]);
+
+    let weights = |service: &FleetService| service.reals.iter().map(|real| real.weight).collect::<Vec<_>>();
+    assert_eq!(weights(&by_default), [6, 1, 2]);
+    let (in_turn, _) = survey_one(None, VipOptions { scheduler: Scheduler::Rr, ..VipOptions::default() });
+    assert_eq!(weights(&in_turn), [3, 1, 2], "pods are in turn, not nodes");
+
+    let standings: Vec<Standing> = by_default.standings().map(|(_, standing)| standing).collect();
+    assert_eq!(standings, [Standing::InRing, Standing::Kept, Standing::Kept]);
+    let troubles: Vec<_> = by_default.reals.iter().map(FleetReal::trouble).collect();
+    let [None, Some(draining), Some(no_agent)] = &troubles[..] else { panic!("{troubles:?}") };
+    assert!(draining == "draining" && no_agent.contains("no agent"), "{troubles:?}");
+
+    let (_, rejected) = survey_one(None, VipOptions { second_chance: true, ..VipOptions::default() });
+    let why = NoSecondChance::Method;
+    assert!(matches!(&rejected[..], [PlanFailure::SecondChanceUnavailable { why: said, .. }] if *said == why));
+}
+
+#[test]
 fn what_cannot_be_served_is_named_and_the_rest_is_served() {
     let ask =
         |vip, method| survey(binding(vip, method, VipOptions::default(), vec![]), &topology(), &Observed::default());
-    let pod = ask("192.0.2.10", Some(Method::Pod));
-    assert!(matches!(&pod.rejected[..], [PlanFailure::MethodUnavailable { method: Method::Pod, .. }]), "{pod:?}");
-    assert!(pod.rejected[0].to_string().contains(":TUNNEL"), "the remedy: {}", pod.rejected[0]);
-    assert_eq!(pod.vips.len(), 1, "the VIP is announced all the same");
     let chance = |method, scheduler| {
         let options = VipOptions { second_chance: true, scheduler, ..VipOptions::default() };
         survey(binding("192.0.2.10", method, options, vec![]), &topology(), &Observed::default())
@@ -291,7 +344,7 @@ fn a_second_look_at_what_moved_is_a_whole_survey() {
         bound("198.51.100.254", None, &["198.51.100.10"]),
     ]);
     let mut fleet = Fleet::survey(&bindings, &topology, &observed);
-    assert_eq!((fleet.vips.len(), fleet.rejected.len()), (2, 2));
+    assert_eq!((fleet.vips.len(), fleet.rejected.len()), (2, 1));
     type Change<'a> = (&'a str, Option<Method>, &'a [&'a str]);
     let changes: [&[Change<'_>]; 4] = [
         &[("192.0.2.10", None, &["198.51.100.10"])],

@@ -31,7 +31,7 @@ pub fn targets<'a>(bindings: impl IntoIterator<Item = &'a VipBinding>) -> BTreeM
 /// What readiness and probes together make of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Combined {
-    /// These are used: ready ones that are healthy, and those that drain.
+    /// These are used: ready ones that are healthy, and those that keep what they have.
     Serving(Vec<RealServer>),
     /// All that could take new flows fail their probes and are used nevertheless ([`WhenAllFail::FailOpen`]).
     FailOpen(Vec<RealServer>),
@@ -48,7 +48,7 @@ pub fn combine(port: &VipPort, when_all_fail: WhenAllFail, healthy: impl Fn(IpAd
     if !port.reals.iter().any(takes_new_flows) {
         return Combined::NoneReady(port.reals.clone());
     }
-    let used = |real: &&RealServer| real.readiness == Readiness::Draining || healthy(real.address);
+    let used = |real: &&RealServer| real.readiness != Readiness::Ready || healthy(real.address);
     let good: Vec<RealServer> = port.reals.iter().filter(used).cloned().collect();
     if good.iter().any(takes_new_flows) {
         return Combined::Serving(good);

@@ -14,7 +14,7 @@ const DRAINING: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 3));
 
 fn real(address: IpAddr, weight: u32) -> RealServer {
     let readiness = if address == DRAINING { Readiness::Draining } else { Readiness::Ready };
-    RealServer { address, weight, readiness, node: None }
+    RealServer { address, weight, readiness, node: None, pods: None }
 }
 
 fn port(number: u16, reals: &[RealServer]) -> VipPort {
@@ -26,6 +26,7 @@ fn service(name: &str, health: Option<HealthCheck>, ports: Vec<VipPort>) -> VipS
         namespace: "default".into(),
         service: name.into(),
         method: None,
+        into_pods: false,
         options: VipOptions { health, ..VipOptions::default() },
         ports,
     }

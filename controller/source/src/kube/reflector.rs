@@ -37,11 +37,12 @@ pub(super) struct Watched {
     /// `None` = all of them, or the kind has none.
     pub namespace: Option<Arc<str>>,
     pub fields: Option<String>,
+    pub labels: Option<String>,
 }
 
 impl Watched {
     pub fn of(kind: Kind) -> Self {
-        Self { kind, namespace: None, fields: None }
+        Self { kind, namespace: None, fields: None, labels: None }
     }
 
     /// For people: `services`, `secrets in shop (metadata.name=tls)`.
@@ -54,6 +55,10 @@ impl Watched {
         if let Some(field) = self.fields.as_deref().and_then(|fields| fields.strip_prefix("metadata.name=")) {
             name.push_str(" named ");
             name.push_str(field);
+        }
+        if let Some(labels) = &self.labels {
+            name.push_str(" with ");
+            name.push_str(labels);
         }
         name.into()
     }
@@ -189,6 +194,7 @@ impl Reflection {
         };
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE).streaming_lists();
         config.field_selector.clone_from(&self.watched.fields);
+        config.label_selector.clone_from(&self.watched.labels);
         loop {
             match self.follow(api.clone(), config.clone()).await {
                 Ended::Gone => return,

@@ -2,7 +2,7 @@
 
 use super::reflector::{Reflector, Running, Watched, watch_names};
 use super::{KubeSettings, watched_kinds};
-use sluicegate_config::Kind;
+use sluicegate_config::{Kind, NamespacedName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -28,6 +28,15 @@ impl Scope {
         }
         if settings.nodes {
             fixed.push(reflector.start(Watched::of(Kind::Node)));
+        }
+        let is_limited = settings.namespace_selector.is_some() || !settings.namespaces.is_empty();
+        let beyond = |service: &&NamespacedName| is_limited && !settings.namespaces.contains(&service.namespace);
+        for service in settings.endpoints_of.iter().filter(beyond) {
+            fixed.push(reflector.start(Watched {
+                namespace: Some(Arc::clone(&service.namespace)),
+                labels: Some(format!("kubernetes.io/service-name={}", service.name)),
+                ..Watched::of(Kind::EndpointSlice)
+            }));
         }
         for config_map in &settings.config_maps {
             fixed.push(reflector.start(Watched {

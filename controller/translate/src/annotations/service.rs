@@ -4,7 +4,8 @@ use crate::facts::service::ServicePort;
 use crate::facts::virtual_service::{AskedMethod, Problem, VirtualService};
 use sluicegate_config::vip::MAX_WEIGHT;
 use sluicegate_config::{
-    HealthCheck, HostName, Method, Persistence, ProbeKind, Scheduler, TransportProtocol, Verdict, WhenAllFail,
+    HealthCheck, HostName, Method, Persistence, PodTunnel, ProbeKind, Scheduler, TransportProtocol, Verdict,
+    WhenAllFail,
 };
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
@@ -84,6 +85,11 @@ impl<'a> Reader<'a> {
                 _ => self.refuse(key, value, "use fail-open or refuse"),
             },
             "method" => self.method(key, value),
+            "pod-tunnel" => match value {
+                "gue" => self.into.options.pod_tunnel = PodTunnel::Gue,
+                "ipip" => self.into.options.pod_tunnel = PodTunnel::Ipip,
+                _ => self.refuse(key, value, "use gue or ipip"),
+            },
             "weights" => self.weights(key, value),
             _ if short.starts_with("health-") => self.health(key, short, value),
             _ => self.say(
@@ -299,11 +305,11 @@ pub(crate) fn method(text: &str) -> Result<Option<Method>, Wrong> {
         "DR" | "L2" => Ok(Some(Method::L2)),
         "TUNNEL" | "IPIP" => Ok(Some(Method::Tunnel)),
         "GUE" => Ok(Some(Method::Gue)),
-        "POD" => not_there("POD", "use TUNNEL to endpoints with node addresses, such as pods with hostNetwork: true"),
+        "POD" => Ok(Some(Method::Pod)),
         method @ ("NAT" | "PROXY") => {
-            not_there(method, "use DR, TUNNEL or GUE, and let the real servers hold the VIP and answer by themselves")
+            not_there(method, "use POD into pods, or DR, TUNNEL or GUE to real servers that hold the VIP themselves")
         }
-        _ => Err(Wrong { reason: format!("{:?} is not a method", brief(text)), remedy: "use DR, TUNNEL or GUE" }),
+        _ => Err(Wrong { reason: format!("{:?} is not a method", brief(text)), remedy: "use POD, DR, TUNNEL or GUE" }),
     }
 }
 

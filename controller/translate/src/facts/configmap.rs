@@ -46,7 +46,7 @@ fn wrong<T>(reason: impl Into<String>, remedy: &'static str) -> Result<T, Wrong>
 }
 
 const TCP_FORM: &str = "write it as in 5432: default/db:5432, optionally followed by :PROXY to accept and :PROXY to send the PROXY protocol";
-const VIP_FORM: &str = "write NAMESPACE/SERVICE, optionally followed by :DR, :TUNNEL or :GUE";
+const VIP_FORM: &str = "write NAMESPACE/SERVICE, optionally followed by :POD, :DR, :TUNNEL or :GUE";
 
 impl TcpServices {
     pub(crate) fn read(object: &api::ConfigMap, reference: &ObjectRef, reserved: &BTreeSet<u16>) -> Self {

@@ -82,6 +82,11 @@ impl Slice {
         }
     }
 
+    /// Nodes with an endpoint that is ready.
+    pub(crate) fn ready_nodes(&self) -> impl Iterator<Item = Arc<str>> + '_ {
+        self.endpoints.iter().filter(|endpoint| !endpoint.terminating).filter_map(|endpoint| endpoint.node.clone())
+    }
+
     pub(crate) fn notes(&self, reference: &ObjectRef) -> Vec<Rejection> {
         self.problems.iter().map(|problem| problem.note(reference)).collect()
     }

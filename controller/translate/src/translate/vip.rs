@@ -5,9 +5,10 @@ use super::backend::slice_ports;
 use crate::facts::configmap::VipLine;
 use crate::facts::note;
 use crate::facts::service::{Service, ServicePort, TargetPort};
+use crate::facts::slice::SliceEndpoint;
 use crate::facts::virtual_service::{AskedMethod, VirtualService, default_options};
 use crate::objects::reference;
-use sluicegate_config::draft::{RealServerDraft, VipDraft, VipPortDraft, VipServiceDraft};
+use sluicegate_config::draft::{NodeDraft, RealServerDraft, VipDraft, VipPortDraft, VipServiceDraft};
 use sluicegate_config::{
     Kind, Method, NamespacedName, ObjectRef, Readiness, RealServer, SourceKey, Verdict, VipOptions,
 };
@@ -35,7 +36,7 @@ impl Translator<'_> {
         claimants.sort_by_key(|(name, _, of)| (of.created(), *name));
         services.extend(claimants.iter().map(|(name, service, of)| {
             let asking = reference(Kind::Service, name);
-            self.service_on_vip(name, Some(service), said_method(of.method), asking, of.field())
+            self.service_on_vip(address, name, Some(service), said_method(of.method), asking, of.field())
         }));
         let (origin, field) = match (bound, services.first()) {
             (Some(bound), _) => (configmap, bound.field.clone()),
@@ -71,16 +72,18 @@ impl Translator<'_> {
             Some(_) => {
                 let method = line.method.or_else(|| said_method(asked));
                 let origin = configmap.clone();
-                return Some(self.service_on_vip(&line.service, found, method, origin, line.field.clone()));
+                return Some(self.service_on_vip(vip, &line.service, found, method, origin, line.field.clone()));
             }
         };
         self.say(SourceKey::Vip(vip), note(configmap, verdict, line.field.clone(), reason, remedy));
         let announced = verdict == Verdict::Warning;
-        announced.then(|| self.service_on_vip(&line.service, None, line.method, configmap.clone(), line.field.clone()))
+        announced
+            .then(|| self.service_on_vip(vip, &line.service, None, line.method, configmap.clone(), line.field.clone()))
     }
 
     fn service_on_vip(
         &self,
+        vip: IpAddr,
         name: &NamespacedName,
         found: Option<&Service>,
         method: Option<Method>,
@@ -89,12 +92,14 @@ impl Translator<'_> {
     ) -> VipServiceDraft {
         let ports = found.into_iter().flat_map(|service| {
             let of = service.virtual_service.as_deref();
-            service.ports.iter().map(move |port| self.vip_port(name, port, of))
+            service.ports.iter().map(move |port| self.vip_port(vip, name, port, of))
         });
+        let into_pods = found.is_some() && self.goes_into_pods(name, method);
         VipServiceDraft {
             namespace: Arc::clone(&name.namespace),
             service: Arc::clone(&name.name),
             method,
+            into_pods,
             options: found.map(options).unwrap_or_default(),
             ports: ports.collect(),
             origin,
@@ -102,7 +107,40 @@ impl Translator<'_> {
         }
     }
 
-    fn vip_port(&self, service: &NamespacedName, port: &ServicePort, of: Option<&VirtualService>) -> VipPortDraft {
+    /// Asked for, or the default where the endpoints are pods of nodes that are known. A Service of a cluster that has no
+    /// endpoints yet will get pods.
+    fn goes_into_pods(&self, service: &NamespacedName, asked: Option<Method>) -> bool {
+        if let Some(method) = asked {
+            return method == Method::Pod;
+        }
+        let mut endpoints = self.objects.slices_of(service).flat_map(|(_, slice)| slice.endpoints.iter()).peekable();
+        match endpoints.peek() {
+            Some(_) => endpoints.any(|endpoint| self.is_in_a_pod(endpoint)),
+            None => self.objects.knows_nodes(),
+        }
+    }
+
+    /// A pod in the host's network has the address of its node, and can hold a VIP as any host does.
+    fn is_in_a_pod(&self, endpoint: &SliceEndpoint) -> bool {
+        let node = endpoint.node.as_ref().and_then(|node| self.objects.node(node));
+        let is_apart = node.is_some_and(|node| !node.internal.is_empty() && !node.has_address(endpoint.address));
+        endpoint.pod.is_some() && is_apart
+    }
+
+    fn node(&self, vip: IpAddr, endpoint: &SliceEndpoint) -> NodeDraft {
+        let Some(name) = &endpoint.node else { return NodeDraft::Unnamed };
+        let Some(node) = self.objects.node(name) else { return NodeDraft::Unknown };
+        let Some(address) = node.address(vip.is_ipv6()) else { return NodeDraft::NoAddress };
+        NodeDraft::At { address, has_agent: self.agents.as_ref().is_none_or(|agents| agents.contains(name)) }
+    }
+
+    fn vip_port(
+        &self,
+        vip: IpAddr,
+        service: &NamespacedName,
+        port: &ServicePort,
+        of: Option<&VirtualService>,
+    ) -> VipPortDraft {
         let mut reals = Vec::new();
         for (_, slice) in self.objects.slices_of(service) {
             for number in slice_ports(slice, port) {
@@ -112,8 +150,10 @@ impl Translator<'_> {
                         weight: of.and_then(|of| of.weights.get(&endpoint.address)).copied().unwrap_or(WEIGHT),
                         readiness: if endpoint.terminating { Readiness::Draining } else { Readiness::Ready },
                         node: endpoint.node.clone(),
+                        pods: None,
                     },
                     port: number,
+                    node: self.node(vip, endpoint),
                 }));
             }
         }

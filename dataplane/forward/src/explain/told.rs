@@ -1,12 +1,14 @@
 //! The answer, and its words.
 
-use crate::fleet::FleetService;
+use crate::fleet::{FleetService, ServiceKey};
 use crate::stats::Outcome;
 use serde::{Deserialize, Serialize};
-use sluicegate_config::TransportProtocol;
+use sluicegate_config::{TransportProtocol, VipBinding, VipPort};
 use sluicegate_l4::layout::Service;
 use sluicegate_l4::verdict::{Reason, Verdict};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What would become of a packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +75,7 @@ pub struct Bound {
     pub service: String,
     /// IPVS's name of how packets are spread.
     pub scheduler: String,
-    /// `L2`, `TUNNEL` or `GUE`.
+    /// `L2`, `TUNNEL`, `GUE` or `POD`.
     pub method: String,
     /// Why that method.
     pub method_because: String,
@@ -174,6 +176,12 @@ pub struct RealSeen {
     pub slots: u32,
     /// Why it does not get new flows.
     pub because: Option<String>,
+    /// The node that it is or runs on, where that is known.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// How many pods of the node stand behind it, with method POD.
+    #[serde(default)]
+    pub pods: Option<u32>,
 }
 
 /// Why a candidate lost.
@@ -211,6 +219,21 @@ impl Candidate {
 }
 
 impl Explanation {
+    /// Says of each real server which node it is, or runs on, as the bindings know it: tables do not.
+    pub fn name_nodes(&mut self, bindings: &BTreeMap<IpAddr, Arc<VipBinding>>) {
+        let binding = self.vip.as_ref().and_then(|vip| bindings.get(&vip.address));
+        let (Some(binding), Some(service)) = (binding, &self.service) else { return };
+        let key = |port: &VipPort| ServiceKey { vip: binding.address, protocol: port.protocol, port: port.port };
+        let mut ports = binding.services.iter().flat_map(|service| &service.ports);
+        let Some(port) = ports.find(|port| key(port).to_string() == service.address) else { return };
+        for seen in &mut self.real_servers {
+            if let Ok(place) = port.reals.binary_search_by_key(&seen.address, |real| real.address) {
+                seen.node = port.reals[place].node.as_deref().map(str::to_owned);
+                seen.pods = port.reals[place].pods;
+            }
+        }
+    }
+
     /// Keeps so many candidates.
     pub(super) fn bounded(mut self, most: usize) -> Self {
         self.omitted = self.candidates.len().saturating_sub(most) as u64;

@@ -72,6 +72,7 @@ pub fn service(key: ServiceKey, reals: Vec<FleetReal>) -> FleetService {
         options: VipOptions::default(),
         probed: false,
         method: Method::L2,
+        carrier: Method::L2,
         method_reason: MethodReason::Asked,
         reals: reals.into(),
     }
@@ -341,8 +342,7 @@ fn in_ring(service: &FleetService) -> BTreeSet<[u32; 4]> {
 fn concerns(failure: &PlanFailure, wanted: ServiceKey) -> bool {
     match failure {
         PlanFailure::SecondChanceUnavailable { .. } => false,
-        PlanFailure::MethodUnavailable { vip, .. }
-        | PlanFailure::VipIsRouter { vip }
+        PlanFailure::VipIsRouter { vip }
         | PlanFailure::VipIsOwn { vip, .. }
         | PlanFailure::TooManyVips { vip, .. }
         | PlanFailure::NoAddressBucket { vip } => *vip == wanted.vip,
