@@ -22,7 +22,7 @@ use sluicegate_proxy::Proxy;
 use sluicegate_source::SourceEvent;
 use sluicegate_telemetry::Metrics;
 use sluicegate_telemetry::control::{CertificateExpiry, RejectionCounts};
-use sluicegate_translate::{Controller, Update};
+use sluicegate_translate::{Controller, Object, Update, WhatIf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -49,6 +49,8 @@ pub enum Message {
     Source(SourceEvent),
     /// Somebody wants to see the state, or one section of it.
     Look(Option<Section>, SyncSender<Snapshot>),
+    /// Somebody wants to know what would become of an object.
+    WhatIf(Box<Object>, SyncSender<WhatIf>),
     /// This process has begun to lead, or has ceased to.
     Turn(bool),
     /// It is over.
@@ -171,6 +173,10 @@ impl Loop {
                 Ok(Message::Look(section, answer)) => {
                     // Whoever asked may have stopped waiting.
                     let _gone = answer.send(self.snapshot(section));
+                }
+                Ok(Message::WhatIf(object, answer)) => {
+                    // Whoever asked may have stopped waiting.
+                    let _gone = answer.send(self.controller.what_if(*object, unix_now()));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let update = self.controller.apply([], unix_now());

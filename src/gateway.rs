@@ -4,8 +4,10 @@ use crate::answers::Answers;
 use crate::api_server::ApiServer;
 use crate::control::{Control, Message, Parts, Status, View};
 use crate::director::{Director, DirectorSettings};
+use crate::webhook::LoopJudge;
 use anyhow::{Context as _, anyhow, bail};
 use sluicegate_admin::{AdminServer, AdminSettings};
+use sluicegate_admission::{Webhook, WebhookSettings};
 use sluicegate_config::{CertificateId, Kind, NamespacedName, ObjectRef, Settings};
 use sluicegate_proxy::{Proxy, ProxySettings};
 use sluicegate_source::write::{Writer, WriterSettings};
@@ -43,6 +45,8 @@ pub struct ClusterSettings {
     pub publish: PublishSettings,
     /// The kinds whose statuses and Events this role writes.
     pub kinds: &'static [Kind],
+    /// Where the API server asks before it writes objects, and the kinds that this role judges.
+    pub webhook: Option<(WebhookSettings, &'static [Kind])>,
 }
 
 /// What watches them. Dropped, it ends.
@@ -54,6 +58,7 @@ enum Source {
 /// A running gateway. Dropping it ends it without draining.
 pub struct Gateway {
     // In the order in which they end: nobody asks and nothing changes before the loop is gone.
+    webhook: Option<Webhook>,
     admin: AdminServer,
     source: Source,
     control: Control,
@@ -94,6 +99,10 @@ impl Gateway {
             status: Arc::clone(&status),
             api_server: None,
         };
+        let webhook = match &mut settings.source {
+            SourceSettings::Cluster(cluster) => cluster.webhook.take(),
+            SourceSettings::Manifests(_) => None,
+        };
         let (control, start_source, api_server) = match settings.source {
             SourceSettings::Manifests(directory) => follow_folder(settings.translate, directory, parts.clone())?,
             SourceSettings::Cluster(cluster) => follow_cluster(settings.translate, cluster, parts.clone())?,
@@ -102,6 +111,11 @@ impl Gateway {
             metrics.set_source(Arc::new(move || server.counts(Instant::now())));
         }
         let view = View::new(&control, Parts { api_server, ..parts });
+        let webhook = webhook.map(|(webhook, kinds)| {
+            let (messages, status) = (control.messages(), Arc::clone(&status));
+            Webhook::start(webhook, Arc::new(LoopJudge { messages, status, kinds }), Arc::clone(&metrics))
+        });
+        let webhook = webhook.transpose()?;
         let admin = AdminServer::start(settings.admin, Arc::new(view), metrics)?;
         let source = start_source()?;
         let listening = proxy.addresses();
@@ -112,7 +126,10 @@ impl Gateway {
             admin = %admin.addresses().admin,
             "listening"
         );
-        Ok(Self { admin, source, control, director, proxy, status })
+        if let Some(webhook) = &webhook {
+            tracing::info!(address = %webhook.address(), "the webhook listens");
+        }
+        Ok(Self { webhook, admin, source, control, director, proxy, status })
     }
 
     /// The proxy.
@@ -166,6 +183,7 @@ impl Gateway {
     pub fn shut_down(self, limit: Duration) {
         self.status.leave();
         // Probes and metrics are answered until the last connection has ended; tables do not change any more.
+        drop(self.webhook);
         drop(self.source);
         let drained = self.proxy.shutdown(limit);
         if drained.cut > 0 {
@@ -192,7 +210,7 @@ fn follow_folder(translate: Settings, directory: DirectorySettings, parts: Parts
 }
 
 fn follow_cluster(translate: Settings, cluster: Box<ClusterSettings>, parts: Parts) -> anyhow::Result<Followed> {
-    let ClusterSettings { login, kube, writer, publish, kinds } = *cluster;
+    let ClusterSettings { login, kube, writer, publish, kinds, webhook: _ } = *cluster;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(KubeClient::new(&login))?;
     let api_server = ApiServer { address: client.address(), contact: client.contact() };

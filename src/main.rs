@@ -26,6 +26,7 @@ mod query;
 mod run;
 mod tap;
 mod vips;
+mod webhook;
 
 use cli::{Cli, Command};
 use std::process::ExitCode;

@@ -112,6 +112,15 @@ options! {
         /// The Lease of who writes [default: sluicegate-system/sluicegate, with -gateway or -director behind it by role]
         #[arg(long, env = "SLUICEGATE_LEADER_LEASE", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
         pub leader_lease: Option<NamespacedName>,
+        /// Where the API server asks what would become of an object before it writes it (HTTPS, /validate) [default: nowhere]
+        #[arg(long, env = "SLUICEGATE_WEBHOOK", value_name = "ADDR", value_parser = address, help_heading = "Manifests")]
+        pub webhook: Option<SocketAddr>,
+        /// File with the certificate of --webhook, read again when it changes
+        #[arg(long, env = "SLUICEGATE_WEBHOOK_CERT", value_name = "FILE", help_heading = "Manifests")]
+        pub webhook_cert: Option<PathBuf>,
+        /// File with its key
+        #[arg(long, env = "SLUICEGATE_WEBHOOK_KEY", value_name = "FILE", help_heading = "Manifests")]
+        pub webhook_key: Option<PathBuf>,
         /// Never use inotify: look for changes once a second
         #[arg(long, env = "SLUICEGATE_POLL", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
         pub poll: Option<bool>,

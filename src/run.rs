@@ -8,6 +8,7 @@ use crate::gateway::{ClusterSettings, Gateway, GatewaySettings, SourceSettings};
 use crate::options::{ForwardName, LogFormatName, Role, RunOptions, ServeOptions};
 use anyhow::Context as _;
 use sluicegate_admin::AdminSettings;
+use sluicegate_admission::WebhookSettings;
 use sluicegate_announce::{DirectorId, Secret};
 use sluicegate_config::{Kind, NamespacedName, Settings};
 use sluicegate_forward::forwarder::{ForwardMode, ForwarderSettings};
@@ -145,8 +146,8 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     let director = if role == Role::Gateway { None } else { Some(director_settings(&serve, role)?) };
     let metrics = or_any(&serve.metrics, 10254);
     let admin = serve.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)));
-    let reserved =
-        http.iter().chain(&https).chain(&metrics).chain([&admin]).map(SocketAddr::port).filter(|port| *port != 0);
+    let own = http.iter().chain(&https).chain(&metrics).chain([&admin]).chain(&serve.webhook);
+    let reserved = own.map(SocketAddr::port).filter(|port| *port != 0);
     let mut translate = translate.settings(reserved);
     translate.adopt_without_classes = !serve.manifests.is_empty();
     translate.default_certificate = serve.default_ssl_certificate.clone().filter(|_| serves_http);
@@ -172,6 +173,7 @@ fn refuse_two_sources(options: &RunOptions) -> Result<(), Failure> {
             (!serve.publish_status_address.is_empty(), "--publish-status-address"),
             (serve.update_status.is_some(), "--update-status"),
             (serve.leader_lease.is_some(), "--leader-lease"),
+            (serve.webhook.is_some(), "--webhook"),
         ] {
             if is_given {
                 return refuse(&format!(
@@ -188,6 +190,16 @@ fn refuse_two_sources(options: &RunOptions) -> Result<(), Failure> {
     }
     if serve.context.is_some() && serve.kubeconfig.is_none() {
         return refuse("--context names a part of a kubeconfig; give --kubeconfig FILE too");
+    }
+    let has_files = (serve.webhook_cert.is_some(), serve.webhook_key.is_some());
+    match (serve.webhook.is_some(), has_files) {
+        (true, (true, true)) | (false, (false, false)) => {}
+        (true, _) => {
+            return refuse(
+                "--webhook needs --webhook-cert FILE and --webhook-key FILE: API servers ask over TLS alone",
+            );
+        }
+        (false, _) => return refuse("--webhook-cert and --webhook-key are for --webhook ADDR; give it too"),
     }
     if serve.watch_namespace_selector.is_some() && translate.watch_namespace.is_some() {
         return refuse("--watch-namespace and --watch-namespace-selector both say which namespaces are read; give one");
@@ -224,7 +236,23 @@ fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSetti
         secrets: role != Role::Director,
         services_alone: role == Role::Director,
     };
-    SourceSettings::Cluster(Box::new(ClusterSettings { login, kube, writer, publish, kinds }))
+    let webhook = webhook(serve, role);
+    SourceSettings::Cluster(Box::new(ClusterSettings { login, kube, writer, publish, kinds, webhook }))
+}
+
+/// A role judges what it serves: the others know nothing of it.
+fn webhook(serve: &ServeOptions, role: Role) -> Option<(WebhookSettings, &'static [Kind])> {
+    let settings = WebhookSettings {
+        address: serve.webhook?,
+        certificate: serve.webhook_cert.clone()?,
+        key: serve.webhook_key.clone()?,
+    };
+    let kinds: &[Kind] = match role {
+        Role::All => &[Kind::Ingress, Kind::Service, Kind::ConfigMap],
+        Role::Gateway => &[Kind::Ingress, Kind::ConfigMap],
+        Role::Director => &[Kind::Service, Kind::ConfigMap],
+    };
+    Some((settings, kinds))
 }
 
 /// Unlike the host's name, which every pod in the host's network has.

@@ -18,6 +18,7 @@ const PICTURE: &[(&str, &[&str])] = &[
         "sluicegate",
         &[
             "sluicegate-admin",
+            "sluicegate-admission",
             "sluicegate-announce",
             "sluicegate-backend",
             "sluicegate-config",
@@ -35,6 +36,7 @@ const PICTURE: &[(&str, &[&str])] = &[
         ],
     ),
     ("sluicegate-admin", &["sluicegate-config", "sluicegate-telemetry"]),
+    ("sluicegate-admission", &["sluicegate-config", "sluicegate-telemetry", "sluicegate-translate"]),
     ("sluicegate-announce", &[]),
     ("sluicegate-apiserver", &[]),
     ("sluicegate-backend", &["sluicegate-dsr", "sluicegate-l4", "sluicegate-xdp"]),
