@@ -125,6 +125,21 @@ impl Cluster {
         applied.unwrap_or_else(|error| panic!("{kind} {namespace}/{name}: {error}"));
     }
 
+    /// Any request, as it is: the status, the warnings, and what came back.
+    pub fn send(&self, method: http::Method, path: &str, body: &Value) -> (u16, Vec<String>, Value) {
+        let request = http::Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let request = request.body(kube::client::Body::from(serde_json::to_vec(body).unwrap())).unwrap();
+        self.runtime.block_on(async {
+            let response = self.client.send(request).await.unwrap();
+            let warnings = response.headers().get_all("warning").iter();
+            // `299 - "text"`
+            let text = |value: &http::HeaderValue| value.to_str().unwrap().trim_start_matches("299 - ").to_owned();
+            let (status, warnings) = (response.status().as_u16(), warnings.map(text).collect());
+            let body = response.into_body().collect_bytes().await.unwrap();
+            (status, warnings, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        })
+    }
+
     /// As `kubectl apply --server-side --validate=strict`, of any kind: an unknown field is an error.
     pub fn apply_strictly(&self, object: &Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
