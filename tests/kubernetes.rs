@@ -342,7 +342,7 @@ fn events_on_a_real_api_server() {
 #[test]
 #[ignore = "needs kube-apiserver and etcd on the PATH or in KUBEBUILDER_ASSETS"]
 fn an_outage_of_a_real_api_server() {
-    outage(&mut Cluster::real(), Duration::from_secs(5));
+    outage(&mut Cluster::real(), Duration::from_secs(60));
 }
 
 #[test]
