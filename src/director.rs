@@ -4,16 +4,20 @@
 //! Nothing starts before there is a VIP, or tables of a process before this one: a gateway without VIPs needs no rights for
 //! the network.
 
+mod membership;
 mod readiness;
 mod shown;
 
+pub use membership::LeaseSettings;
+
 use crate::ownership;
 use anyhow::Context as _;
-use sluicegate_admin::director::{CordonError, DirectorState};
+use membership::Leases;
+use sluicegate_admin::director::{CordonError, DirectorState, MembershipState};
 use sluicegate_admin::state::LiveRealServer;
 use sluicegate_announce::{
-    AnnounceSettings, Announcer, DirectorId, FenceError, FenceSink, Fitness, Moment, OnIsolation, Port, Secret, Timing,
-    VipView,
+    AnnounceSettings, Announcer, DirectorId, FenceError, FenceSink, Fitness, Joins, Moment, OnIsolation, Port, Secret,
+    Timing, VipView,
 };
 use sluicegate_backend::{ClassifierMode, ProbeEgress, ProbeEgressSettings, let_answers_in};
 use sluicegate_config::{Readiness, TransportProtocol, VipBinding};
@@ -55,6 +59,8 @@ pub struct DirectorSettings {
     pub name: DirectorId,
     /// The others, with their addresses.
     pub peers: BTreeMap<DirectorId, Vec<SocketAddr>>,
+    /// They come from a cluster instead.
+    pub leases: Option<LeaseSettings>,
     /// Where it listens for them.
     pub listen: Vec<SocketAddr>,
     /// What they all know; random where there are none.
@@ -101,6 +107,7 @@ struct Shared {
 struct View {
     forwarder: Option<Arc<ForwarderStatus>>,
     ownership: Option<sluicegate_announce::Status>,
+    membership: Option<MembershipState>,
     /// For questions about packets.
     inquiry: Option<Inquiry>,
     /// What is to be served.
@@ -135,6 +142,7 @@ impl Director {
             leaving: BTreeMap::new(),
             parts: None,
             announcer: None,
+            leases: None,
             complained: false,
             metrics,
         };
@@ -187,7 +195,8 @@ impl Director {
     /// This director among its peers.
     pub fn state(&self) -> DirectorState {
         let cordoned = self.shared.cordoned.load(Ordering::Relaxed);
-        ownership::director(&self.name, cordoned, self.shared.view().ownership.as_ref())
+        let view = self.shared.view();
+        ownership::director(&self.name, cordoned, view.ownership.as_ref(), view.membership.clone())
     }
 
     /// Who owns a VIP, and who else claims it.
@@ -368,6 +377,8 @@ struct Work {
     leaving: BTreeMap<IpAddr, Leaving>,
     parts: Option<Parts>,
     announcer: Option<Announcer>,
+    /// Its Lease, where directors come from a cluster.
+    leases: Option<Leases>,
     /// Starting failed, and that was said.
     complained: bool,
     metrics: Arc<Metrics>,
@@ -391,6 +402,11 @@ impl Work {
             self.look();
         }
         self.hand_over();
+        // Votes end with it, and only then the Lease.
+        self.announcer = None;
+        if let Some(leases) = self.leases.take() {
+            leases.release();
+        }
     }
 
     fn hand_over(&self) {
@@ -526,8 +542,15 @@ impl Work {
             && let Some(fences) = parts.fences.take()
         {
             let sink = Sink { fences, status: parts.forwarder.subscribe() };
-            match Announcer::start(announce_settings(&self.settings, ports.clone()), sink) {
-                Ok(announcer) => self.announcer = Some(announcer),
+            let (leases, joins) = self.settings.leases.clone().map(Leases::new).unzip();
+            match Announcer::start(announce_settings(&self.settings, joins, ports.clone()), sink) {
+                Ok(announcer) => {
+                    self.leases = leases.map(|mut leases| {
+                        leases.start(&self.settings.name, announcer.incarnation());
+                        leases
+                    });
+                    self.announcer = Some(announcer);
+                }
                 Err(error) => tracing::error!(%error, "VIPs are not announced"),
             }
         }
@@ -536,6 +559,9 @@ impl Work {
         }
         if matches!(status.engine, EngineState::On(_)) && !ports.is_empty() {
             parts.give_probes_a_way(&status, &self.settings.forwarder);
+        }
+        if let (Some(announcer), Some(leases)) = (&self.announcer, &mut self.leases) {
+            leases.carry(announcer);
         }
         if let Some(announcer) = &self.announcer {
             let carrier = status.ports.iter().any(|port| port.mode.is_some() && port.carrier);
@@ -550,6 +576,7 @@ impl Work {
         let mut view = self.shared.view();
         let is_counted = view.forwarder.as_ref().map(|before| before.counted) != Some(status.counted);
         view.ownership = self.announcer.as_ref().map(Announcer::status);
+        view.membership = self.leases.as_ref().map(|leases| leases.state(view.ownership.as_ref()));
         view.forwarder = Some(status);
         if is_counted {
             let view = view.clone();
@@ -606,10 +633,11 @@ fn is_able(vip: &VipStatus) -> bool {
     vip.services.is_empty() || reals.any(|real| real.standing == Standing::InRing)
 }
 
-fn announce_settings(settings: &DirectorSettings, ports: Vec<Port>) -> AnnounceSettings {
+fn announce_settings(settings: &DirectorSettings, joins: Option<Joins>, ports: Vec<Port>) -> AnnounceSettings {
     AnnounceSettings {
         me: settings.name.clone(),
         peers: settings.peers.clone(),
+        joins,
         listen: settings.listen.clone(),
         secret: settings.secret.clone(),
         ports,
@@ -653,7 +681,7 @@ pub fn probe_egress(root: &Path, version: u32, sources: Vec<IpAddr>) -> ProbeEgr
 }
 
 /// This machine's address towards another one, as the routing table says; no packet is sent.
-fn own_address(towards: IpAddr) -> Option<IpAddr> {
+pub fn own_address(towards: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if towards.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect((towards, 9)).ok()?;

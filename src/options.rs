@@ -230,10 +230,13 @@ options! {
         /// Another director with its address; repeatable, also for a second path to the same one
         #[arg(long, env = "SLUICEGATE_DIRECTOR_PEER", value_name = "NAME=ADDR", value_delimiter = ',', value_parser = peer, help_heading = "Virtual IPs")]
         pub director_peer: Vec<(String, SocketAddr)>,
-        /// Where to listen for other directors; repeatable
+        /// Where to listen for other directors; repeatable [default on a cluster: port 7946 of the address towards the API server]
         #[arg(long, env = "SLUICEGATE_DIRECTOR_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = address, help_heading = "Virtual IPs")]
         pub director_listen: Vec<SocketAddr>,
-        /// File with the secret that all directors share, 16 bytes and more; needed with --director-peer
+        /// On a cluster without --director-peer: the namespace in which directors find each other by Leases, or off to be alone [default: that of --leader-lease]
+        #[arg(long, env = "SLUICEGATE_DIRECTOR_LEASES", value_name = "NAMESPACE", help_heading = "Virtual IPs")]
+        pub director_leases: Option<String>,
+        /// File with the secret that all directors share, 16 bytes and more; needed with --director-peer, and on a cluster to be more than one
         #[arg(long, env = "SLUICEGATE_DIRECTOR_SECRET_FILE", value_name = "FILE", help_heading = "Virtual IPs")]
         pub director_secret_file: Option<PathBuf>,
         /// What two directors do that do not hear each other: release (never two owners) or hold (always one) [default: release]

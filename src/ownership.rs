@@ -1,15 +1,20 @@
 //! Ownership of virtual IPs as the admin API shows it. Pure: what the announcer knows becomes what people read.
 
-use sluicegate_admin::director::{ConflictState, DirectorState, PeerState};
+use sluicegate_admin::director::{ConflictState, DirectorState, MembershipState, PeerState};
 use sluicegate_announce::{Conflict, Deciding, DirectorId, Status};
 
 /// The director; without a status its announcer has not started yet.
-pub fn director(name: &DirectorId, cordoned: bool, status: Option<&Status>) -> DirectorState {
+pub fn director(
+    name: &DirectorId,
+    cordoned: bool,
+    status: Option<&Status>,
+    membership: Option<MembershipState>,
+) -> DirectorState {
     let Some(status) = status else {
-        return DirectorState { name: name.to_string(), cordoned, ..DirectorState::default() };
+        return DirectorState { name: name.to_string(), cordoned, membership, ..DirectorState::default() };
     };
     let deciding = status.deciding.map(|deciding| match deciding {
-        Deciding::Mine => "mine",
+        Deciding::Mine | Deciding::Changing => "mine",
         Deciding::Conceded(_) => "theirs",
         Deciding::Unknown => "unknown",
     });
@@ -29,6 +34,7 @@ pub fn director(name: &DirectorId, cordoned: bool, status: Option<&Status>) -> D
         losses: status.losses,
         conflicts: status.conflicts,
         peers: peers.collect(),
+        membership,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::capabilities::{self, Duty};
 use crate::cli::RunArguments;
-use crate::director::DirectorSettings;
+use crate::director::{DirectorSettings, LeaseSettings};
 use crate::gateway::{ClusterSettings, Gateway, GatewaySettings, SourceSettings};
 use crate::options::{ForwardName, LogFormatName, Role, RunOptions, ServeOptions};
 use anyhow::Context as _;
@@ -13,18 +13,21 @@ use sluicegate_announce::{DirectorId, Secret};
 use sluicegate_config::{Kind, NamespacedName, Settings};
 use sluicegate_forward::forwarder::{ForwardMode, ForwarderSettings};
 use sluicegate_proxy::{Limits, ProxySettings, Timeouts};
+use sluicegate_source::directors::lease_name;
 use sluicegate_source::lease::ElectionTiming;
 use sluicegate_source::write::WriterSettings;
-use sluicegate_source::{DirectorySettings, KubeSettings, Login};
+use sluicegate_source::{DirectorySettings, KubeClient, KubeSettings, Login};
 use sluicegate_telemetry::logging::{self, LogFormat};
 use sluicegate_translate::PublishSettings;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const LAME_DUCK: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(30);
+/// The port of directors' heartbeats.
+const HEARTBEATS: u16 = 7946;
 /// How often the threads are looked after.
 const PULSE: Duration = Duration::from_millis(500);
 
@@ -174,6 +177,7 @@ fn refuse_two_sources(options: &RunOptions) -> Result<(), Failure> {
             (serve.update_status.is_some(), "--update-status"),
             (serve.leader_lease.is_some(), "--leader-lease"),
             (serve.webhook.is_some(), "--webhook"),
+            (serve.director_leases.is_some(), "--director-leases"),
         ] {
             if is_given {
                 return refuse(&format!(
@@ -295,6 +299,8 @@ fn director_settings(serve: &ServeOptions, role: Role) -> Result<DirectorSetting
                 .to_owned(),
         ));
     }
+    let leases = lease_settings(serve, &name)?;
+    let listen = leases.as_ref().map_or(&serve.director_listen, |leases| &leases.addresses).clone();
     let mode: ForwardMode = serve.forward.unwrap_or_default().into();
     Ok(DirectorSettings {
         // With `auto` a gateway without XDP goes on with HTTP alone.
@@ -306,13 +312,52 @@ fn director_settings(serve: &ServeOptions, role: Role) -> Result<DirectorSetting
         forwarder: ForwarderSettings { mode, interfaces: serve.interface.clone(), ..of_version(serve.tables_version) },
         name: id("--director-name", &name)?,
         peers,
-        listen: serve.director_listen.clone(),
+        leases,
+        listen,
         secret,
         failback: serve.failback.unwrap_or(false),
         cordoned: serve.cordoned.unwrap_or(false),
         on_isolation: serve.on_isolation.unwrap_or_default().into(),
         vip_drain: serve.drain.unwrap_or(DRAIN),
     })
+}
+
+/// How directors find each other on a cluster, unless flags say it.
+fn lease_settings(serve: &ServeOptions, name: &str) -> Result<Option<LeaseSettings>, Failure> {
+    let is_off = serve.director_leases.as_deref() == Some("off");
+    if !serve.manifests.is_empty() || !serve.director_peer.is_empty() || is_off {
+        return Ok(None);
+    }
+    if lease_name(name).is_none() {
+        return Err(Failure::Usage(format!(
+            "--director-name {name}: no Lease can have this name; give lower-case letters, digits, '-' and '.' (the node's name, say)"
+        )));
+    }
+    let login = Login { kubeconfig: serve.kubeconfig.clone(), context: serve.context.clone() };
+    let addresses = match (&serve.director_secret_file, &*serve.director_listen) {
+        // Nobody could be believed: alone, or outside of those that are there.
+        (None, _) => Vec::new(),
+        (Some(_), []) => {
+            own_address(&login)?.into_iter().map(|address| SocketAddr::from((address, HEARTBEATS))).collect()
+        }
+        (Some(_), listen) => listen.to_vec(),
+    };
+    let namespace = match (&serve.director_leases, &serve.leader_lease) {
+        (Some(namespace), _) => namespace.as_str().into(),
+        (None, Some(lease)) => lease.namespace.clone(),
+        (None, None) => "sluicegate-system".into(),
+    };
+    Ok(Some(LeaseSettings { login, namespace, addresses }))
+}
+
+/// This machine's address towards the API server, unless that is on this machine.
+fn own_address(login: &Login) -> anyhow::Result<Option<IpAddr>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = runtime.block_on(KubeClient::new(login))?.host();
+    let found =
+        (server.0.as_str(), server.1).to_socket_addrs().context("the API server, to find this machine's address")?;
+    let own = found.into_iter().find_map(|server| crate::director::own_address(server.ip()));
+    Ok(own.filter(|own| !own.is_loopback()))
 }
 
 /// This release's tables, or as a release would have them whose tables have that version and mean the same.

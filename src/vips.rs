@@ -5,6 +5,7 @@ use crate::output::{Table, print};
 use crate::{Failure, admin_client, query};
 use serde::Serialize;
 use sluicegate_admin::State;
+use sluicegate_admin::director::DirectorState;
 use sluicegate_admin::packets::{PacketsState, PortTraffic};
 use sluicegate_admin::state::{RealServerState, VipServiceState, VipState};
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ pub fn vips(arguments: &VipsArguments) -> Result<(), Failure> {
         if arguments.stats {
             totals(&arguments.query)?;
         } else {
-            query::show(&arguments.query, "vips", |state| (vip_table(state), "no virtual IPs"))?;
+            owners(&arguments.query)?;
         }
         done += 1;
         if readings.is_some_and(|readings| done >= readings) {
@@ -38,6 +39,46 @@ pub fn vips(arguments: &VipsArguments) -> Result<(), Failure> {
         std::thread::sleep(interval(arguments));
         separate(&arguments.query)?;
     }
+}
+
+/// Who owns what, and below it who the directors of the cluster are.
+fn owners(query: &QueryArguments) -> Result<(), Failure> {
+    if query.output == OutputFormat::Json {
+        return query::show(query, "vips", |state| (vip_table(state), ""));
+    }
+    let state = read(query)?;
+    let table = vip_table(&state);
+    let mut text = match table.is_empty() {
+        true => format!("no virtual IPs (generation {})\n", state.generation),
+        false => table.render(),
+    };
+    text.extend(state.director.as_ref().and_then(directors));
+    print(&text)?;
+    Ok(())
+}
+
+/// `directors, record 7: edge1 (this one), edge2, edge3 (not heard); the Lease was renewed 4 s ago`
+fn directors(director: &DirectorState) -> Option<String> {
+    let membership = director.membership.as_ref()?;
+    let is_heard = |name: &String| director.peers.iter().any(|peer| peer.name == *name && peer.present);
+    let shown = membership.members.iter().map(|name| match name {
+        name if *name == director.name => format!("{name} (this one)"),
+        name if !membership.is_member || is_heard(name) => name.clone(),
+        name => format!("{name} (not heard)"),
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let mut text = match membership.number {
+        0 => "\ndirectors: the record was not read yet".to_owned(),
+        number => format!("\ndirectors, record {number}: {shown}"),
+    };
+    if let Some(age) = membership.renewed_seconds_ago {
+        text.push_str(&format!("; the Lease was renewed {age} s ago"));
+    }
+    if let Some(trouble) = &membership.trouble {
+        text.push_str(&format!("; {trouble}"));
+    }
+    text.push('\n');
+    Some(text)
 }
 
 /// No more than ten readings a second, whatever is asked for.
@@ -429,6 +470,27 @@ pub fn node_and_pods(node: Option<&str>, pods: Option<u32>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluicegate_admin::director::{MembershipState, PeerState};
+
+    #[test]
+    fn the_directors_of_a_cluster_stand_in_one_line() {
+        let mut director = DirectorState { name: "edge1".to_owned(), ..DirectorState::default() };
+        assert_eq!(directors(&director), None, "flags name them");
+        director.membership = Some(MembershipState::default());
+        assert_eq!(directors(&director).as_deref(), Some("\ndirectors: the record was not read yet\n"));
+        let peer = |name: &str, present| PeerState { name: name.to_owned(), present, fit: true, holds: 0 };
+        director.peers = vec![peer("edge2", true), peer("edge3", false)];
+        director.membership = Some(MembershipState {
+            number: 7,
+            members: ["edge1", "edge2", "edge3"].map(str::to_owned).to_vec(),
+            is_member: true,
+            renewed_seconds_ago: Some(4),
+            trouble: None,
+        });
+        let expected =
+            "\ndirectors, record 7: edge1 (this one), edge2, edge3 (not heard); the Lease was renewed 4 s ago\n";
+        assert_eq!(directors(&director).as_deref(), Some(expected));
+    }
 
     #[test]
     fn real_servers_stand_below_their_port() {

@@ -32,7 +32,10 @@ impl View {
             Ok(()) => {}
             // An operator wants it to stand by.
             Err(Unfit::Cordoned) => return Vec::new(),
-            Err(unfit) => return vec![unfit.to_string()],
+            Err(unfit) => {
+                let trouble = self.membership.as_ref().and_then(|membership| membership.trouble.as_deref());
+                return vec![trouble.map_or(unfit.to_string(), |trouble| format!("{unfit}: {trouble}"))];
+            }
         }
         self.bindings.keys().filter_map(|vip| shortcoming(*vip, status, ownership)).collect()
     }
@@ -135,6 +138,7 @@ mod tests {
             deciding: None,
             vips,
             peers: with_peer.then_some(peer).into_iter().collect(),
+            membership: None,
             take_overs: 0,
             losses: 0,
             conflicts: 0,

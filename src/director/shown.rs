@@ -12,7 +12,7 @@ use sluicegate_forward::sampling::{NoTap, Selection, Tap};
 use sluicegate_forward::stats::Outcome;
 use sluicegate_forward::status::{EngineState, ForwarderStatus};
 use sluicegate_l4::layout::Traffic;
-use sluicegate_telemetry::packets::{Counted, PacketCounts, RealServerCounts, ServiceCounts};
+use sluicegate_telemetry::packets::{Counted, DirectorCounts, PacketCounts, RealServerCounts, ServiceCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -128,6 +128,9 @@ impl View {
             let mine = |view: &VipView| view.owner.as_ref() == Some(&ownership.me);
             ownership.vips.iter().map(|view| (view.vip.to_string(), mine(view))).collect()
         });
+        let present = ownership.map_or(0, |ownership| ownership.peers.iter().filter(|peer| peer.present).count());
+        let heard = present + usize::from(self.membership.as_ref().is_some_and(|membership| membership.is_member));
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Some(PacketCounts {
             reasons: reasons(status).collect(),
             services: services()
@@ -144,6 +147,12 @@ impl View {
             take_overs: ownership.map_or(0, |ownership| ownership.take_overs),
             losses: ownership.map_or(0, |ownership| ownership.losses),
             conflicts: ownership.map_or(0, |ownership| ownership.conflicts),
+            directors: self.membership.as_ref().map(|membership| DirectorCounts {
+                record: membership.number,
+                recorded: count(membership.members.len()),
+                heard: count(heard),
+                lease_age: membership.renewed_seconds_ago,
+            }),
             flows: (status.flows.established, status.flows.tentative),
             flow_capacity: status.flows.capacity,
         })

@@ -23,6 +23,24 @@ pub struct DirectorState {
     pub conflicts: u64,
     /// The others, by name.
     pub peers: Vec<PeerState>,
+    /// The cluster's directors; null where flags name them.
+    #[serde(default)]
+    pub membership: Option<MembershipState>,
+}
+
+/// The directors of a cluster, and how it stands with the Lease of this one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipState {
+    /// How many changes of the directors there have been; 0 before the record was read.
+    pub number: u64,
+    /// Their names.
+    pub members: Vec<String>,
+    /// This director is one of them.
+    pub is_member: bool,
+    /// How long ago its Lease was last renewed, in seconds; null before the first time.
+    pub renewed_seconds_ago: Option<u64>,
+    /// What is wrong with the Leases, and what to do.
+    pub trouble: Option<String>,
 }
 
 /// Another director, as this one sees it.

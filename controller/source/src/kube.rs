@@ -19,7 +19,7 @@ mod secrets;
 pub use client::{ClientError, KubeClient, Login};
 pub use contact::{Answered, ApiContact, ApiCounts, WatchState};
 pub(crate) use raw::Raw;
-pub(crate) use reflector::api_resource;
+pub(crate) use reflector::{Pauses, api_resource};
 pub use secrets::MOST_BY_NAME;
 
 use crate::directory::SourceEvent;

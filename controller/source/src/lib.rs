@@ -7,6 +7,7 @@
 //! - [`directory`]: the shell that reads folders and watches them with inotify;
 //! - [`kube`]: the shell that watches an API server;
 //! - [`lease`] (pure): who leads; [`mod@write`]: the shell that the leader answers with;
+//! - [`directors`]: the Leases of directors and the record of who they are;
 //! - [`rights`] (pure): what a service account must be allowed for all of it.
 //!
 //! # What counts as the truth
@@ -17,6 +18,7 @@
 //! force, as it would in a cluster, and the rejection says so. After a restart there is nothing to keep, and the object
 //! is absent until the document is repaired. Removing a document or a file removes its objects.
 
+pub mod directors;
 pub mod directory;
 pub mod files;
 pub mod kube;

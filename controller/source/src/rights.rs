@@ -186,7 +186,7 @@ pub const RIGHTS: &[Right] = &[
         why: "what is wrong with an object, told on it",
     },
     Right {
-        accounts: WRITERS,
+        accounts: &[Account::Gateway],
         group: "coordination.k8s.io",
         resource: "leases",
         verbs: &["create", "get", "update"],
@@ -194,7 +194,19 @@ pub const RIGHTS: &[Right] = &[
         flag: None,
         why: "who writes statuses and Events",
     },
+    Right {
+        accounts: &[Account::Director],
+        group: "coordination.k8s.io",
+        resource: "leases",
+        verbs: LEASES_OF_DIRECTORS,
+        reach: Reach::Own,
+        flag: None,
+        why: "the same; who the directors are",
+    },
 ];
+
+/// What finding other directors takes.
+pub(crate) const LEASES_OF_DIRECTORS: &[&str] = &["create", "get", "list", "update", "watch"];
 
 /// Who tells an API server anything.
 const WRITERS: &[Account] = &[Account::Gateway, Account::Director];
@@ -220,9 +232,10 @@ mod tests {
         for (index, right) in RIGHTS.iter().enumerate() {
             assert!(right.verbs.is_sorted() && !right.verbs.is_empty(), "{right:?}");
             assert!(right.accounts.is_sorted() && !right.accounts.is_empty(), "{right:?}");
-            let same = RIGHTS[..index]
-                .iter()
-                .find(|other| (other.group, other.resource, other.reach) == (right.group, right.resource, right.reach));
+            let same = RIGHTS[..index].iter().find(|other| {
+                let is_of_one = other.accounts.iter().any(|account| right.accounts.contains(account));
+                is_of_one && (other.group, other.resource, other.reach) == (right.group, right.resource, right.reach)
+            });
             assert_eq!(same, None, "one rule for {}", right.resource);
         }
     }

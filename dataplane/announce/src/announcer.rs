@@ -4,17 +4,19 @@ use crate::fitness::{Fitness, Unfit};
 use crate::frame::Mac;
 use crate::heartbeat::Beat;
 use crate::lease::Timing;
+use crate::membership::{Membership, Standing};
 use crate::moment::Moment;
 use crate::owner::{
-    Action, Event, OnIsolation, Ownership, OwnershipSettings, PeerView, Report, SettingsError, VipView,
+    Action, Event, MembershipView, OnIsolation, Ownership, OwnershipSettings, PeerView, Report, SettingsError, VipView,
 };
-use crate::peers::{LinkId, News, Terms};
+use crate::peers::{Addresses, LinkId, News, Terms};
 use crate::raw::{Port, PortError, PortListener, PortSender};
 use crate::rendezvous::{DirectorId, Incarnation};
 use crate::session::Secret;
 use crate::tie_break::Deciding;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +25,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Why a fence could not be written.
@@ -49,6 +51,8 @@ pub struct AnnounceSettings {
     pub me: DirectorId,
     /// The others, each with its addresses: one per path, the VIP network first. Without peers this director owns everything.
     pub peers: BTreeMap<DirectorId, Vec<SocketAddr>>,
+    /// Directors come from the record of a cluster instead.
+    pub joins: Option<Joins>,
     /// Where this director listens for others; only needed where there are peers.
     pub listen: Vec<SocketAddr>,
     /// What all directors know and nobody else.
@@ -61,6 +65,21 @@ pub struct AnnounceSettings {
     pub failback: bool,
     /// What two directors do that do not hear each other.
     pub on_isolation: OnIsolation,
+}
+
+/// How a director takes part where a cluster says who the directors are.
+#[derive(Clone)]
+pub struct Joins {
+    /// Where the others find this one. Without any it is alone, or stays outside.
+    pub addresses: Vec<SocketAddr>,
+    /// Takes what is to be written as the next record ([`Action::Propose`]). It must not block.
+    pub propose: Arc<dyn Fn(Membership) + Send + Sync>,
+}
+
+impl fmt::Debug for Joins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Joins").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
 }
 
 /// Why nothing is announced.
@@ -98,6 +117,8 @@ pub struct Status {
     pub vips: Vec<VipView>,
     /// All peers.
     pub peers: Vec<PeerView>,
+    /// The cluster's directors, where they come from its record and it was read.
+    pub membership: Option<MembershipView>,
     /// How often this director became the owner of a VIP.
     pub take_overs: u64,
     /// How often it ceased to be.
@@ -113,6 +134,7 @@ pub struct Announcer {
     commands: Option<mpsc::Sender<Command>>,
     status: Arc<Mutex<Status>>,
     listening: Vec<SocketAddr>,
+    incarnation: Incarnation,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -136,15 +158,32 @@ impl Announcer {
         let (announcing, listeners) = runtime.block_on(async { Loop::new(settings, Box::new(sink)) })?;
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let status = announcing.status.clone();
+        let incarnation = announcing.terms.incarnation;
         let run = move || runtime.block_on(announcing.run(listeners, inbox));
         let thread = thread::Builder::new().name("announce".to_owned()).spawn(run).map_err(StartError::System)?;
-        Ok(Self { commands: Some(commands), status, listening, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), status, listening, incarnation, thread: Some(thread) })
     }
 
     /// Where it listens for other directors.
     #[must_use]
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
+    }
+
+    /// This life of this director.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The record of the cluster's directors, as [`Event::Record`] has it. Not to be called from an asynchronous task.
+    pub fn set_record(&self, record: Option<Membership>) {
+        self.command(Command::Event(Event::Record(record)));
+    }
+
+    /// The Leases of the cluster's directors, as [`Event::Leases`] has them. Not to be called from an asynchronous task.
+    pub fn set_leases(&self, leases: BTreeMap<DirectorId, Standing>) {
+        self.command(Command::Event(Event::Leases(leases)));
     }
 
     /// The VIPs to own, each with whether it can be served: a real server answers, or it is bound to nothing. Others are given up.
@@ -202,6 +241,8 @@ struct Loop {
     sink: Box<dyn FenceSink>,
     timing: Timing,
     terms: Terms,
+    peers: watch::Sender<Addresses>,
+    joins: Option<Joins>,
     news: mpsc::Receiver<News>,
     links: BTreeMap<LinkId, Link>,
     ports: Vec<OpenPort>,
@@ -248,6 +289,7 @@ impl Loop {
         let ownership = OwnershipSettings {
             me: settings.me.clone(),
             peers: settings.peers.keys().cloned().collect(),
+            joins: settings.joins.as_ref().map(|joins| joins.addresses.clone()),
             mac: settings.ports.first().map(|port| port.mac).unwrap_or_default(),
             timing: settings.timing,
             failback: settings.failback,
@@ -263,17 +305,21 @@ impl Loop {
             deciding: None,
             vips: Vec::new(),
             peers: Vec::new(),
+            membership: None,
             take_overs: 0,
             losses: 0,
             conflicts: 0,
             fence_failures: 0,
         };
-        let terms = Terms::new(settings.me, incarnation, settings.secret, settings.timing.lease, settings.peers, tell);
+        let (peers, known) = watch::channel(settings.peers);
+        let terms = Terms::new(settings.me, incarnation, settings.secret, settings.timing.lease, known, tell);
         let mut announcing = Self {
             ownership,
             sink,
             timing: settings.timing,
             terms,
+            peers,
+            joins: settings.joins,
             news,
             links: BTreeMap::new(),
             ports: Vec::new(),
@@ -347,6 +393,8 @@ impl Loop {
     fn learn(&mut self, news: News) {
         let now = Moment::now();
         match news {
+            // It may have been under way when its peer was left out.
+            News::Up { peer, .. } if !self.peers.borrow().contains_key(&peer) => {}
             News::Up { link, peer, incarnation, writer } => {
                 let made = Link { peer, incarnation, writer, fresh: now, was_heard: false, is_broken: false };
                 self.links.insert(link, made);
@@ -398,6 +446,15 @@ impl Loop {
                     self.members.remove(&vip);
                     self.on_ports(|port| port.leave(vip));
                 }
+                Action::Connect(peers) => {
+                    self.links.retain(|_, link| peers.contains_key(&link.peer));
+                    self.peers.send_replace(peers);
+                }
+                Action::Propose(next) => {
+                    if let Some(joins) = &self.joins {
+                        (joins.propose)(next);
+                    }
+                }
                 Action::Report(report) => self.report(&report),
             }
         }
@@ -412,6 +469,7 @@ impl Loop {
         status.deciding = self.ownership.deciding();
         status.vips = self.ownership.vips(now);
         status.peers = self.ownership.peers(now);
+        status.membership = self.ownership.membership_view();
     }
 
     fn fence(&mut self, vip: IpAddr, until: Moment, now: Moment) {
@@ -448,6 +506,10 @@ impl Loop {
             Report::PeerHeard(peer) => tracing::info!(%peer, "hears a director"),
             Report::PeerGone(peer) => tracing::warn!(%peer, "the process of a director is gone"),
             Report::PeerSilent(peer) => tracing::warn!(%peer, "a director has fallen silent"),
+            Report::Membership { number, members, is_in } => {
+                let members = members.iter().map(DirectorId::as_str).collect::<Vec<_>>().join(", ");
+                tracing::info!(number, members, is_in, "the cluster's directors are others");
+            }
             Report::Conflict { vip, mac, by_director } => {
                 let [a, b, c, d, e, f] = mac;
                 let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");

@@ -43,6 +43,8 @@ pub enum Unfit {
     NoCarrier,
     /// It is going down and has given its VIPs up.
     Released,
+    /// It is none of the directors of its cluster, or not yet.
+    NoMember,
     /// No real server of this VIP answers.
     NoRealServer(IpAddr),
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Unfit {
             Self::Detached => f.write_str("the packet path is not attached"),
             Self::NoCarrier => f.write_str("the interface has no carrier"),
             Self::Released => f.write_str("this director is shutting down"),
+            Self::NoMember => f.write_str("the cluster's record of directors does not have this one yet"),
             Self::NoRealServer(vip) => write!(f, "no real server of {vip} answers"),
         }
     }

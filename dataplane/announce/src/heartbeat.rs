@@ -1,8 +1,10 @@
 //! Heartbeats: what directors tell each other, and the codec. Whether a heartbeat is genuine is decided before it gets here.
 
-use crate::rendezvous::Incarnation;
+use crate::membership::{Member, Membership};
+use crate::rendezvous::{DirectorId, Incarnation};
 use crate::tie_break::Deciding;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use thiserror::Error;
 
 /// One heartbeat, to one peer.
@@ -24,6 +26,10 @@ pub struct Beat {
     pub vips: Vec<VipState>,
     /// The VIPs for which the receiver has the vote of the sender, as of the acknowledged heartbeat; ascending.
     pub granted: Vec<IpAddr>,
+    /// The number of the sender's membership; 0 where flags name the directors.
+    pub number: u64,
+    /// That membership, for a receiver that is behind.
+    pub membership: Option<Membership>,
 }
 
 /// How the sender of a heartbeat stands to one VIP.
@@ -56,13 +62,13 @@ pub enum BeatError {
     Field(&'static str),
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Beat {
     /// Most VIPs in one heartbeat.
     pub const MOST_VIPS: usize = 4096;
     /// Longest encoding, in bytes.
-    pub const LONGEST: usize = 64 + Self::MOST_VIPS * (18 + 17);
+    pub const LONGEST: usize = 80 + Self::MOST_VIPS * (18 + 17) + Membership::MOST_MEMBERS * LONGEST_MEMBER;
 
     /// The bytes, all numbers big-endian.
     #[must_use]
@@ -80,6 +86,7 @@ impl Beat {
             Deciding::Unknown => (0, 0),
             Deciding::Mine => (1, 0),
             Deciding::Conceded(to) => (2, to.0),
+            Deciding::Changing => (3, 0),
         };
         bytes.push(tag);
         bytes.extend(u64::to_be_bytes(life));
@@ -91,6 +98,11 @@ impl Beat {
         }
         put_count(&mut bytes, self.granted.len());
         self.granted.iter().for_each(|vip| put_address(&mut bytes, *vip));
+        bytes.extend(self.number.to_be_bytes());
+        let members = self.membership.iter().flat_map(|membership| &membership.members);
+        let members: Vec<_> = members.take(Membership::MOST_MEMBERS).collect();
+        put_length(&mut bytes, members.len());
+        members.into_iter().for_each(|(id, member)| put_member(&mut bytes, id, member));
         bytes
     }
 
@@ -109,9 +121,10 @@ impl Beat {
             (0, ..) => None,
             (_, life, sequence) => Some((Incarnation(life), sequence)),
         };
-        let deciding = match (reader.tag(2, "deciding vote")?, reader.number()?) {
+        let deciding = match (reader.tag(3, "deciding vote")?, reader.number()?) {
             (0, _) => Deciding::Unknown,
             (1, _) => Deciding::Mine,
+            (3, _) => Deciding::Changing,
             (_, life) => Deciding::Conceded(Incarnation(life)),
         };
         let mac = reader.take()?;
@@ -126,13 +139,16 @@ impl Beat {
         for _ in 0..reader.count()? {
             granted.push(reader.address()?);
         }
+        let number = reader.number()?;
+        let members = reader.members()?;
+        let membership = (!members.is_empty()).then_some(Membership { number, members });
         if !reader.rest.is_empty() {
             return Err(BeatError::Length(bytes.len()));
         }
         if !vips.is_sorted_by(|one, other| one.vip < other.vip) || !granted.is_sorted_by(|one, other| one < other) {
             return Err(BeatError::Field("order"));
         }
-        Ok(Self { incarnation, sequence, acknowledged, deciding, fit, mac, vips, granted })
+        Ok(Self { incarnation, sequence, acknowledged, deciding, fit, mac, vips, granted, number, membership })
     }
 }
 
@@ -150,6 +166,25 @@ fn put_address(bytes: &mut Vec<u8>, address: IpAddr) {
             bytes.push(6);
             bytes.extend(address.octets());
         }
+    }
+}
+
+/// Name, life and addresses with their ports.
+const LONGEST_MEMBER: usize = 1 + DirectorId::LONGEST + 8 + 1 + Membership::MOST_ADDRESSES * (17 + 2);
+
+fn put_length(bytes: &mut Vec<u8>, length: usize) {
+    bytes.push(u8::try_from(length).unwrap_or(u8::MAX));
+}
+
+fn put_member(bytes: &mut Vec<u8>, id: &DirectorId, member: &Member) {
+    put_length(bytes, id.as_str().len());
+    bytes.extend(id.as_str().as_bytes());
+    bytes.extend(member.life.0.to_be_bytes());
+    let addresses = &member.addresses[..member.addresses.len().min(Membership::MOST_ADDRESSES)];
+    put_length(bytes, addresses.len());
+    for address in addresses {
+        put_address(bytes, address.ip());
+        bytes.extend(address.port().to_be_bytes());
     }
 }
 
@@ -185,5 +220,27 @@ impl Reader<'_> {
             [6] => Ok(Ipv6Addr::from(self.take::<16>()?).into()),
             _ => Err(BeatError::Field("address family")),
         }
+    }
+
+    fn members(&mut self) -> Result<BTreeMap<DirectorId, Member>, BeatError> {
+        let mut members = BTreeMap::new();
+        for _ in 0..self.tag(Membership::MOST_MEMBERS as u8, "number of members")? {
+            let length = usize::from(self.tag(DirectorId::LONGEST as u8, "name")?);
+            let (name, rest) = self.rest.split_at_checked(length).ok_or(BeatError::Length(self.length))?;
+            self.rest = rest;
+            let name = str::from_utf8(name).ok().and_then(|name| DirectorId::new(name).ok());
+            let id = name.ok_or(BeatError::Field("name"))?;
+            let life = Incarnation(self.number()?);
+            let mut addresses = Vec::new();
+            for _ in 0..self.tag(Membership::MOST_ADDRESSES as u8, "number of addresses")? {
+                let ip = self.address()?;
+                addresses.push(SocketAddr::new(ip, u16::from_be_bytes(self.take()?)));
+            }
+            if members.last_key_value().is_some_and(|(last, _)| *last >= id) {
+                return Err(BeatError::Field("order"));
+            }
+            members.insert(id, Member { life, addresses });
+        }
+        Ok(members)
     }
 }

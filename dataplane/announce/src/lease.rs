@@ -14,11 +14,14 @@ pub struct Timing {
     pub fence: Duration,
     /// Between two heartbeats, and between two pushes of a fence: 100 ms.
     pub beat: Duration,
+    /// A member of a cluster's directors of which nothing is heard is left out after so long, at the least: 30 s.
+    pub gone: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(3), fence: Duration::from_millis(500), beat: Duration::from_millis(100) }
+        let [lease, gone] = [3, 30].map(Duration::from_secs);
+        Self { lease, fence: Duration::from_millis(500), beat: Duration::from_millis(100), gone }
     }
 }
 
@@ -39,11 +42,15 @@ impl Timing {
         longer(self.fence) + Self::TICK
     }
 
-    /// Whether the times fit to each other: some heartbeats may be lost within a fence, some fences within a lease.
+    /// Whether the times fit to each other: some heartbeats may be lost within a fence, some fences within a lease, and
+    /// whoever is left out has lost all votes long before.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let shortest = Duration::from_millis(10);
-        self.beat >= shortest && self.fence >= self.beat * 3 && self.lease >= self.fence * 2
+        self.beat >= shortest
+            && self.fence >= self.beat * 3
+            && self.lease >= self.fence * 2
+            && self.gone >= self.lease * 2
     }
 }
 
@@ -60,6 +67,8 @@ pub(crate) struct Votes {
     sent: VecDeque<(u64, Moment)>,
     /// Answers to heartbeats up to this one are worth nothing: the connection was lost after them.
     void_up_to: u64,
+    /// When the last heartbeat was sent that this peer has answered.
+    answered: Option<Moment>,
 }
 
 impl Votes {
@@ -82,6 +91,7 @@ impl Votes {
         else {
             return;
         };
+        self.answered = Some(*at);
         let until = *at + lease;
         for vip in vips {
             let known = self.until.entry(vip).or_insert(until);
@@ -94,7 +104,13 @@ impl Votes {
     pub(crate) fn void(&mut self, last_sequence: u64, fence_ends: Moment) {
         self.until.values_mut().for_each(|until| *until = fence_ends.min(*until));
         self.sent.clear();
+        self.answered = None;
         self.void_up_to = last_sequence;
+    }
+
+    /// Whether the peer has answered what was sent to it within the time before now: silence on either side shows.
+    pub(crate) fn answered_within(&self, time: Duration, now: Moment) -> bool {
+        self.answered.is_some_and(|at| now < at + time)
     }
 
     pub(crate) fn forget(&mut self, vip: IpAddr) {

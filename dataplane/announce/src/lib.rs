@@ -45,6 +45,7 @@ mod fitness;
 pub mod frame;
 mod heartbeat;
 mod lease;
+mod membership;
 mod moment;
 mod owner;
 mod peers;
@@ -54,13 +55,15 @@ mod session;
 mod tie_break;
 mod vote;
 
-pub use announcer::{AnnounceSettings, Announcer, FenceError, FenceSink, StartError, Status};
+pub use announcer::{AnnounceSettings, Announcer, FenceError, FenceSink, Joins, StartError, Status};
 pub use fitness::{Fitness, Unfit};
 pub use heartbeat::{Beat, BeatError, VipState};
 pub use lease::Timing;
+pub use membership::{LeaseState, Member, Membership, Standing};
 pub use moment::Moment;
 pub use owner::{
-    Action, Conflict, Event, OnIsolation, Ownership, OwnershipSettings, PeerView, Report, SettingsError, VipView,
+    Action, Conflict, Event, MembershipView, OnIsolation, Ownership, OwnershipSettings, PeerView, Report,
+    SettingsError, VipView,
 };
 pub use raw::{Port, PortError};
 pub use rendezvous::{DirectorId, DirectorIdError, Incarnation, ranking};

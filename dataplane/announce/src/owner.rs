@@ -1,20 +1,23 @@
 //! The state machine of ownership. Events and the time come in, actions go out; the crate's documentation has the protocol.
 
+mod chain;
 mod peer;
 mod views;
 
-pub use views::{Conflict, PeerView, Report, VipView};
+pub use views::{Conflict, MembershipView, PeerView, Report, VipView};
 
 use crate::announcement::Announcements;
 use crate::fitness::{Fitness, Unfit};
 use crate::heartbeat::{Beat, VipState};
 use crate::lease::Timing;
+use crate::membership::{Membership, Standing};
 use crate::moment::Moment;
 use crate::rendezvous::{DirectorId, Incarnation, ranking};
 use crate::tie_break::{Deciding, TieBreak, Word};
+use chain::Chain;
 use peer::Peer;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -35,6 +38,8 @@ pub struct OwnershipSettings {
     pub me: DirectorId,
     /// The others. Those that never hold a VIP but vote (witnesses) are among them.
     pub peers: BTreeSet<DirectorId>,
+    /// Directors come from the record of a cluster, and this one is found there by these addresses; `peers` are none then.
+    pub joins: Option<Vec<SocketAddr>>,
     /// The MAC address with which this director answers for VIPs.
     pub mac: [u8; 6],
     /// The times of the protocol.
@@ -55,7 +60,7 @@ pub enum SettingsError {
     #[error("{0} peers: at most {MOST_PEERS} can be had")]
     TooManyPeers(usize),
     /// Times that contradict each other.
-    #[error("lease {} ms, fence {} ms, heartbeat {} ms: the fence must last three heartbeats, the lease two fences", .0.lease.as_millis(), .0.fence.as_millis(), .0.beat.as_millis())]
+    #[error("lease {} ms, fence {} ms, heartbeat {} ms: the fence must last three heartbeats, the lease two fences, and a member may be left out after two leases", .0.lease.as_millis(), .0.fence.as_millis(), .0.beat.as_millis())]
     Timing(Timing),
 }
 
@@ -85,6 +90,11 @@ pub enum Event {
         /// Which life of it.
         incarnation: Incarnation,
     },
+    /// The record of the cluster's directors as it was just read; nothing where there is none.
+    Record(Option<Membership>),
+    /// All Leases of directors as they were just read, this one's own too. To be told again every 10 s while the API server
+    /// answers.
+    Leases(BTreeMap<DirectorId, Standing>),
     /// This director is going down: it gives all VIPs up, for good. It goes on voting until it is dropped.
     Release,
     /// Somebody says on the network that it has a VIP.
@@ -121,6 +131,11 @@ pub enum Action {
     JoinMulticast(IpAddr),
     /// Leave it.
     LeaveMulticast(IpAddr),
+    /// The other directors are these, and found there.
+    Connect(BTreeMap<DirectorId, Vec<SocketAddr>>),
+    /// To be written as the next record, by compare-and-swap over the one whose number is one less (or over none, or an
+    /// older one: what was there is lost), and tried until [`Event::Record`] can say what became of it.
+    Propose(Membership),
     /// Somebody should know.
     Report(Report),
 }
@@ -136,6 +151,10 @@ pub struct Ownership {
     /// From this heartbeat on peers hear of the release.
     release_sequence: u64,
     peers: BTreeMap<DirectorId, Peer>,
+    /// Where peers come from, if not from the settings.
+    chain: Option<Chain>,
+    /// Votes that those have who are no peers any more.
+    reserved: BTreeMap<IpAddr, Moment>,
     vips: BTreeMap<IpAddr, Vip>,
     tie_break: TieBreak,
     /// Of the last heartbeat.
@@ -224,7 +243,8 @@ impl Ownership {
         if !settings.timing.is_sound() {
             return Err(SettingsError::Timing(settings.timing));
         }
-        let quiet_until = if settings.peers.is_empty() { now } else { now + settings.timing.kept() };
+        let is_alone = settings.peers.is_empty() && settings.joins.is_none();
+        let quiet_until = if is_alone { now } else { now + settings.timing.kept() };
         Ok(Self {
             incarnation,
             born: now,
@@ -232,11 +252,14 @@ impl Ownership {
             released: false,
             release_sequence: 0,
             peers: settings.peers.iter().map(|id| (id.clone(), Peer::default())).collect(),
+            chain: settings.joins.clone().map(Chain::new),
+            reserved: BTreeMap::new(),
             vips: BTreeMap::new(),
             tie_break: TieBreak::default(),
             sequence: 0,
             quiet_until,
-            all_have_spoken: settings.peers.is_empty(),
+            // Whom a former life of this director gave votes to may be no member any more.
+            all_have_spoken: is_alone || settings.joins.is_some(),
             last_poll: now,
             patient_from: now,
             stale_up_to: 0,
@@ -254,6 +277,8 @@ impl Ownership {
             Event::Fitness(fitness) => self.fitness = fitness.check(),
             Event::Beat { from, beat } => self.hear(&from, beat, now),
             Event::Gone { peer, incarnation } => self.bury(&peer, incarnation, now),
+            Event::Record(record) => self.read_record(record, now),
+            Event::Leases(standings) => self.set_standings(standings, now),
             Event::Release if self.released => {}
             Event::Release => {
                 self.released = true;
@@ -270,6 +295,10 @@ impl Ownership {
         self.notice_silence(now);
         self.end_quiet(now);
         self.peers.values_mut().for_each(|peer| peer.ballot.lapse(now));
+        self.reserved.retain(|_, until| now < *until);
+        if is_tick {
+            self.advance_membership(now);
+        }
         self.decide_claims(now);
         self.vote(now);
         self.push_fences(is_tick, now);
@@ -295,7 +324,11 @@ impl Ownership {
     /// # Errors
     /// If it may hold nothing.
     pub fn fitness(&self) -> Result<(), Unfit> {
-        if self.released { Err(Unfit::Released) } else { self.fitness }
+        match self.fitness {
+            _ if self.released => Err(Unfit::Released),
+            Ok(()) if !self.is_member() => Err(Unfit::NoMember),
+            fitness => fitness,
+        }
     }
 
     /// Who has the deciding vote of two; nothing where there are not two.
@@ -354,6 +387,10 @@ impl Ownership {
     fn hear(&mut self, from: &DirectorId, beat: Beat, now: Moment) {
         let timing = self.settings.timing;
         let me = self.incarnation;
+        if !self.hear_membership(from, &beat, now) {
+            return;
+        }
+        let number = self.number();
         let is_pair = self.peers.len() == 1;
         let Some(peer) = self.peers.get_mut(from) else { return };
         if !peer.accepts(&beat) {
@@ -367,7 +404,7 @@ impl Ownership {
         if is_new || peer.is_gone || peer.is_silent {
             self.actions.push(Action::Report(Report::PeerHeard(from.clone())));
         }
-        peer.hear(&beat, &timing, now);
+        peer.hear(&beat, number, &timing, now);
         for state in beat.vips.iter().filter(|state| state.holds) {
             if let Some(known) = self.vips.get_mut(&state.vip) {
                 known.was_held = true;
@@ -383,7 +420,9 @@ impl Ownership {
             };
             peer.votes.acknowledged(sequence, beat.granted.iter().copied().filter(claimed), timing.lease);
         }
-        if is_pair {
+        // Who is behind speaks of other two.
+        if is_pair && beat.number >= number {
+            self.tie_break.meet(now + timing.kept());
             let word = Word {
                 peer: beat.incarnation,
                 theirs: beat.deciding,
@@ -405,8 +444,10 @@ impl Ownership {
         }
         peer.is_gone = true;
         peer.ballot.shorten(&timing, now);
+        let was_heard = peer.votes.answered_within(timing.lease, now);
         peer.votes.void(self.sequence, now + timing.fence);
-        if self.peers.len() == 1 {
+        // Who was not heard may have left this director out.
+        if self.peers.len() == 1 && (was_heard || self.chain.is_none()) {
             self.tie_break.bereave(incarnation, now + timing.fenced());
         }
     }
@@ -552,10 +593,13 @@ impl Ownership {
         }
         for (vip, state) in &mut self.vips {
             if let Some(claim) = &mut state.claim {
-                claim.own_vote |= !self.peers.values().any(|peer| peer.ballot.has(*vip));
+                let is_given = self.peers.values().any(|peer| peer.ballot.has(*vip));
+                claim.own_vote |= !is_given && !self.reserved.contains_key(vip);
             }
         }
-        let ids: Vec<DirectorId> = self.peers.keys().cloned().collect();
+        let number = self.number();
+        let current = self.peers.iter().filter(|(_, peer)| peer.number >= number);
+        let ids: Vec<DirectorId> = current.map(|(id, _)| id.clone()).collect();
         for id in ids {
             let asked: Vec<IpAddr> = self.peers.get(&id).map(Peer::asks).unwrap_or_default();
             for vip in asked {
@@ -565,6 +609,7 @@ impl Ownership {
                     true => peer.ballot.has_former(vip) || !peer.ballot.is_alive(now),
                     false => peer.ballot.has(vip),
                 });
+                let is_taken = is_taken || self.reserved.contains_key(&vip);
                 if let Some(peer) = self.peers.get_mut(&id).filter(|_| !is_own && !is_taken) {
                     peer.is_due |= peer.ballot.grant(vip);
                 }
@@ -582,10 +627,8 @@ impl Ownership {
             0 => Moment::NEVER,
             1 if self.tie_break.is_mine(now) => Moment::NEVER,
             1 => {
-                let decider = self
-                    .peers
-                    .values()
-                    .find(|peer| peer.incarnation.is_some_and(|life| self.tie_break.conceded_to(life)))?;
+                let has_conceded = |peer: &&Peer| peer.incarnation.is_some_and(|life| self.tie_break.conceded_to(life));
+                let decider = self.peers.values().find(|peer| has_conceded(peer) || self.counts_both())?;
                 decider.votes.until(vip)?
             }
             peers => {
@@ -624,6 +667,8 @@ impl Ownership {
     fn send_beats(&mut self, is_tick: bool, now: Moment) {
         let states: Vec<VipState> = self.vips.iter().map(|(vip, state)| state.view(*vip)).collect();
         let fit = self.fitness().is_ok();
+        let membership = self.membership().cloned();
+        let number = self.number();
         for (id, peer) in &mut self.peers {
             if !(is_tick || peer.is_due) {
                 continue;
@@ -638,7 +683,9 @@ impl Ownership {
                 fit,
                 mac: self.settings.mac,
                 vips: states.clone(),
-                granted: peer.ballot.granted().collect(),
+                granted: peer.ballot.granted().filter(|_| peer.number >= number).collect(),
+                number,
+                membership: membership.clone().filter(|_| peer.number < number),
             };
             peer.votes.sent(self.sequence, now);
             self.actions.push(Action::Send { to: id.clone(), beat });

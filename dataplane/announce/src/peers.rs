@@ -13,7 +13,7 @@ use crate::heartbeat::Beat;
 use crate::moment::Moment;
 use crate::rendezvous::{DirectorId, Incarnation};
 use crate::session::{HELLO, Handshake, Hello, Opener, Secret, SessionError, Side, TAG};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,10 +65,14 @@ pub(crate) struct Terms {
     pub(crate) incarnation: Incarnation,
     pub(crate) secret: Secret,
     pub(crate) lease: Duration,
-    pub(crate) peers: Arc<BTreeMap<DirectorId, Vec<SocketAddr>>>,
+    /// The others; they may change.
+    pub(crate) peers: watch::Receiver<Addresses>,
     pub(crate) news: mpsc::Sender<News>,
     next_link: Arc<AtomicU64>,
 }
+
+/// Where each of the others is found.
+pub(crate) type Addresses = BTreeMap<DirectorId, Vec<SocketAddr>>;
 
 /// For connecting, and again for greeting.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -99,25 +103,40 @@ impl Terms {
         incarnation: Incarnation,
         secret: Secret,
         lease: Duration,
-        peers: BTreeMap<DirectorId, Vec<SocketAddr>>,
+        peers: watch::Receiver<Addresses>,
         news: mpsc::Sender<News>,
     ) -> Self {
-        Self { me, incarnation, secret, lease, peers: Arc::new(peers), news, next_link: Arc::default() }
+        Self { me, incarnation, secret, lease, peers, news, next_link: Arc::default() }
     }
 
     /// Runs until it is dropped.
-    pub(crate) async fn keep_connected(self, listeners: Vec<TcpListener>) {
+    pub(crate) async fn keep_connected(mut self, listeners: Vec<TcpListener>) {
         let mut tasks = JoinSet::new();
         for listener in listeners {
             tasks.spawn(self.clone().accept(listener));
         }
-        for (peer, addresses) in self.peers.iter().filter(|(peer, _)| self.me < **peer) {
-            for address in addresses {
-                tasks.spawn(self.clone().dial(peer.clone(), *address));
+        let mut dialing: BTreeMap<(DirectorId, SocketAddr), AbortHandle> = BTreeMap::new();
+        loop {
+            let peers = self.peers.borrow_and_update().clone();
+            let wanted = peers.iter().filter(|(peer, _)| self.me < **peer);
+            let wanted: BTreeSet<(DirectorId, SocketAddr)> =
+                wanted.flat_map(|(peer, addresses)| addresses.iter().map(|address| (peer.clone(), *address))).collect();
+            dialing.retain(|path, task| {
+                let stays = wanted.contains(path);
+                if !stays {
+                    task.abort();
+                }
+                stays
+            });
+            for path in wanted {
+                let (peer, address) = path.clone();
+                dialing.entry(path).or_insert_with(|| tasks.spawn(self.clone().dial(peer, address)));
+            }
+            if self.peers.changed().await.is_err() {
+                // Who would change them has ended, and ends this.
+                std::future::pending::<()>().await;
             }
         }
-        while tasks.join_next().await.is_some() {}
-        std::future::pending::<()>().await;
     }
 
     async fn accept(self, listener: TcpListener) {
@@ -206,7 +225,7 @@ impl Terms {
     async fn greet_dialer(&self, mut stream: TcpStream) -> Result<Greeted, LinkError> {
         stream.set_nodelay(true)?;
         let theirs = read_hello(&mut stream).await?;
-        if theirs.id >= self.me || !self.peers.contains_key(&theirs.id) {
+        if theirs.id >= self.me || !self.peers.borrow().contains_key(&theirs.id) {
             return Err(LinkError::Stranger(theirs.id));
         }
         let mine = Hello::new(&self.me, self.incarnation)?;

@@ -258,6 +258,8 @@ mod tests {
             mac,
             vips,
             granted: Vec::new(),
+            number: 0,
+            membership: None,
         }
     }
 

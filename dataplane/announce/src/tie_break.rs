@@ -13,6 +13,8 @@ pub enum Deciding {
     Mine,
     /// This life of the other one.
     Conceded(Incarnation),
+    /// This director, and it does not use it: a third one is being taken in.
+    Changing,
 }
 
 /// What the other one says of the deciding vote.
@@ -35,16 +37,65 @@ pub(crate) struct TieBreak {
     from: Moment,
     /// The life of the other one that had it and is thought dead: if it speaks before `from`, it was not.
     bereaved: Option<Incarnation>,
+    /// The two have not spoken since they are the two.
+    is_unmet: bool,
+    /// Majorities of the directors before these two may still have an owner.
+    settled_from: Moment,
+    /// It is this director's, and a third one is being taken in.
+    is_changing: bool,
+    /// The same, said by the other one.
+    is_suspended: bool,
 }
 
 impl TieBreak {
+    /// Of two that were something else before: they have to meet first.
+    pub(crate) fn among_new() -> Self {
+        Self { is_unmet: true, ..Self::default() }
+    }
+
+    /// Of one that was alone, and another one.
+    pub(crate) fn of_the_first(now: Moment) -> Self {
+        Self { deciding: Deciding::Mine, from: now, ..Self::default() }
+    }
+
     pub(crate) fn deciding(&self) -> Deciding {
-        self.deciding
+        if self.deciding == Deciding::Mine && self.is_changing { Deciding::Changing } else { self.deciding }
     }
 
     /// Whether the vote of this director decides at this moment.
     pub(crate) fn is_mine(&self, now: Moment) -> bool {
-        self.deciding == Deciding::Mine && self.from <= now
+        self.deciding == Deciding::Mine && !self.is_changing && self.usable_from().is_some_and(|from| from <= now)
+    }
+
+    fn usable_from(&self) -> Option<Moment> {
+        (!self.is_unmet).then(|| self.from.max(self.settled_from))
+    }
+
+    /// The two have spoken; what others may own by votes of before is over then.
+    pub(crate) fn meet(&mut self, settled_from: Moment) {
+        if self.is_unmet {
+            self.is_unmet = false;
+            self.settled_from = settled_from;
+        }
+    }
+
+    /// Lets the deciding vote of this director rest, or takes it up again.
+    pub(crate) fn set_changing(&mut self, is_changing: bool) {
+        self.is_changing = is_changing;
+    }
+
+    pub(crate) fn is_changing(&self) -> bool {
+        self.deciding == Deciding::Mine && self.is_changing
+    }
+
+    /// The other one lets it rest, and this one cannot take it.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.is_suspended
+    }
+
+    /// The same two, in another membership: what was to be changed is not changed any more.
+    pub(crate) fn resume(&mut self) {
+        (self.is_changing, self.is_suspended) = (false, false);
     }
 
     pub(crate) fn conceded_to(&self, peer: Incarnation) -> bool {
@@ -53,12 +104,14 @@ impl TieBreak {
 
     /// When `Mine` may be used.
     pub(crate) fn next(&self) -> Option<Moment> {
-        (self.deciding == Deciding::Mine).then_some(self.from)
+        self.usable_from().filter(|_| self.deciding == Deciding::Mine)
     }
 
     /// The other one has said how it sees it.
     pub(crate) fn heard(&mut self, word: Word, usable: Moment, now: Moment) {
         let Word { peer, theirs, .. } = word;
+        self.is_suspended = theirs == Deciding::Changing;
+        let theirs = if self.is_suspended { Deciding::Mine } else { theirs };
         if let Some(bereaved) = self.bereaved.take()
             && bereaved == peer
             && now < self.from
@@ -79,7 +132,7 @@ impl TieBreak {
 
     /// The process of the other one is gone.
     pub(crate) fn bereave(&mut self, peer: Incarnation, usable: Moment) {
-        if self.deciding == Deciding::Conceded(peer) {
+        if self.deciding == Deciding::Conceded(peer) && !self.is_suspended {
             self.take(usable);
             self.bereaved = Some(peer);
         }

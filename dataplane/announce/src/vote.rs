@@ -74,6 +74,12 @@ impl Ballot {
         self.granted.iter().copied()
     }
 
+    /// All that is given, to former lives too, and until when.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (IpAddr, Moment)> + '_ {
+        let own = self.granted.iter().map(|vip| (*vip, self.kept_until));
+        own.chain(self.former.iter().map(|vip| (*vip, self.former_until)))
+    }
+
     /// When something runs out next.
     pub(crate) fn next_lapse(&self) -> Option<Moment> {
         let own = (!self.granted.is_empty()).then_some(self.kept_until);

@@ -60,6 +60,7 @@ impl Cluster {
         let settings = AnnounceSettings {
             me: id.clone(),
             peers: others.map(|(other, address)| (other.clone(), vec![*address])).collect(),
+            joins: None,
             listen: vec![self.addresses[id]],
             secret: Secret::new(secret).expect("a secret"),
             ports: Vec::new(),

@@ -22,6 +22,7 @@ impl Director {
         let settings = OwnershipSettings {
             me: DirectorId::new("edge1").expect("a name"),
             peers: stands_by.then_some(peer).into_iter().collect::<BTreeSet<_>>(),
+            joins: None,
             mac: [2, 0, 0, 0, 0, 1],
             timing: Timing::default(),
             failback: false,

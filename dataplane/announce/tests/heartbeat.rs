@@ -1,9 +1,9 @@
 //! The codec of heartbeats, and the order of directors that all versions agree on.
 
 use proptest::prelude::*;
-use sluicegate_announce::{Beat, BeatError, Deciding, DirectorId, Incarnation, VipState, ranking};
+use sluicegate_announce::{Beat, BeatError, Deciding, DirectorId, Incarnation, Member, Membership, VipState, ranking};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
@@ -12,10 +12,19 @@ fn address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
+fn members() -> impl Strategy<Value = BTreeMap<DirectorId, Member>> {
+    let id = "[-._A-Za-z0-9]{1,63}".prop_map(|name| DirectorId::new(&name).expect("a name"));
+    let addresses = prop::collection::vec((address(), any::<u16>()).prop_map(SocketAddr::from), 0..5);
+    let member = (any::<u64>(), addresses).prop_map(|(life, addresses)| Member { life: Incarnation(life), addresses });
+    prop::collection::btree_map(id, member, 0..17)
+}
+
 prop_compose! {
     fn beats()(
         numbers: [u64; 4],
-        tags in (0..3u8, any::<bool>(), any::<bool>()),
+        number: u64,
+        members in members(),
+        tags in (0..4u8, any::<bool>(), any::<bool>()),
         mac: [u8; 6],
         vips in prop::collection::btree_map(address(), any::<[bool; 3]>(), 0..40),
         granted in prop::collection::btree_set(address(), 0..40),
@@ -25,11 +34,14 @@ prop_compose! {
             incarnation: Incarnation(numbers[0]),
             sequence: numbers[1],
             acknowledged: tags.1.then_some((Incarnation(numbers[2]), numbers[3])),
-            deciding: [Deciding::Unknown, Deciding::Mine, Deciding::Conceded(Incarnation(numbers[3]))][usize::from(tags.0)],
+            deciding: [Deciding::Unknown, Deciding::Mine, Deciding::Conceded(Incarnation(numbers[3])), Deciding::Changing]
+                [usize::from(tags.0)],
             fit: tags.2,
             mac,
             vips: vips.into_iter().map(state).collect(),
             granted: granted.into_iter().collect(),
+            number,
+            membership: (!members.is_empty()).then_some(Membership { number, members }),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 mod network;
 
-use network::{Fault, World};
+use network::{Fault, WITH_API, World};
 use sluicegate_announce::OnIsolation;
 use std::env;
 
@@ -152,5 +152,159 @@ fn a_release_hands_over_without_waiting() {
             world.run(150);
             world.assert_all_served("before a fence would have run out");
         }
+    }
+}
+
+/// Directors that have found each other through an API server.
+fn joined(seed: u64, directors: usize) -> World {
+    let mut world = World::of_cluster(seed, directors, directors);
+    world.run(10_000 + 6_000 * u64::try_from(directors).expect("few"));
+    assert_eq!(world.members().len(), directors, "{:?}{}", world.members(), world.trace());
+    world.assert_all_served("once all have joined");
+    world
+}
+
+#[test]
+fn memberships_that_change_never_have_two_owners() {
+    for seed in seeds(400) {
+        let directors = 2 + usize::try_from(seed % 4).expect("small");
+        let mut world =
+            World::of_cluster(seed, directors, 1 + usize::try_from(seed % 3).expect("small").min(directors - 1));
+        world.be_unlucky_every(1_500, WITH_API, 60_000);
+        world.heal();
+        world.run(20_000 + 8_000 * u64::try_from(directors).expect("few"));
+        world.assert_all_served_soon("after everything has healed");
+        assert_eq!(world.members().len(), directors, "{:?}{}", world.members(), world.trace());
+    }
+}
+
+#[test]
+fn one_serves_alone_and_takes_others_in_without_an_interruption() {
+    // Odd ones have no failback, which would move VIPs.
+    for seed in seeds(40).map(|seed| seed * 2 + 1) {
+        let mut world = World::of_cluster(seed, 4, 1);
+        world.loses = false;
+        world.run(9_000);
+        world.assert_all_served("alone");
+        for next in 1..4 {
+            world.restart(next);
+            for _ in 0..16_000 {
+                world.run(1);
+                world.assert_all_served("while another one joins");
+            }
+            assert_eq!(world.members().len(), next + 1, "{:?}{}", world.members(), world.trace());
+        }
+    }
+}
+
+#[test]
+fn directors_go_on_for_ten_minutes_without_the_api_server() {
+    for seed in seeds(1).map(|seed| seed * 2 + 1) {
+        for directors in [1, 2, 3] {
+            let mut world = joined(seed, directors);
+            world.loses = false;
+            world.set_api_down(true);
+            for _ in 0..600_000 {
+                world.run(1);
+                world.assert_all_served("without the API server");
+            }
+            world.set_api_down(false);
+            world.run(15_000);
+            world.assert_all_served("with the API server back");
+            assert_eq!(world.members().len(), directors);
+        }
+    }
+}
+
+#[test]
+fn an_owner_that_dies_is_replaced_without_the_api_server() {
+    for seed in seeds(20) {
+        for directors in [2, 3, 5] {
+            let mut world = joined(seed, directors);
+            world.loses = false;
+            world.set_api_down(true);
+            world.run(30_000);
+            let victim = world.owner_of_something();
+            world.kill(victim);
+            world.run(1_000);
+            world.assert_all_served("a second after an owner was killed, without the API server");
+            // It starts again, and knows nothing before the API server is back.
+            world.restart(victim);
+            world.run(30_000);
+            world.assert_all_served("with its process back");
+            world.set_api_down(false);
+            world.run(20_000);
+            world.assert_all_served("with the API server back");
+            assert_eq!(world.members().len(), directors, "{:?}{}", world.members(), world.trace());
+        }
+    }
+}
+
+#[test]
+fn an_owner_that_stops_is_replaced_without_the_api_server() {
+    for seed in seeds(20) {
+        let mut world = joined(seed, 3);
+        world.loses = false;
+        world.set_api_down(true);
+        world.run(10_000);
+        let victim = world.owner_of_something();
+        world.stop(victim);
+        world.run(4_000);
+        world.assert_all_served("a lease and a second after an owner was stopped, without the API server");
+        world.run(60_000);
+        world.set_api_down(false);
+        // Left out, it goes on, and is taken in again.
+        world.run(30_000);
+        assert_eq!(world.members().len(), 2, "{:?}{}", world.members(), world.trace());
+        world.heal();
+        world.run(20_000);
+        world.assert_all_served("when it goes on");
+        assert_eq!(world.members().len(), 3, "{:?}{}", world.members(), world.trace());
+    }
+}
+
+#[test]
+fn the_last_of_two_serves_alone_and_one_of_many_that_are_gone_too() {
+    for seed in seeds(15) {
+        // The others have ended by themselves, died visibly, or an operator deleted their Leases.
+        for directors in [2, 3, 4] {
+            let mut world = joined(seed, directors);
+            for other in 1..directors {
+                match (seed + u64::try_from(other).expect("few")) % 3 {
+                    0 => world.end(other),
+                    1 => world.kill(other),
+                    _ => {
+                        world.power_off(other);
+                        world.delete_lease(other);
+                    }
+                }
+            }
+            world.run(60_000);
+            world.assert_all_served("alone");
+            assert_eq!(world.members().len(), 1, "{:?}{}", world.members(), world.trace());
+        }
+    }
+}
+
+#[test]
+fn a_director_takes_the_place_of_one_that_has_ended() {
+    for seed in seeds(15) {
+        let mut world = World::of_cluster(seed, 2, 1);
+        world.run(4_000);
+        world.assert_all_served("the first one, alone");
+        world.end(0);
+        world.run(1_000);
+        world.restart(1);
+        world.run(20_000);
+        world.assert_all_served("the second one, alone");
+        assert_eq!(world.members().len(), 1);
+        // One that lost its power may come back and is waited for, until an operator says that it does not.
+        world.power_off(1);
+        world.restart(0);
+        world.run(60_000);
+        assert_eq!(world.most_owners(), 0, "what the rule costs");
+        world.delete_lease(1);
+        world.run(20_000);
+        world.assert_all_served("after an operator has deleted the Lease");
     }
 }

@@ -56,6 +56,7 @@ fn announcer(link: &Link) -> Announcer {
     let settings = AnnounceSettings {
         me: DirectorId::new("director").expect("a name"),
         peers: BTreeMap::new(),
+        joins: None,
         listen: Vec::new(),
         secret: Secret::new(&[7; 32]).expect("a secret"),
         ports: vec![port(link)],

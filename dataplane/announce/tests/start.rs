@@ -26,6 +26,7 @@ impl Start {
         let settings = OwnershipSettings {
             me,
             peers: BTreeSet::from([peer]),
+            joins: None,
             mac: [2, 0, 0, 0, 0, 1],
             timing: Timing::default(),
             failback: false,
@@ -50,6 +51,8 @@ impl Start {
             mac: [2, 0, 0, 0, 0, 2],
             vips: vec![VipState { vip: self.vip, able: holds, claims: holds, holds }],
             granted: Vec::new(),
+            number: 0,
+            membership: None,
         };
         let from = DirectorId::new("edge2").expect("a name");
         self.ownership.handle(Event::Beat { from, beat }, self.now);

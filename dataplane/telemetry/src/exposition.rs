@@ -245,6 +245,9 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         | MetricId::VipTakeOvers
         | MetricId::VipLosses
         | MetricId::VipConflicts
+        | MetricId::Directors
+        | MetricId::DirectorRecord
+        | MetricId::DirectorLeaseAge
         | MetricId::FlowEntries
         | MetricId::FlowCapacity => control.packets.as_deref().map_or(Ok(()), |counts| packets(counts, id, family)),
         MetricId::Generation => family.integer(&[], control.generation),
@@ -333,6 +336,17 @@ fn packets(counts: &PacketCounts, id: MetricId, family: &mut Family<'_>) -> fmt:
         MetricId::VipTakeOvers => family.integer(&[], counts.take_overs),
         MetricId::VipLosses => family.integer(&[], counts.losses),
         MetricId::VipConflicts => family.integer(&[], counts.conflicts),
+        MetricId::Directors => counts.directors.iter().try_for_each(|directors| {
+            family.integer(&["recorded"], directors.recorded)?;
+            family.integer(&["heard"], directors.heard)
+        }),
+        MetricId::DirectorRecord => {
+            counts.directors.iter().try_for_each(|directors| family.integer(&[], directors.record))
+        }
+        MetricId::DirectorLeaseAge => {
+            let age = counts.directors.and_then(|directors| directors.lease_age);
+            age.iter().try_for_each(|age| family.integer(&[], *age))
+        }
         MetricId::FlowEntries => {
             family.integer(&["established"], counts.flows.0)?;
             family.integer(&["tentative"], counts.flows.1)

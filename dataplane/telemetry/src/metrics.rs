@@ -139,6 +139,12 @@ metric_table! {
         "Times that this director ceased to own a virtual IP.";
     VipConflicts Counter "sluicegate_vip_conflicts_total" []
         "Times that somebody else on the network claimed a virtual IP.";
+    Directors Gauge "sluicegate_directors" ["state"]
+        "Directors of the cluster: recorded, and heard by this one (itself included).";
+    DirectorRecord Gauge "sluicegate_director_record" []
+        "Number of the record of the cluster's directors that this one knows.";
+    DirectorLeaseAge Gauge "sluicegate_director_lease_age_seconds" []
+        "Time since the Lease of this director was renewed.";
     FlowEntries Gauge "sluicegate_flow_entries" ["state"]
         "Flows in the flow table at the last sweep: established (two packets and more) and tentative (one).";
     FlowCapacity Gauge "sluicegate_flow_capacity" []

@@ -18,10 +18,25 @@ pub struct PacketCounts {
     pub losses: u64,
     /// How often somebody else claimed a VIP.
     pub conflicts: u64,
+    /// The cluster's directors; nothing where flags name them.
+    pub directors: Option<DirectorCounts>,
     /// Entries of the flow table with two packets and more, and with one.
     pub flows: (u64, u64),
     /// Entries that fit.
     pub flow_capacity: u64,
+}
+
+/// The directors of a cluster, as one of them sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirectorCounts {
+    /// The number of the record.
+    pub record: u64,
+    /// Those that are in it.
+    pub recorded: u64,
+    /// Those of them that are heard, this one included.
+    pub heard: u64,
+    /// Seconds since the own Lease was renewed, where it was.
+    pub lease_age: Option<u64>,
 }
 
 /// What came to a port of a VIP.

@@ -5,7 +5,7 @@ mod parser;
 use parser::{Exposed, parse_openmetrics, parse_text};
 use proptest::prelude::*;
 use sluicegate_telemetry::metrics::{MetricKind, TABLE};
-use sluicegate_telemetry::packets::{Counted, PacketCounts, RealServerCounts, ServiceCounts};
+use sluicegate_telemetry::packets::{Counted, DirectorCounts, PacketCounts, RealServerCounts, ServiceCounts};
 use sluicegate_telemetry::source::SourceCounts;
 use sluicegate_telemetry::*;
 use std::collections::BTreeSet;
@@ -78,6 +78,7 @@ fn packet_counts() -> PacketCounts {
         }],
         owned: vec![("192.0.2.10".to_owned(), true), ("2001:db8::10".to_owned(), false)],
         take_overs: 5,
+        directors: Some(DirectorCounts { record: 7, recorded: 3, heard: 2, lease_age: Some(4) }),
         flows: (11, 12),
         flow_capacity: 64,
         ..PacketCounts::default()
@@ -141,6 +142,9 @@ fn what_a_director_counts_stands_under_its_vips_and_real_servers() {
         assert_eq!(exposed.value("sluicegate_vip_owned", &[("vip", "192.0.2.10")]), Some(1.0));
         assert_eq!(exposed.value("sluicegate_vip_owned", &[("vip", "2001:db8::10")]), Some(0.0));
         assert_eq!(exposed.value("sluicegate_vip_take_overs_total", &[]), Some(5.0));
+        assert_eq!(exposed.value("sluicegate_directors", &[("state", "heard")]), Some(2.0));
+        assert_eq!(exposed.value("sluicegate_director_record", &[]), Some(7.0));
+        assert_eq!(exposed.value("sluicegate_director_lease_age_seconds", &[]), Some(4.0));
         assert_eq!(exposed.value("sluicegate_flow_entries", &[("state", "tentative")]), Some(12.0));
     }
 }

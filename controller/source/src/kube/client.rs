@@ -91,6 +91,15 @@ impl KubeClient {
         self.config.cluster_url.to_string()
     }
 
+    /// The server's host and port.
+    #[must_use]
+    pub fn host(&self) -> (String, u16) {
+        let url = &self.config.cluster_url;
+        let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let port = if url.scheme_str() == Some("http") { 80 } else { 443 };
+        (host.to_owned(), url.port_u16().unwrap_or(port))
+    }
+
     /// A client for the runtime that runs this.
     ///
     /// # Errors

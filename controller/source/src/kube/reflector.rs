@@ -483,7 +483,7 @@ pub(super) fn watch_names(reflector: &Reflector, selector: &str) -> watch::Recei
 /// Pauses between tries: from short to long, each by chance between half and the whole, so that many gateways do not come
 /// back at one moment.
 #[derive(Debug)]
-struct Pauses {
+pub(crate) struct Pauses {
     next: Duration,
     bounds: (Duration, Duration),
 }

@@ -33,6 +33,10 @@ pub(super) struct Peer {
     pub(super) votes: Votes,
     /// It should hear from us at once.
     pub(super) is_due: bool,
+    /// The number of the membership that it knows.
+    pub(super) number: u64,
+    /// Since when it is known to know ours.
+    pub(super) current_since: Option<Moment>,
 }
 
 impl Peer {
@@ -56,23 +60,28 @@ impl Peer {
         self.ballot.succeed();
         self.fit_since = None;
         self.met = None;
+        self.current_since = None;
         self.confirmed = false;
         self.last_answered = 0;
         self.is_due = true;
     }
 
-    pub(super) fn hear(&mut self, beat: &Beat, timing: &Timing, now: Moment) {
+    pub(super) fn hear(&mut self, beat: &Beat, number: u64, timing: &Timing, now: Moment) {
         self.last_sequence = beat.sequence;
         self.last_heard = Some(now);
         self.met = self.met.or(Some(now));
         self.is_gone = false;
         self.is_silent = false;
+        self.number = beat.number;
+        self.current_since = self.current_since.or(Some(now)).filter(|_| beat.number >= number);
         self.mac = Some(beat.mac);
         self.fit_since = if beat.fit { self.fit_since.or(Some(now)) } else { None };
         self.vips = beat.vips.iter().map(|state| (state.vip, *state)).collect();
         // What has run out stays so, even if it is asked for again before anybody looked.
         self.ballot.lapse(now);
-        self.ballot.renew(timing, now);
+        if beat.number >= number {
+            self.ballot.renew(timing, now);
+        }
         self.ballot.keep_only(|vip| self.vips.get(vip).is_some_and(|state| state.claims));
     }
 

@@ -25,6 +25,15 @@ pub enum Report {
     PeerGone(DirectorId),
     /// Nothing came from a peer for a whole lease.
     PeerSilent(DirectorId),
+    /// The record of the cluster's directors is another one.
+    Membership {
+        /// Its number.
+        number: u64,
+        /// Who is in it.
+        members: Vec<DirectorId>,
+        /// This director is.
+        is_in: bool,
+    },
     /// Somebody else says that it has a VIP. Said once of each station, and again if it comes back after minutes.
     Conflict {
         /// Which one.
@@ -83,7 +92,26 @@ pub struct PeerView {
     pub votes_for: Duration,
 }
 
+/// The cluster's directors as this one knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembershipView {
+    /// How many changes there have been.
+    pub number: u64,
+    /// Who is in it, by name.
+    pub members: Vec<DirectorId>,
+    /// This director is.
+    pub is_in: bool,
+}
+
 impl Ownership {
+    /// The cluster's directors; nothing where flags name them, and before the record was read.
+    #[must_use]
+    pub fn membership_view(&self) -> Option<MembershipView> {
+        let membership = self.membership()?;
+        let members = membership.members.keys().cloned().collect();
+        Some(MembershipView { number: membership.number, members, is_in: self.is_member() })
+    }
+
     /// All VIPs, ascending.
     #[must_use]
     pub fn vips(&self, now: Moment) -> Vec<VipView> {

@@ -1,5 +1,8 @@
 //! Directors on clocks of their own, connections that delay and break, and an observer who sees every fence.
 
+mod api;
+
+use api::{Api, Client};
 use sluicegate_announce::{
     Action, DirectorId, Event, Fitness, Incarnation, Moment, OnIsolation, Ownership, OwnershipSettings, Timing,
 };
@@ -19,7 +22,30 @@ pub enum Fault {
     Carrier,
     Release,
     Able,
+    /// A process gives everything up and ends by itself.
+    End,
+    ApiDown,
+    ApiCut,
+    /// An operator deletes the Lease of a director that does not run.
+    DeleteLease,
 }
+
+/// Those of a world whose directors come from an API server.
+pub const WITH_API: &[Fault] = &[
+    Fault::Stop,
+    Fault::Kill,
+    Fault::Restart,
+    Fault::Restart,
+    Fault::PowerOff,
+    Fault::Cut,
+    Fault::Cut,
+    Fault::Mend,
+    Fault::Mend,
+    Fault::End,
+    Fault::ApiDown,
+    Fault::ApiCut,
+    Fault::DeleteLease,
+];
 
 const ALL: &[Fault] = &[
     Fault::Stop,
@@ -53,6 +79,8 @@ pub struct World {
     /// Some packets are lost, and sent again.
     pub loses: bool,
     history: Vec<String>,
+    /// Where directors come from, if they do not know each other by flags.
+    api: Option<Api>,
 }
 
 struct Director {
@@ -75,7 +103,10 @@ struct Process {
     undone: Vec<Action>,
     inbox: Vec<Event>,
     is_released: bool,
+    /// It ends by itself then.
+    ends_at: Option<Millis>,
     next_poll: Moment,
+    client: Client,
 }
 
 struct Parcel {
@@ -87,6 +118,24 @@ struct Parcel {
 
 impl World {
     pub fn new(seed: u64, directors: usize, on_isolation: OnIsolation) -> Self {
+        let mut world = Self::empty(seed, directors, on_isolation);
+        for number in 0..directors {
+            world.restart(number);
+        }
+        world
+    }
+
+    /// Directors that find each other through an API server. Those from `running` on are not started yet.
+    pub fn of_cluster(seed: u64, directors: usize, running: usize) -> Self {
+        let mut world = Self::empty(seed, directors, OnIsolation::Release);
+        world.api = Some(Api::default());
+        for number in 0..running {
+            world.restart(number);
+        }
+        world
+    }
+
+    fn empty(seed: u64, directors: usize, on_isolation: OnIsolation) -> Self {
         let vips = ["192.0.2.10", "192.0.2.11", "2001:db8::10"].map(|text| text.parse().expect("an address")).to_vec();
         let mut world = Self {
             seed,
@@ -101,6 +150,7 @@ impl World {
             is_hostile: false,
             loses: true,
             history: Vec::new(),
+            api: None,
         };
         for number in 0..directors {
             let director = Director {
@@ -113,9 +163,6 @@ impl World {
                 fences: vec![0; world.vips.len()],
             };
             world.directors.push(director);
-        }
-        for number in 0..directors {
-            world.restart(number);
         }
         world
     }
@@ -145,9 +192,14 @@ impl World {
     }
 
     pub fn be_unlucky_with(&mut self, faults: &[Fault], millis: Millis) {
+        self.be_unlucky_every(400, faults, millis);
+    }
+
+    /// Random faults, one every so many milliseconds on average.
+    pub fn be_unlucky_every(&mut self, pause: Millis, faults: &[Fault], millis: Millis) {
         self.is_hostile = true;
         for _ in 0..millis {
-            if self.below(400) == 0 {
+            if self.below(pause) == 0 {
                 let fault = faults[self.pick(faults.len())];
                 self.strike(fault);
             }
@@ -187,6 +239,20 @@ impl World {
                 self.note(format!("{vip} at {victim} toggled"));
                 self.tell_vips(victim);
             }
+            Fault::End => {
+                self.release(victim);
+                let ends_at = self.now + 1 + self.below(2_000);
+                if let Some(process) = &mut self.directors[victim].process {
+                    process.ends_at = Some(ends_at);
+                }
+            }
+            Fault::ApiDown => {
+                let is_down = !self.api().is_down;
+                self.set_api_down(is_down);
+            }
+            Fault::ApiCut => self.cut_from_api(victim),
+            Fault::DeleteLease if self.directors[victim].process.is_none() => self.delete_lease(victim),
+            Fault::DeleteLease => {}
         }
     }
 
@@ -225,11 +291,14 @@ impl World {
         self.note(format!("start {victim}"));
         let number = u8::try_from(victim).expect("few directors");
         let others = self.directors.iter().map(|director| director.id.clone());
+        let joins = self.api.as_ref().map(|_| api::address(victim));
+        let gone = if joins.is_some() { Duration::from_secs(7) } else { Timing::default().gone };
         let settings = OwnershipSettings {
             me: self.directors[victim].id.clone(),
-            peers: others.filter(|id| *id != self.directors[victim].id).collect(),
+            peers: others.filter(|id| joins.is_none() && *id != self.directors[victim].id).collect(),
+            joins,
             mac: [2, 0, 0, 0, 0, number],
-            timing: Timing::default(),
+            timing: Timing { gone, ..Timing::default() },
             failback: self.seed.is_multiple_of(2),
             on_isolation: self.on_isolation,
         };
@@ -243,7 +312,9 @@ impl World {
             undone: Vec::new(),
             inbox: Vec::new(),
             is_released: false,
+            ends_at: None,
             next_poll: now,
+            client: Client::default(),
         };
         self.directors[victim].process = Some(process);
         self.tell_vips(victim);
@@ -281,6 +352,9 @@ impl World {
     fn mend(&mut self) {
         self.note("mend".to_owned());
         self.cuts.clear();
+        if let Some(api) = &mut self.api {
+            (api.is_down, _) = (false, api.cut.clear());
+        }
     }
 
     /// Everything goes on: links, processes, carriers, real servers.
@@ -307,6 +381,12 @@ impl World {
         (0..self.vips.len()).map(|place| self.owners(place)).max().unwrap_or_default()
     }
 
+    /// A director that owns at least one VIP.
+    pub fn owner_of_something(&self) -> usize {
+        let owns = |director: &Director| director.fences.iter().any(|fence| self.now < *fence);
+        self.directors.iter().position(owns).expect("an owner")
+    }
+
     pub fn assert_all_served(&self, when: &str) {
         for (place, vip) in self.vips.iter().enumerate() {
             assert!(self.owners(place) > 0, "{vip} has no owner {when}{}", self.trace());
@@ -326,6 +406,7 @@ impl World {
 
     fn step(&mut self) {
         self.now += 1;
+        self.run_api();
         if self.wire.iter().any(|parcel| parcel.at <= self.now) {
             self.deliver();
         }
@@ -362,6 +443,9 @@ impl World {
     fn run_process(&mut self, number: usize) {
         let now = self.local(number, self.now);
         let Some(process) = &mut self.directors[number].process else { return };
+        if process.stopped_until.is_none() && process.ends_at.is_some_and(|at| at <= self.now) {
+            return self.end(number);
+        }
         if process.stopped_until.is_none() && process.inbox.is_empty() && now < process.next_poll {
             return;
         }
@@ -409,6 +493,7 @@ impl World {
                     self.post(number, other, Event::Beat { from, beat });
                 }
             }
+            Action::Propose(next) => self.propose(number, next),
             Action::Report(report) => self.note(format!("{number}: {report:?}")),
             _ => {}
         }
@@ -449,7 +534,7 @@ impl World {
         self.history.push(format!("{:>6} {what}", self.now));
     }
 
-    fn trace(&self) -> String {
+    pub fn trace(&self) -> String {
         let last = self.history.len().saturating_sub(40);
         format!(" at {} ms; SEED={} repeats it\n{}", self.now, self.seed, self.history[last..].join("\n"))
     }

@@ -37,8 +37,13 @@ metadata:
 rules:
 - {apiGroups: [""], resources: [configmaps], resourceNames: [vips, tcp-services], verbs: [list, watch]}
 {{- if ne .component "backend" }}
+{{- if eq .component "director" }}
+# Its own Lease, those of the other directors, and the record of who they are.
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, get, list, update, watch]}
+{{- else }}
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create]}
 - {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [{{ .root.Release.Name }}-{{ .component }}], verbs: [get, update]}
+{{- end }}
 {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
