@@ -45,6 +45,7 @@ impl ApiServer {
             outage_seconds: outage.as_ref().map(|(outage, _)| outage.as_secs()),
             why: outage.map(|(_, why)| why.to_string()),
             heard_seconds_ago: self.contact.age(now).map(|age| age.as_secs()),
+            clock_ahead_seconds: self.contact.clock_ahead(),
             ..SourceState::default()
         }
     }
@@ -65,6 +66,7 @@ impl ApiServer {
         SourceCounts {
             outage: self.contact.outage(now).map_or(Duration::ZERO, |(outage, _)| outage),
             age: self.contact.age(now),
+            clock_ahead: self.contact.clock_ahead(),
             watches: watches.into_iter().map(|((resource, state), count)| (resource, state, count)).collect(),
             lists: counts.lists.into_iter().collect(),
             watch_errors: counts.watch_errors.into_iter().collect(),

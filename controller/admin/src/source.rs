@@ -16,6 +16,8 @@ pub struct SourceState {
     pub why: Option<String>,
     /// How long ago it was last heard of; null where it never was. A quiet one is heard of once a minute.
     pub heard_seconds_ago: Option<u64>,
+    /// By how many seconds this machine's clock is ahead of its (negative: behind); null where that is not known.
+    pub clock_ahead_seconds: Option<i64>,
     /// How the watches do.
     pub watches: WatchCounts,
     /// Those that fail, by name.

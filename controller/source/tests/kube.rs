@@ -244,6 +244,20 @@ fn an_outage_changes_nothing_and_is_known() {
 }
 
 #[test]
+fn a_clock_that_is_wrong_changes_nothing_and_is_known() {
+    let server = ApiServer::start().expect("a server");
+    server.set_clock(-3600);
+    deploy(&server, "shop", "web");
+    let mut follower = Follower::of(&server);
+    let ahead = follower.contact().clock_ahead().expect("answers say the time");
+    assert!((3600..3660).contains(&ahead), "{ahead}");
+    assert_eq!(follower.endpoints(), 1);
+    server.set_clock(0);
+    server.cut_watches();
+    follower.until("the right time", |this| this.contact().clock_ahead() == Some(0));
+}
+
+#[test]
 fn watches_that_break_and_crawl_lose_nothing() {
     let server = ApiServer::start().expect("a server");
     let mut count = 0;

@@ -265,6 +265,7 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         }),
         MetricId::SourceOutage
         | MetricId::SourceAge
+        | MetricId::SourceClockAhead
         | MetricId::SourceWatches
         | MetricId::SourceLists
         | MetricId::SourceWatchErrors
@@ -297,6 +298,9 @@ fn api_server(counts: &SourceCounts, id: MetricId, family: &mut Family<'_>) -> f
     match id {
         MetricId::SourceOutage => family.sample(&[], &Value::Float(counts.outage.as_secs_f64())),
         MetricId::SourceAge => family.float_if_known(counts.age.map(|age| age.as_secs_f64())),
+        MetricId::SourceClockAhead => {
+            counts.clock_ahead.map_or(Ok(()), |ahead| family.sample(&[], &Value::Signed(ahead)))
+        }
         MetricId::SourceWatches => {
             counts.watches.iter().try_for_each(|(resource, state, count)| family.integer(&[resource, state], *count))
         }

@@ -169,6 +169,8 @@ metric_table! {
         "For how long the API server has not answered; 0 while it does. What was read is served meanwhile.";
     SourceAge Gauge "sluicegate_source_contact_age_seconds" []
         "Time since the API server was last heard of, which a quiet one is once a minute.";
+    SourceClockAhead Gauge "sluicegate_source_clock_ahead_seconds" []
+        "By how much this machine's clock is ahead of the API server's; negative: behind.";
     SourceWatches Gauge "sluicegate_source_watches" ["resource", "state"]
         "Watches of the API server that are well, reading (not read once yet) and failing.";
     SourceLists Counter "sluicegate_source_lists_total" ["resource"]

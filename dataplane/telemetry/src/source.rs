@@ -14,6 +14,8 @@ pub struct SourceCounts {
     pub outage: Duration,
     /// How long ago it was last heard of; `None` = never.
     pub age: Option<Duration>,
+    /// Seconds that this machine's clock is ahead of the API server's; `None` = not known.
+    pub clock_ahead: Option<i64>,
     /// (Resource, state, watches): `well`, `reading` (not read once yet) and `failing`.
     pub watches: Vec<(&'static str, &'static str, u64)>,
     /// (Resource, times that everything of it was read).

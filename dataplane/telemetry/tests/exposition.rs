@@ -90,6 +90,7 @@ fn source_counts() -> SourceCounts {
     SourceCounts {
         outage: Duration::from_millis(2_500),
         age: Some(Duration::from_secs(3)),
+        clock_ahead: Some(-40),
         watches: vec![("services", "well", 1), ("services", "failing", 2)],
         lists: vec![("services", 4)],
         watch_errors: vec![("services", 5)],
@@ -111,6 +112,7 @@ fn what_is_asked_of_an_api_server_is_exposed_where_there_is_one() {
     for exposed in both(&metrics) {
         assert_eq!(exposed.value("sluicegate_source_outage_seconds", &[]), Some(2.5));
         assert_eq!(exposed.value("sluicegate_source_contact_age_seconds", &[]), Some(3.0));
+        assert_eq!(exposed.value("sluicegate_source_clock_ahead_seconds", &[]), Some(-40.0));
         let failing = [("resource", "services"), ("state", "failing")];
         assert_eq!(exposed.value("sluicegate_source_watches", &failing), Some(2.0));
         assert_eq!(exposed.value("sluicegate_source_lists_total", &[("resource", "services")]), Some(4.0));

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     faults: Faults,
     token: Option<String>,
     bookmark_every: Mutex<Duration>,
+    /// Seconds that the `Date` of answers is ahead.
+    clock: AtomicI64,
     /// Versions, as they come.
     pub(crate) versions: signal::Sender<u64>,
     /// Counted up, it cuts every watch.
@@ -114,6 +117,7 @@ impl ApiServer {
             faults: Faults::default(),
             token: token.map(str::to_owned),
             bookmark_every: Mutex::new(Duration::from_millis(500)),
+            clock: AtomicI64::new(0),
             versions: signal::Sender::new(0),
             cuts: signal::Sender::new(0),
             open: signal::Sender::new(true),
@@ -242,6 +246,11 @@ impl ApiServer {
         *lock(&self.shared.bookmark_every) = every;
     }
 
+    /// Sets the clock that answers show, in seconds ahead of this machine's.
+    pub fn set_clock(&self, ahead: i64) {
+        self.shared.clock.store(ahead, Ordering::Relaxed);
+    }
+
     /// Breaks the connection of every watch.
     pub fn cut_watches(&self) {
         self.shared.cuts.send_modify(|count| *count += 1);
@@ -342,6 +351,18 @@ impl Body for Answer {
 struct NoAnswer;
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Answer>, NoAnswer> {
+    let ahead = shared.clock.load(Ordering::Relaxed);
+    let mut response = answer_to(shared, request).await?;
+    let now = SystemTime::now();
+    let by = Duration::from_secs(ahead.unsigned_abs());
+    let shown = if ahead < 0 { now.checked_sub(by) } else { now.checked_add(by) };
+    if let Some(date) = shown.and_then(|shown| http::HeaderValue::try_from(httpdate::fmt_http_date(shown)).ok()) {
+        response.headers_mut().insert(http::header::DATE, date);
+    }
+    Ok(response)
+}
+
+async fn answer_to(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Answer>, NoAnswer> {
     let (head, body) = request.into_parts();
     let query = Query::parse(head.uri.query().unwrap_or_default());
     let target = match Target::parse(head.uri.path()) {

@@ -2,6 +2,7 @@
 
 use super::contact::{Answered, ApiContact};
 use super::request::Asked;
+use http::header::DATE;
 use http::{Request, Response};
 use kube::client::{Body, ClientBuilder};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tower::{BoxError, Layer, Service};
 
 /// An API server that takes no connection for so long is away.
@@ -174,6 +175,12 @@ struct Waiting {
 impl Waiting {
     fn over<B>(&mut self, answer: &Result<Response<B>, BoxError>) {
         self.is_over = true;
+        if let Ok(answer) = answer
+            && let Some(ahead) = clock_ahead(answer, SystemTime::now())
+            && let Some(told) = self.contact.compared(ahead)
+        {
+            tracing::warn!("{told}");
+        }
         match answer.as_ref().map(Response::status) {
             Ok(status) if status.is_server_error() => {
                 self.contact.failed(self.asked, Answered::Failed, &format!("the API server answers {status}"));
@@ -183,6 +190,13 @@ impl Waiting {
             Err(error) => self.contact.failed(self.asked, Answered::Not, &innermost(&**error)),
         }
     }
+}
+
+/// By how many seconds `now` is ahead of the server's clock, where the answer says what that shows (RFC 9110, section 6.6.1).
+fn clock_ahead<B>(answer: &Response<B>, now: SystemTime) -> Option<i64> {
+    let seconds = |time: SystemTime| i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs()).ok();
+    let theirs = httpdate::parse_http_date(answer.headers().get(DATE)?.to_str().ok()?).ok()?;
+    Some(seconds(now)? - seconds(theirs)?)
 }
 
 impl Drop for Waiting {

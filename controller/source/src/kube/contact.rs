@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 /// every minute, and a connection that died without a word may keep one waiting.
 const SILENCE: Duration = Duration::from_secs(90);
 
+/// Clocks that differ by more than this many seconds are worth a word: certificates and tokens are judged by them. Nothing here
+/// is: Leases are judged by how long they have not moved.
+const CLOCKS_DIFFER: i64 = 5;
+
 /// One watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchState {
@@ -60,6 +64,7 @@ pub struct ApiContact {
 #[derive(Debug, Default)]
 struct Inner {
     answered: Option<Instant>,
+    clock_ahead: Option<i64>,
     failed: Option<(Instant, Arc<str>)>,
     watches: BTreeMap<Arc<str>, WatchState>,
     counts: ApiCounts,
@@ -95,6 +100,13 @@ impl ApiContact {
         self.inner().answered.map(|answered| now.saturating_duration_since(answered))
     }
 
+    /// By how many seconds this machine's clock is ahead of the API server's (negative: behind), by the last answer that
+    /// said the time. Below two seconds it is nothing, because answers say it to the second.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Option<i64> {
+        self.inner().clock_ahead
+    }
+
     /// The watches by name, such as `services` or `services in shop`.
     #[must_use]
     pub fn watches(&self) -> BTreeMap<Arc<str>, WatchState> {
@@ -110,6 +122,23 @@ impl ApiContact {
     /// It was heard of.
     pub(super) fn heard(&self) {
         self.inner().answered = Some(Instant::now());
+    }
+
+    /// An answer said what time it is there; `ahead` is ours less that, in seconds. Says what to tell of it, once.
+    pub(super) fn compared(&self, ahead: i64) -> Option<String> {
+        let ahead = if ahead.abs() < 2 { 0 } else { ahead };
+        let before = self.inner().clock_ahead.replace(ahead).unwrap_or_default();
+        let (differs, differed) = (ahead.abs() > CLOCKS_DIFFER, before.abs() > CLOCKS_DIFFER);
+        let which = if ahead > 0 { "ahead of" } else { "behind" };
+        match (differs, differed) {
+            (true, false) => Some(format!(
+                "this machine's clock is {} s {which} the API server's; certificates and tokens may be refused for it: set \
+                 both by NTP",
+                ahead.abs()
+            )),
+            (false, true) => Some("this machine's clock agrees with the API server's again".to_owned()),
+            _ => None,
+        }
     }
 
     pub(super) fn answered(&self, asked: Asked, how: Answered) {
@@ -167,6 +196,17 @@ mod tests {
         assert!(contact.outage(later).is_some());
         contact.heard();
         assert_eq!(contact.outage(later), None);
+    }
+
+    #[test]
+    fn clocks_that_differ_are_told_once() {
+        let contact = ApiContact::default();
+        assert_eq!((contact.clock_ahead(), contact.compared(1), contact.clock_ahead()), (None, None, Some(0)));
+        let told = contact.compared(-40).expect("it differs");
+        assert!(told.contains("40 s behind"), "{told}");
+        assert_eq!((contact.compared(-41), contact.clock_ahead()), (None, Some(-41)));
+        assert!(contact.compared(0).expect("it agrees").contains("again"));
+        assert!(contact.compared(3600).expect("it differs").contains("3600 s ahead of"));
     }
 
     #[test]
