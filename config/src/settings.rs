@@ -90,6 +90,8 @@ pub struct Settings {
     /// The Service that selects the agents on nodes: with method POD a node without a ready one gets no new flows. `None` =
     /// every node counts.
     pub backend_service: Option<NamespacedName>,
+    /// The Service that selects the directors, for an agent: it believes tunnels of theirs. `None` = they are known otherwise.
+    pub director_service: Option<NamespacedName>,
     /// The ConfigMap of TCP services, if there is one.
     pub tcp_services_configmap: Option<NamespacedName>,
     /// Ports that TCP services may not take, because the gateway itself listens there.
@@ -112,6 +114,7 @@ impl Default for Settings {
             default_load_balancer: false,
             vip_pools: Vec::new(),
             backend_service: None,
+            director_service: None,
             tcp_services_configmap: None,
             reserved_ports: BTreeSet::from([80, 443, 10253, 10254]),
             watch_namespace: None,

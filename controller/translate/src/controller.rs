@@ -9,6 +9,7 @@ use sluicegate_config::{
     check,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a batch of changes led to.
@@ -18,6 +19,8 @@ pub struct Update {
     pub diff: Diff,
     /// The generation after it; unchanged if nothing moved.
     pub generation: Generation,
+    /// Virtual IPs of which something was looked at again, also where nothing about them moved: pods may have come and gone.
+    pub vips: BTreeSet<IpAddr>,
     /// True if any rejection came or went.
     pub rejections_changed: bool,
     /// Those that were not there before, sorted: for the log.
@@ -77,8 +80,9 @@ impl Controller {
         let Checked { diff, rejections } = check(translation.draft, &self.desired);
         self.desired.apply(&diff);
         self.watch_validity(&diff);
+        let vips = dirty.vips.clone();
         let moved = self.rejections.replace(sources(dirty), translation.notes.into_iter().chain(rejections));
-        self.update(diff, moved)
+        Update { vips, ..self.update(diff, moved) }
     }
 
     /// Replaces what a manifest file is rejected for; an empty list means that it is good again.
@@ -145,6 +149,7 @@ impl Controller {
         Update {
             diff,
             generation: self.desired.generation,
+            vips: BTreeSet::new(),
             rejections_changed: !moved.new.is_empty() || !moved.gone.is_empty(),
             new_rejections: moved.new,
             gone_rejections: moved.gone,

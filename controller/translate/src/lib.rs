@@ -28,6 +28,7 @@ mod controller;
 mod dirty;
 mod facts;
 mod index;
+pub mod node_share;
 mod object;
 mod objects;
 mod shared;

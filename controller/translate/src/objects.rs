@@ -301,7 +301,7 @@ impl Objects {
     fn is_watched(&self, reference: &ObjectRef) -> bool {
         match reference.kind {
             Kind::IngressClass | Kind::Node => true,
-            Kind::EndpointSlice if self.holds_agents(&reference.namespace) => true,
+            Kind::EndpointSlice if self.holds_our_own(&reference.namespace) => true,
             Kind::File => false,
             Kind::ConfigMap => self.configmap_names().any(|key| *key == name(reference)),
             // The operator's own choice, wherever it lies.
@@ -310,9 +310,10 @@ impl Objects {
         }
     }
 
-    /// Slices of agents are read wherever they lie.
-    fn holds_agents(&self, namespace: &str) -> bool {
-        self.settings.backend_service.as_ref().is_some_and(|service| *service.namespace == *namespace)
+    /// Slices of agents and directors are read wherever they lie.
+    fn holds_our_own(&self, namespace: &str) -> bool {
+        let mut ours = self.settings.backend_service.iter().chain(&self.settings.director_service);
+        ours.any(|service| *service.namespace == *namespace)
     }
 
     fn remove(&mut self, reference: &ObjectRef) -> Dirty {

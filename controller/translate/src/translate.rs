@@ -5,6 +5,8 @@ mod host;
 mod server_name;
 mod vip;
 
+pub(crate) use backend::slice_ports;
+
 use crate::claim::dialect_of;
 use crate::dirty::Dirty;
 use crate::facts::ingress::{Class, Ingress};

@@ -176,7 +176,7 @@ fn no_such_port(service: &ObjectRef, found: &Service, wanted: &PortRef) -> Nowhe
 ///
 /// Hand-made slices are often less exact: a nameless Service port takes the slice's only port whatever its name, and a
 /// targetPort by number stands where no name fits (annotations.md section 4, row 23).
-pub(super) fn slice_ports(slice: &Slice, port: &ServicePort) -> Vec<u16> {
+pub(crate) fn slice_ports(slice: &Slice, port: &ServicePort) -> Vec<u16> {
     let alike = || slice.ports.iter().filter(|candidate| candidate.protocol == port.protocol);
     let target = match port.target {
         TargetPort::Number(number) => Some(number),
