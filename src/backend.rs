@@ -1,118 +1,111 @@
 //! `backend` and `detach`: this host as a real server of directors elsewhere, and what gone processes left.
 
+mod agent;
+mod host;
+mod sizes;
+
 use crate::Failure;
 use crate::capabilities::{self, Duty};
-use crate::check::Reading;
 use crate::cli::{BackendArguments, DetachArguments, TunnelName};
 use crate::director::probe_egress;
 use crate::output::print;
-use crate::run::{Signals, log_to_stderr};
+use crate::run::log_to_stderr;
+use agent::{Agent, AgentSettings, AgentSource};
 use anyhow::Context as _;
-use sluicegate_backend::{
-    AttachMode, Backend, BackendSettings, BackendState, Changes, ClassifierMode, Directors, ProbeEgress,
-};
+use host::Typed;
+use sluicegate_backend::{AttachMode, BackendSettings, ClassifierMode, ProbeEgress};
+use sluicegate_config::{NamespacedName, Settings};
 use sluicegate_forward::pins::DEFAULT_ROOT;
-use sluicegate_l4::gue::{FORMER4, FORMER6};
 use sluicegate_l4::layout::VERSION;
+use sluicegate_source::{DirectorySettings, KubeSettings, Login};
 use sluicegate_telemetry::logging::LogFormat;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
-/// How often the host is made what it should be: somebody may have taken an address away, and manifests change.
-const REPEAT: Duration = Duration::from_secs(2);
+/// The Service of the directors in our own manifests.
+const DIRECTOR_SERVICE: (&str, &str) = ("sluicegate-system", "sluicegate-directors");
 
 pub fn backend(arguments: &BackendArguments) -> Result<(), Failure> {
-    if arguments.vip.is_empty() && arguments.manifests.is_empty() {
-        return Err(Failure::Usage("no VIP: name them with --vip ADDRESS, or the manifests that bind them".to_owned()));
+    let settings = settings(arguments)?;
+    log_to_stderr(LogFormat::Text, &arguments.log_level)?;
+    let follows_files = !arguments.manifests.is_empty() || arguments.kubeconfig.is_some();
+    capabilities::keep_only(Duty { role: None, forwards: true, follows_files }).context("giving up capabilities")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Agent::start(settings).await?.run().await })
+}
+
+fn settings(arguments: &BackendArguments) -> Result<AgentSettings, Failure> {
+    let refuse = |what: &str| Err(Failure::Usage(what.to_owned()));
+    let is_in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && arguments.node_name.is_some();
+    let is_cluster = arguments.manifests.is_empty() && (arguments.kubeconfig.is_some() || is_in_pod);
+    if arguments.vip.is_empty() && arguments.manifests.is_empty() && !is_cluster {
+        return refuse("no VIP: name them with --vip ADDRESS, or say what binds them: --manifests or --kubeconfig");
     }
-    if arguments.tunnel != TunnelName::None && arguments.director.is_empty() && !arguments.any_director {
-        return Err(Failure::Usage(
-            "no director: name those whose tunnels are believed with --director ADDRESS, or use --tunnel none where \
-             packets come on the same link"
-                .to_owned(),
-        ));
+    if arguments.interface.is_empty() && arguments.node_name.is_none() {
+        return refuse(
+            "no interface: name those that the director's packets come in on with --interface IFACE, or the node with --node-name",
+        );
+    }
+    let mut translate = arguments.translate.settings([]);
+    // What makes nodes real servers is the directors' to judge; a node goes on with what it has.
+    translate.backend_service = None;
+    translate.adopt_without_classes = !is_cluster;
+    let is_any_known = !arguments.director.is_empty() || arguments.any_director;
+    translate.director_service = match &arguments.director_service {
+        None if is_cluster && !is_any_known => Some(NamespacedName::new(DIRECTOR_SERVICE.0, DIRECTOR_SERVICE.1)),
+        named => named.clone(),
+    };
+    if arguments.tunnel != TunnelName::None && !is_any_known && translate.director_service.is_none() {
+        return refuse(
+            "no director: name those whose tunnels are believed with --director ADDRESS or --director-service, or use \
+             --tunnel none where packets come on the same link",
+        );
     }
     if arguments.tunnel != TunnelName::Gue && !arguments.peer.is_empty() {
-        return Err(Failure::Usage(
-            "--peer is for the second chance, which needs GUE: add --tunnel gue, or leave --peer out".to_owned(),
-        ));
+        return refuse("--peer is for the second chance, which needs GUE: add --tunnel gue, or leave --peer out");
     }
-    log_to_stderr(LogFormat::Text, &arguments.log_level)?;
-    let duty = Duty { role: None, forwards: true, follows_files: !arguments.manifests.is_empty() };
-    capabilities::keep_only(duty).context("giving up capabilities")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        let settings = BackendSettings {
+    Ok(AgentSettings {
+        backend: BackendSettings {
             interfaces: arguments.interface.clone(),
             mode: AttachMode::Auto,
             classifiers: if arguments.classic_filters { ClassifierMode::Filter } else { ClassifierMode::Auto },
             pins: sluicegate_backend::default_pins(),
-            pod_flows: 0,
-        };
-        let mut backend = Backend::start(&settings).context("this host cannot be a real server")?;
-        for attachment in backend.attachments() {
-            tracing::info!(?attachment, "attached");
-        }
-        loop {
-            let changes = backend.apply(&state(arguments)?).await?;
-            say(&changes);
-            if arguments.once {
-                return Ok(());
-            }
-            tokio::select! {
-                () = tokio::time::sleep(REPEAT) => {}
-                name = signals.next() => {
-                    tracing::info!("{name}: VIPs and programs stay; `sluicegate detach` takes them away");
-                    return Ok(());
-                }
-            }
-        }
+            pod_flows: if arguments.node_name.is_some() { arguments.pod_flows } else { 0 },
+        },
+        typed: Typed {
+            vips: arguments.vip.iter().copied().collect(),
+            node: arguments.node_name.as_deref().map(Into::into),
+            directors: arguments.director.iter().copied().collect(),
+            any_director: arguments.any_director,
+            director_service: translate.director_service.clone(),
+            peers: arguments.peer.iter().copied().collect(),
+            tunnel: arguments.tunnel,
+            path_mtu: arguments.path_mtu,
+        },
+        source: source(arguments, &translate, is_cluster),
+        translate,
+        metrics: arguments.metrics.clone(),
+        once: arguments.once,
     })
 }
 
-fn state(arguments: &BackendArguments) -> Result<BackendState, Failure> {
-    let mut vips: BTreeSet<IpAddr> = arguments.vip.iter().copied().collect();
-    if !arguments.manifests.is_empty() {
-        let reading = Reading::of(&arguments.manifests, &arguments.translate)?;
-        vips.extend(reading.controller.desired().vips.keys());
+fn source(arguments: &BackendArguments, translate: &Settings, is_cluster: bool) -> AgentSource {
+    if !is_cluster {
+        return match arguments.manifests.is_empty() {
+            true => AgentSource::Nothing,
+            false => AgentSource::Manifests(DirectorySettings { paths: arguments.manifests.clone(), poll: false }),
+        };
     }
-    let room = room(arguments);
-    let directors = match arguments.any_director {
-        true => Directors::Any,
-        false => Directors::Known(arguments.director.iter().copied().collect()),
+    let login = Login { kubeconfig: arguments.kubeconfig.clone(), context: arguments.context.clone() };
+    let kube = KubeSettings {
+        namespaces: translate.watch_namespace.iter().cloned().collect(),
+        namespace_selector: arguments.watch_namespace_selector.clone(),
+        endpoints_of: translate.director_service.iter().cloned().collect(),
+        config_maps: vec![translate.vip_configmap.clone()],
+        nodes: true,
+        secrets: false,
+        services_alone: true,
     };
-    let vips: BTreeMap<IpAddr, Option<u16>> = vips.into_iter().map(|vip| (vip, room)).collect();
-    let peers = arguments.peer.iter().copied().collect();
-    Ok(BackendState { vips, directors, peers, endpoints: BTreeSet::new(), services: BTreeMap::new() })
-}
-
-/// The largest packet that fits into the tunnel: outer headers are those of the longest family among the directors. With
-/// peers, the header that names a former owner has to fit too.
-fn room(arguments: &BackendArguments) -> Option<u16> {
-    let over_ipv6 = arguments.any_director || arguments.director.iter().any(IpAddr::is_ipv6);
-    let second_chance = !arguments.peer.is_empty();
-    let outer = match (arguments.tunnel, over_ipv6) {
-        (TunnelName::None, _) => return None,
-        (TunnelName::Ipip, false) => 20,
-        (TunnelName::Ipip, true) => 40,
-        (TunnelName::Gue, false) if second_chance => 28 + FORMER4 as u16,
-        (TunnelName::Gue, false) => 28,
-        (TunnelName::Gue, true) if second_chance => 48 + FORMER6 as u16,
-        (TunnelName::Gue, true) => 48,
-    };
-    Some(arguments.path_mtu.saturating_sub(outer))
-}
-
-fn say(changes: &Changes) {
-    for vip in &changes.added {
-        tracing::info!(%vip, "on lo");
-    }
-    for vip in &changes.removed {
-        tracing::info!(%vip, "taken off lo");
-    }
+    AgentSource::Cluster(login, kube)
 }
 
 pub fn detach(arguments: &DetachArguments) -> Result<(), Failure> {

@@ -76,9 +76,9 @@ pub enum Command {
         after_help = "Examples:\n  sluicegate tap --packet --every 1000\n  sluicegate tap --packet --vip 192.0.2.10 --count 20\n  sluicegate tap --packet --for 10s --write vip.pcapng\n  sluicegate tap --packet --write - | tcpdump -r -"
     )]
     Tap(TapArguments),
-    /// Make this host a real server: VIPs on lo without ARP, tunnels of known directors unwrapped (needs root)
+    /// Make this host a real server: VIPs on lo without ARP, tunnels of known directors unwrapped, packets into pods (needs root)
     #[command(
-        after_help = "Examples:\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11\n  sluicegate backend --interface eth0 --manifests manifests/ --director 192.0.2.11 --tunnel gue\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11 --tunnel gue --peer 203.0.113.0/24\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --tunnel none      # on the director's link (L2)"
+        after_help = "Examples:\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11\n  sluicegate backend --interface eth0 --manifests manifests/ --director 192.0.2.11 --tunnel gue\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11 --tunnel gue --peer 203.0.113.0/24\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --tunnel none      # on the director's link (L2)\n  sluicegate backend --node-name node-a --kubeconfig ~/.kube/config        # into the pods of a node (POD)"
     )]
     Backend(BackendArguments),
     /// Remove programs, tables and addresses that a gone director or real server left on this host (needs root)
@@ -245,18 +245,45 @@ pub struct UncordonArguments {
 
 #[derive(Debug, Args)]
 pub struct BackendArguments {
-    /// Where the director's packets come in and answers leave; repeatable
-    #[arg(long, value_name = "IFACE", required = true)]
+    /// Where the director's packets come in and answers leave; repeatable. Without it: those that have the node's addresses
+    #[arg(long, value_name = "IFACE")]
     pub interface: Vec<String>,
     /// A virtual IP of this host; repeatable
     #[arg(long, value_name = "ADDRESS")]
     pub vip: Vec<std::net::IpAddr>,
-    /// Folder or file of manifests: all VIPs that they bind; read again every 2 s
+    /// Folder or file of manifests, followed: those VIPs whose real servers are here, and all of them without --node-name
     #[arg(long, value_name = "DIR|FILE")]
     pub manifests: Vec<PathBuf>,
+    /// Follow the API server that this kubeconfig names, in place of manifests; in a pod with --node-name none is needed
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// Read objects of the namespaces alone whose labels match, such as edge=yes
+    #[arg(
+        long,
+        env = "SLUICEGATE_WATCH_NAMESPACE_SELECTOR",
+        value_name = "SELECTOR",
+        conflicts_with = "watch_namespace"
+    )]
+    pub watch_namespace_selector: Option<String>,
+    /// Name of the node that this host is: packets are handed to its pods (method POD)
+    #[arg(long, env = "SLUICEGATE_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Flows into pods that are remembered, about 210 bytes each
+    #[arg(long, value_name = "N", default_value_t = sluicegate_backend::DEFAULT_POD_FLOWS, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub pod_flows: u32,
+    /// Serve /healthz, /readyz and /metrics there; repeatable
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Vec<std::net::SocketAddr>,
     /// Address of a director, the source of its tunnels; repeatable
     #[arg(long, value_name = "ADDRESS")]
     pub director: Vec<std::net::IpAddr>,
+    /// Service that selects the directors: tunnels of their hosts are believed [default: sluicegate-system/sluicegate-directors
+    /// where objects come from a cluster and no --director is given]
+    #[arg(long, env = "SLUICEGATE_DIRECTOR_SERVICE", value_name = "NAMESPACE/NAME", conflicts_with = "any_director")]
+    pub director_service: Option<sluicegate_config::NamespacedName>,
     /// Unwrap tunnels of anybody: whoever reaches this host can send packets with any source to its VIPs
     #[arg(long, conflicts_with = "director")]
     pub any_director: bool,

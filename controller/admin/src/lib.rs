@@ -16,6 +16,6 @@ pub mod state;
 pub mod view;
 
 pub use body::Lines;
-pub use server::{Addresses, AdminServer, AdminSettings, StartError};
+pub use server::{Addresses, AdminServer, AdminSettings, ProbeServer, StartError};
 pub use state::{Live, Section, State};
 pub use view::{ExplainError, Readiness, StateView, TapError, TapRequest, Unavailable};

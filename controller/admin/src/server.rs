@@ -137,6 +137,42 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct AdminServer {
     addresses: Addresses,
+    running: Running,
+}
+
+/// Probes and metrics alone, of a process that has no state to show. Dropping it stops them.
+#[derive(Debug)]
+pub struct ProbeServer {
+    addresses: Vec<SocketAddr>,
+    #[expect(dead_code, reason = "held while it is to run")]
+    running: Running,
+}
+
+impl ProbeServer {
+    /// Takes the addresses of `--metrics` and starts the thread that serves them.
+    ///
+    /// # Errors
+    /// Where an address cannot be taken.
+    pub fn start(
+        addresses: &[SocketAddr],
+        view: Arc<dyn StateView>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let bind = |address: &SocketAddr| Listener::bind(Surface::Metrics, *address);
+        let listeners = addresses.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let addresses = listeners.iter().map(|one| one.address).collect();
+        Ok(Self { addresses, running: Running::start(listeners, Answerer::new(view, metrics, None))? })
+    }
+
+    /// Where it listens, in the order in which it was asked for.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+/// The thread behind the listeners.
+#[derive(Debug)]
+struct Running {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -157,25 +193,7 @@ impl AdminServer {
             metrics: listeners.iter().filter(|one| one.surface == Surface::Metrics).map(|one| one.address).collect(),
             admin: listeners.last().map_or(settings.admin, |one| one.address),
         };
-
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            // Two for views of the state; the runtime itself needs none.
-            .max_blocking_threads(2)
-            .thread_name("admin-view")
-            .build()
-            .map_err(StartError::Thread)?;
-        let answerer = Arc::new(Answerer::new(view, metrics, token));
-        let (stop, stopped) = watch::channel(false);
-        let thread = std::thread::Builder::new()
-            .name("admin".to_owned())
-            .spawn(move || {
-                runtime.block_on(serve(listeners, answerer, stopped));
-                // A view that hangs must not hold the process.
-                runtime.shutdown_timeout(STOP_TIMEOUT);
-            })
-            .map_err(StartError::Thread)?;
-        Ok(Self { addresses, stop, thread: Some(thread) })
+        Ok(Self { addresses, running: Running::start(listeners, Answerer::new(view, metrics, token))? })
     }
 
     /// Where the servers listen.
@@ -185,7 +203,30 @@ impl AdminServer {
 
     /// Stops accepting, lets answers under way end (a second at most) and waits for the thread.
     pub fn stop(mut self) {
-        self.finish();
+        self.running.finish();
+    }
+}
+
+impl Running {
+    fn start(listeners: Vec<Listener>, answerer: Answerer) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Two for views of the state; the runtime itself needs none.
+            .max_blocking_threads(2)
+            .thread_name("admin-view")
+            .build()
+            .map_err(StartError::Thread)?;
+        let answerer = Arc::new(answerer);
+        let (stop, stopped) = watch::channel(false);
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                runtime.block_on(serve(listeners, answerer, stopped));
+                // A view that hangs must not hold the process.
+                runtime.shutdown_timeout(STOP_TIMEOUT);
+            })
+            .map_err(StartError::Thread)?;
+        Ok(Self { stop, thread: Some(thread) })
     }
 
     fn finish(&mut self) {
@@ -198,7 +239,7 @@ impl AdminServer {
     }
 }
 
-impl Drop for AdminServer {
+impl Drop for Running {
     fn drop(&mut self) {
         self.finish();
     }

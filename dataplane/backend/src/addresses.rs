@@ -8,7 +8,8 @@ use rtnetlink::Handle;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
-use std::collections::BTreeMap;
+use rtnetlink::packet_route::link::LinkAttribute;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// `IFA_PROTO` of the VIPs that are added here.
@@ -113,6 +114,33 @@ impl Addresses {
             messages.into_iter().find(|message| message.header.index == LOOPBACK && address_of(message) == Some(vip));
         let Some(message) = found else { return Ok(()) };
         self.handle.address().del(message).execute().await.map_err(refused(|| format!("take {vip} off lo")))
+    }
+
+    /// The interfaces that have these addresses, by name, each once; `lo` is none of them.
+    ///
+    /// # Errors
+    /// Where the kernel does not list them.
+    pub async fn interfaces_with(&self, wanted: &BTreeSet<IpAddr>) -> Result<Vec<String>, AddressError> {
+        let messages = self.list().await?;
+        let has_one = |message: &&AddressMessage| address_of(message).is_some_and(|address| wanted.contains(&address));
+        let mut indices: Vec<u32> = messages
+            .iter()
+            .filter(has_one)
+            .map(|message| message.header.index)
+            .filter(|one| *one != LOOPBACK)
+            .collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let mut names = Vec::with_capacity(indices.len());
+        for index in indices {
+            let listed = self.handle.link().get().match_index(index).execute().try_next().await;
+            let link = listed.map_err(refused(|| format!("describe interface {index}")))?;
+            names.extend(link.into_iter().flat_map(|link| link.attributes).find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            }));
+        }
+        Ok(names)
     }
 
     async fn list(&self) -> Result<Vec<AddressMessage>, AddressError> {

@@ -42,6 +42,8 @@ pub(crate) struct Control {
     pub(crate) objects: BTreeMap<&'static str, u64>,
     pub(crate) certificates: Vec<CertificateExpiry>,
     pub(crate) packets: Option<Arc<PacketCounts>>,
+    /// Of a real server, by reason.
+    pub(crate) node_packets: Vec<(&'static str, u64)>,
     pub(crate) source: Source,
 }
 
@@ -56,6 +58,7 @@ impl Control {
             objects: self.objects.clone(),
             certificates: self.certificates.clone(),
             packets: self.packets.clone(),
+            node_packets: self.node_packets.clone(),
             source: self.source.clone(),
         }
     }

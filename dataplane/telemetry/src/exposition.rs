@@ -250,6 +250,9 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         | MetricId::DirectorLeaseAge
         | MetricId::FlowEntries
         | MetricId::FlowCapacity => control.packets.as_deref().map_or(Ok(()), |counts| packets(counts, id, family)),
+        MetricId::NodePackets => {
+            control.node_packets.iter().try_for_each(|(reason, count)| family.integer(&[reason], *count))
+        }
         MetricId::Generation => family.integer(&[], control.generation),
         MetricId::GenerationApplied => family.sample(&[], &Value::Float(control.applied_at)),
         MetricId::ApplyDuration => family.sample(&[], &Value::Histogram(&control.apply_duration.0)),

@@ -119,6 +119,8 @@ metric_table! {
     // Packets
     Packets Counter "sluicegate_packets_total" ["verdict", "reason"]
         "Packets that the director saw, by what became of them and why.";
+    NodePackets Counter "sluicegate_node_packets_total" ["reason"]
+        "Packets for virtual IPs that the programs of a real server or node saw, by what became of them.";
     VipPackets Counter "sluicegate_vip_packets_total" ["vip", "port", "service"]
         "Packets forwarded for a port of a virtual IP.";
     VipBytes Counter "sluicegate_vip_bytes_total" ["vip", "port", "service"]
@@ -280,6 +282,12 @@ impl Metrics {
     /// What the director counted, in place of what it said before. Without it there are no series of packets.
     pub fn set_packets(&self, counts: PacketCounts) {
         lock(&self.control).packets = Some(Arc::new(counts));
+    }
+
+    /// What the programs of a real server or node counted, by reason, in place of what was said before. Without it there
+    /// are no series of them.
+    pub fn set_node_packets(&self, counts: impl IntoIterator<Item = (&'static str, u64)>) {
+        lock(&self.control).node_packets = counts.into_iter().collect();
     }
 
     /// Who is asked about the API server at each scrape. Without it there are no series of it.
