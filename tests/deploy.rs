@@ -178,6 +178,27 @@ fn images_are_of_this_release() {
     }
 }
 
+/// What the image is beside what its pods are told.
+#[test]
+fn the_image_runs_as_the_user_of_the_manifest() {
+    let dockerfile = std::fs::read_to_string(deploy("Dockerfile")).expect("Dockerfile");
+    let objects = plain();
+    let gateway = workloads(&objects).into_iter().find(|one| one.name == "sluicegate-gateway").expect("gateways");
+    let context = &gateway.pod["securityContext"];
+    let line =
+        |name: &str| dockerfile.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    assert_eq!(line("USER "), format!("{}:{}", context["runAsUser"], context["runAsGroup"]));
+    let ports: Vec<String> =
+        list(&gateway.container["ports"]).iter().map(|port| port["containerPort"].to_string()).collect();
+    assert_eq!(line("EXPOSE "), ports.join(" "));
+    assert!(gateway.container["command"].is_null() && line("ENTRYPOINT ").contains("/sluicegate"));
+    for path in ["manifests/sluicegate.yaml", "helm/sluicegate/Chart.yaml", "Dockerfile"] {
+        let release = deploy("../.github/workflows/release.yml");
+        let text = std::fs::read_to_string(&release).expect("release.yml");
+        assert!(text.contains(&format!("deploy/{path}")) && deploy(path).exists(), "{path}");
+    }
+}
+
 /// Rules by where their binding reaches, of one account; verbs of rules that name the same are put together.
 type Rules = BTreeMap<(Reach, String, String), BTreeSet<String>>;
 

@@ -257,6 +257,10 @@ fn one_rust_version_is_named_everywhere() {
     for document in ["README.md", "CONTRIBUTING.md"] {
         assert!(read(document).contains(&format!("Rust {version}")), "{document} does not name Rust {version}");
     }
+    assert!(
+        read("deploy/Dockerfile").contains(&format!("FROM rust:{version}-")),
+        "deploy/Dockerfile builds with Rust {version}"
+    );
     for file in ["rust-toolchain", "rust-toolchain.toml"] {
         assert!(!ROOT.join(file).exists(), "{file} would make rustup download another toolchain");
     }
