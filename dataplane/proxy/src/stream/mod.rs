@@ -23,6 +23,11 @@
 
 mod relay;
 mod splice;
+#[cfg(not(target_env = "musl"))]
+mod uring;
+// What it is built on passes lengths of another type than musl's to the kernel.
+#[cfg(target_env = "musl")]
+#[path = "no_uring.rs"]
 mod uring;
 
 pub use splice::MAX_PIPES;
