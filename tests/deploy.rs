@@ -7,6 +7,7 @@ use cli_support::run_to_end;
 use deploy_support::{
     Workload, arguments, deploy, flag, list, objects, objects_of, of_kind, plain, reference, workloads,
 };
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -45,6 +46,7 @@ fn typed(object: &Value) -> Value {
         "Secret" => through::<Secret>(object),
         "Service" => through::<Service>(object),
         "ServiceAccount" => through::<ServiceAccount>(object),
+        "ValidatingWebhookConfiguration" => through::<ValidatingWebhookConfiguration>(object),
         _ => panic!("{}: no type is known for it", reference(object)),
     }
 }
@@ -463,6 +465,22 @@ fn the_chart_renders_what_is_asked_for() {
         needed.retain(|(reach, ..), _| *reach != Reach::Certificates);
         assert_eq!(rules_in(&selector, &format!("sluicegate-{account}")), needed, "{account}");
     }
+    let asked = rendered(&["webhook.enabled=true", "webhook.caBundle=QUJD", "watchNamespace=shop"]);
+    assert_kubernetes_takes(&asked);
+    assert_program_takes(&asked);
+    let webhook = of_kind(&asked, "ValidatingWebhookConfiguration").next().expect("a webhook");
+    let client = &webhook["webhooks"][0]["clientConfig"]["service"];
+    let service =
+        of_kind(&asked, "Service").find(|one| one["metadata"]["name"] == client["name"]).expect("its Service");
+    let gateway = workloads(&asked).into_iter().find(|one| one.name == "sluicegate-gateway").expect("gateways");
+    let line = arguments(gateway.container);
+    let port =
+        list(&gateway.container["ports"]).iter().find(|one| one["name"] == service["spec"]["ports"][0]["targetPort"]);
+    let listened = flag(&line, "--webhook").and_then(|address| address.rsplit(':').next());
+    assert_eq!(port.map(|one| one["containerPort"].to_string()).as_deref(), listened);
+    assert_eq!(webhook["webhooks"][0]["failurePolicy"], "Ignore");
+    assert_eq!(of_kind(&plain(), "ValidatingWebhookConfiguration").count(), 0, "only where it is asked for");
+
     for wrong in ["gateway.kind=StatefulSet", "gatway.enabled=true", "director.metricsPort=many"] {
         let refused = helm(&["template", "sluicegate", "helm/sluicegate", "--set", wrong]);
         assert!(refused.is_err(), "{wrong}");

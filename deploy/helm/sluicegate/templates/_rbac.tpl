@@ -36,6 +36,10 @@ metadata:
     {{- include "sluicegate.labels" . | nindent 4 }}
 rules:
 - {apiGroups: [""], resources: [configmaps], resourceNames: [vips, tcp-services], verbs: [list, watch]}
+{{- if and .root.Values.watchNamespace (ne .component "gateway") }}
+# Where directors and agents are, outside of the namespace that is served.
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
+{{- end }}
 {{- if ne .component "backend" }}
 {{- if eq .component "director" }}
 # Its own Lease, those of the other directors, and the record of who they are.
