@@ -118,6 +118,9 @@ impl Programs {
 
     /// Both ways of one frame, in both worlds.
     fn agrees(&self, world: &World, before: &[u8], what: &dyn std::fmt::Debug) {
+        // The address of `lo`, by which test runs are: what is for another machine is not looked at.
+        assert_eq!(self.run("to_pod", before), (TC_ACT_UNSPEC, before.to_vec()));
+        let before = &[&[0; 6], &before[6..]].concat()[..];
         for (name, out) in [("to_pod", false), ("clamp", true)] {
             let mut here = Frame(before.to_vec());
             let verdict = if out { from_pod(&mut here, world) } else { to_pod(&mut here, world) };

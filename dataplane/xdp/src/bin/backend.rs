@@ -180,8 +180,16 @@ mod bpf {
     /// Where the least of them lies of what the host's own stack sends; it builds all of them there.
     const OUTWARD: u32 = 14 + 20 + 20;
 
+    /// Of `linux/if_packet.h`.
+    const PACKET_OTHERHOST: u32 = 3;
+
     #[classifier]
     pub fn to_pod(context: TcContext) -> i32 {
+        // For another machine: a switch floods. The stack drops it, but the flow would have been taken.
+        // SAFETY: the context is the kernel's `__sk_buff`.
+        if unsafe { (*context.skb.skb).pkt_type } == PACKET_OTHERHOST {
+            return TC_ACT_UNSPEC;
+        }
         let verdict = pod::to_pod(&mut Carried::new(context, INWARD), &Maps);
         // What is for no pod is the host's whole traffic.
         if verdict.reason() != Reason::NotPods {
