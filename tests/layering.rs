@@ -63,13 +63,15 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("sluicegate-route", &["sluicegate-config"]),
     ("sluicegate-source", &["sluicegate-config", "sluicegate-translate"]),
     ("sluicegate-telemetry", &[]),
+    ("sluicegate-trace", &[]),
     ("sluicegate-translate", &["sluicegate-config"]),
     ("sluicegate-xdp", &["sluicegate-dsr", "sluicegate-l4"]),
     ("xtask", &[]),
 ];
 
 /// Crates without I/O, clock, randomness, threads and locks of their own.
-const PURE: &[&str] = &["sluicegate-config", "sluicegate-http1", "sluicegate-route", "sluicegate-translate"];
+const PURE: &[&str] =
+    &["sluicegate-config", "sluicegate-http1", "sluicegate-route", "sluicegate-trace", "sluicegate-translate"];
 
 /// What a pure crate may not reach, by name or, with `*`, by the beginning of the name: runtimes, sockets, the file
 /// system, randomness, logging. `rustls` and `aws-lc-rs` are not among them: `translate` asks them whether a key fits a
