@@ -1,7 +1,10 @@
 //! Directors that run `sluicegate run` in a laboratory, a host that asks for every VIP all the time, and a record of who
 //! claimed which VIP when.
 
+#![allow(dead_code, reason = "every test file uses its own part")]
+
 use rustix::process::Signal;
+use sluicegate_apiserver::ApiServer;
 use sluicegate_netlab::topology::{DsrLab, DsrTopology};
 use sluicegate_netlab::traffic::{NeighborAsker, UdpEcho, UdpPulse};
 use sluicegate_netlab::{Capture, Frame, Lab, Namespace, Process, WireOptions, write_pcap};
@@ -19,6 +22,8 @@ pub const LEASE: Duration = Duration::from_millis(3_120);
 /// How much longer than it should something may take on a loaded machine.
 pub const SLACK: Duration = Duration::from_secs(3);
 const PORT: u16 = 9000;
+/// Where the API server of a cluster is.
+const API: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 251);
 /// Between two questions for each VIP.
 const ASKING: Duration = Duration::from_millis(20);
 /// Two claims of one director with a claim of another one in between are two owners, if no more time lies between them: no
@@ -37,12 +42,24 @@ pub struct Plan {
     pub second_path: Option<WireOptions>,
     /// The clocks of the last director's machine show other times: since boot and monotonic, by time namespace.
     pub shifted_clocks: bool,
+    /// Objects come from an API server, and directors find each other by its Leases.
+    pub cluster: bool,
+    /// So many are not started at first.
+    pub late: u8,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        let wire = None;
-        Self { directors: 2, vips: 2, hold: false, failback: false, second_path: wire, shifted_clocks: false }
+        Self {
+            directors: 2,
+            vips: 2,
+            hold: false,
+            failback: false,
+            second_path: None,
+            shifted_clocks: false,
+            cluster: false,
+            late: 0,
+        }
     }
 }
 
@@ -66,6 +83,7 @@ pub struct Site {
     /// In these times two owners are what was asked for.
     excused: Vec<(SystemTime, SystemTime)>,
     begun: Instant,
+    api: Option<ApiServer>,
     _servers: Vec<UdpEcho>,
 }
 
@@ -83,6 +101,15 @@ impl Site {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("vips.yaml"), manifests(&lab, &vips)).expect("manifests");
         std::fs::write(folder.path().join("secret"), "a secret of the laboratory").expect("a secret");
+        let api = plan.cluster.then(|| {
+            let host = lab.lab.namespace("api").expect("a host");
+            lab.lan.attach(&host, "eth0", WireOptions::default()).expect("a port");
+            host.add_address("eth0", &format!("{API}/24")).expect("an address");
+            let api = host.run(|| ApiServer::at((API, 6443).into())).expect("an API server");
+            api.put_yaml(&manifests(&lab, &vips)).expect("objects");
+            std::fs::write(folder.path().join("kubeconfig"), api.kubeconfig()).expect("a kubeconfig");
+            api
+        });
         let mut servers = Vec::new();
         for (index, backend) in lab.backends.iter().enumerate() {
             for vip in &vips {
@@ -113,9 +140,10 @@ impl Site {
             asker,
             excused: Vec::new(),
             begun: Instant::now(),
+            api,
             _servers: servers,
         };
-        site.directors = (0..usize::from(plan.directors)).map(|number| site.direct(number)).collect();
+        site.directors = (0..usize::from(plan.directors - plan.late)).map(|number| site.direct(number)).collect();
         site.wait("every VIP has an owner", |site| site.vips.iter().all(|vip| site.owner(*vip).is_some()));
         for vip in site.vips.clone() {
             let client = &site.lab.clients[0].namespace;
@@ -133,6 +161,24 @@ impl Site {
     /// Starts a director, anew where it has ended.
     pub fn come_back(&mut self, director: usize) {
         self.directors[director] = self.direct(director);
+    }
+
+    /// Starts the next one of those that were not started yet.
+    pub fn start_next(&mut self) {
+        let next = self.direct(self.directors.len());
+        self.directors.push(next);
+    }
+
+    /// The API server of a cluster.
+    pub fn api(&self) -> &ApiServer {
+        self.api.as_ref().expect("a site of a cluster")
+    }
+
+    /// The names of the cluster's directors, as this one knows them.
+    pub fn members(&self, director: usize) -> Vec<String> {
+        let state = self.state(director);
+        let members = state["director"]["membership"]["members"].as_array().cloned().unwrap_or_default();
+        members.iter().filter_map(|name| Some(name.as_str()?.to_owned())).collect()
     }
 
     /// Waits until this director knows that other one as one that may hold VIPs.
@@ -343,7 +389,7 @@ impl Site {
         command.args(["run", "--role", "director", "--forward", "xdp", "--interface", "eth0"]);
         command.args(["--lame-duck", "2s", "--drain", "1s", "--metrics", "127.0.0.1:10254"]);
         command.args(["--director-name", &format!("director{number}")]);
-        for peer in (0..directors).filter(|peer| *peer != number) {
+        for peer in (0..directors).filter(|peer| *peer != number && !self.plan.cluster) {
             for address in self.addresses(peer) {
                 command.arg("--director-peer").arg(format!("director{peer}={address}"));
             }
@@ -356,7 +402,10 @@ impl Site {
         if self.plan.failback {
             command.arg("--failback");
         }
-        command.arg("--manifests").arg(self.folder.path().join("vips.yaml"));
+        match self.plan.cluster {
+            true => command.arg("--kubeconfig").arg(self.folder.path().join("kubeconfig")),
+            false => command.arg("--manifests").arg(self.folder.path().join("vips.yaml")),
+        };
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.lab.directors[number].namespace.spawn_process(command).expect("a director")
     }

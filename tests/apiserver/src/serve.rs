@@ -111,6 +111,18 @@ impl ApiServer {
     /// # Errors
     /// Where there is no port or thread to be had.
     pub fn with_token(token: Option<&str>) -> io::Result<Self> {
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), token)
+    }
+
+    /// As [`ApiServer::start`], at this IPv4 address: in the network namespace of the thread that calls this.
+    ///
+    /// # Errors
+    /// Where the address or a thread is not to be had.
+    pub fn at(address: SocketAddr) -> io::Result<Self> {
+        Self::listen(address, None)
+    }
+
+    fn listen(address: SocketAddr, token: Option<&str>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             store: Mutex::default(),
             seen: Mutex::default(),
@@ -122,7 +134,7 @@ impl ApiServer {
             cuts: signal::Sender::new(0),
             open: signal::Sender::new(true),
         });
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
