@@ -6,7 +6,7 @@
 use crate::answers::Answers;
 use crate::api_server::ApiServer;
 use crate::check::unix_now;
-use crate::director::Director;
+use crate::director::{Director, NodeMarks};
 use crate::tap::TapLines;
 use crate::{explain, ownership};
 use sluicegate_admin::director::{ConflictState, CordonError, DirectorState};
@@ -206,6 +206,7 @@ impl Loop {
             answers.want(&self.controller, event.number);
             answers.write(&mut self.controller);
         }
+        self.tell_node();
         if event.initial {
             // Even where there are none: tables of a process before this one may say otherwise.
             self.serve_vips();
@@ -218,6 +219,17 @@ impl Loop {
                 took_ms = millis(event.noticed.elapsed()),
                 "the first state is served"
             );
+        }
+    }
+
+    /// Whether the Node of this machine is to hold virtual IPs. One that is not there says nothing.
+    fn tell_node(&self) {
+        if let Some(director) = &self.director {
+            let node = self.controller.objects().node(director.node());
+            director.set_node_marks(node.map_or_else(NodeMarks::default, |node| NodeMarks {
+                is_excluded: node.is_excluded,
+                is_unschedulable: node.is_unschedulable,
+            }));
         }
     }
 

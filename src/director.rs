@@ -5,14 +5,17 @@
 //! the network.
 
 mod membership;
+mod node;
 mod readiness;
 mod shown;
 
 pub use membership::LeaseSettings;
+pub use node::NodeMarks;
 
 use crate::ownership;
 use anyhow::Context as _;
 use membership::Leases;
+use node::NodeCordon;
 use sluicegate_admin::director::{CordonError, DirectorState, MembershipState};
 use sluicegate_admin::state::LiveRealServer;
 use sluicegate_announce::{
@@ -57,6 +60,8 @@ pub struct DirectorSettings {
     pub forwarder: ForwarderSettings,
     /// Its name among directors.
     pub name: DirectorId,
+    /// The name of the Node that it runs on.
+    pub node: Arc<str>,
     /// The others, with their addresses.
     pub peers: BTreeMap<DirectorId, Vec<SocketAddr>>,
     /// They come from a cluster instead.
@@ -78,6 +83,7 @@ pub struct DirectorSettings {
 /// The director. Dropping it hands its VIPs over and leaves the tables to who comes next.
 pub struct Director {
     name: DirectorId,
+    node: Arc<str>,
     words: SyncSender<Word>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -100,6 +106,8 @@ struct Shared {
     view: Mutex<View>,
     /// As an operator last said.
     cordoned: AtomicBool,
+    /// What the Node of this machine says.
+    marks: Mutex<NodeMarks>,
 }
 
 /// What others see of the director.
@@ -108,6 +116,8 @@ struct View {
     forwarder: Option<Arc<ForwarderStatus>>,
     ownership: Option<sluicegate_announce::Status>,
     membership: Option<MembershipState>,
+    /// Why the Node of this machine keeps it from holding VIPs.
+    kept_by_node: Option<String>,
     /// For questions about packets.
     inquiry: Option<Inquiry>,
     /// What is to be served.
@@ -131,7 +141,7 @@ impl Director {
     /// Where there is no thread to be had.
     pub fn start(settings: DirectorSettings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let (words, inbox) = sync_channel(QUEUE);
-        let name = settings.name.clone();
+        let (name, node) = (settings.name.clone(), Arc::clone(&settings.node));
         let shared = Arc::new(Shared { cordoned: AtomicBool::new(settings.cordoned), ..Shared::default() });
         shared.view().must_forward = settings.must_forward;
         let work = Work {
@@ -143,11 +153,12 @@ impl Director {
             parts: None,
             announcer: None,
             leases: None,
+            node_cordon: NodeCordon::default(),
             complained: false,
             metrics,
         };
         let thread = std::thread::Builder::new().name("director".to_owned()).spawn(move || work.run(&inbox));
-        Ok(Self { name, words, shared, thread: Some(thread.context("the director's thread")?) })
+        Ok(Self { name, node, words, shared, thread: Some(thread.context("the director's thread")?) })
     }
 
     /// Serves these VIPs and no others.
@@ -157,6 +168,19 @@ impl Director {
         self.shared.view().bindings = Arc::clone(&bindings);
         // A loop that is gone has said why.
         let _gone = self.words.send(Word::Serve(bindings));
+    }
+
+    /// The name of the Node that it runs on.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// What the Node says, from now on.
+    pub fn set_node_marks(&self, marks: NodeMarks) {
+        if std::mem::replace(&mut *locked(&self.shared.marks), marks) != marks {
+            // A loop that has other words to read looks at the mark all the same.
+            let _full = self.words.try_send(Word::Look);
+        }
     }
 
     /// Gives the VIPs to others for good; what still comes in is forwarded.
@@ -196,7 +220,11 @@ impl Director {
     pub fn state(&self) -> DirectorState {
         let cordoned = self.shared.cordoned.load(Ordering::Relaxed);
         let view = self.shared.view();
-        ownership::director(&self.name, cordoned, view.ownership.as_ref(), view.membership.clone())
+        let state = ownership::director(&self.name, cordoned, view.ownership.as_ref(), view.membership.clone());
+        match &view.kept_by_node {
+            Some(why) if !cordoned => DirectorState { reason: Some(why.clone()), ..state },
+            _ => state,
+        }
     }
 
     /// Who owns a VIP, and who else claims it.
@@ -379,6 +407,8 @@ struct Work {
     announcer: Option<Announcer>,
     /// Its Lease, where directors come from a cluster.
     leases: Option<Leases>,
+    /// Whether the Node of this machine keeps it from holding VIPs.
+    node_cordon: NodeCordon,
     /// Starting failed, and that was said.
     complained: bool,
     metrics: Arc<Metrics>,
@@ -563,6 +593,11 @@ impl Work {
         if let (Some(announcer), Some(leases)) = (&self.announcer, &mut self.leases) {
             leases.carry(announcer);
         }
+        let ownership = self.announcer.as_ref().map(Announcer::status);
+        let marks = *locked(&self.shared.marks);
+        let before = ownership.as_ref().map_or(0, ownership::present_before);
+        let successor = ownership.as_ref().is_some_and(ownership::has_successor);
+        let kept_by_node = self.node_cordon.reason(marks, successor, before, Instant::now());
         if let Some(announcer) = &self.announcer {
             let carrier = status.ports.iter().any(|port| port.mode.is_some() && port.carrier);
             announcer.set_ports(ports);
@@ -570,12 +605,17 @@ impl Work {
             announcer.set_fitness(Fitness {
                 carrier,
                 attached: status.ports.iter().any(|port| port.mode.is_some()),
-                cordoned: self.shared.cordoned.load(Ordering::Relaxed),
+                cordoned: kept_by_node.is_some() || self.shared.cordoned.load(Ordering::Relaxed),
             });
         }
         let mut view = self.shared.view();
         let is_counted = view.forwarder.as_ref().map(|before| before.counted) != Some(status.counted);
-        view.ownership = self.announcer.as_ref().map(Announcer::status);
+        if view.kept_by_node != kept_by_node {
+            let holds_nothing_because = kept_by_node.as_deref().unwrap_or("nothing: its Node does not mind");
+            tracing::info!(director = %self.settings.name, holds_nothing_because, "the Node decided whether this director holds VIPs");
+        }
+        view.kept_by_node = kept_by_node;
+        view.ownership = ownership;
         view.membership = self.leases.as_ref().map(|leases| leases.state(view.ownership.as_ref()));
         view.forwarder = Some(status);
         if is_counted {

@@ -224,7 +224,10 @@ options! {
         /// Interface that packets for virtual IPs come in by; repeatable [default: those of the VIPs and the default route]
         #[arg(long, env = "SLUICEGATE_INTERFACE", value_name = "IFACE", value_delimiter = ',', help_heading = "Virtual IPs")]
         pub interface: Vec<String>,
-        /// Name of this director among its peers [default: the host's name]
+        /// The Node that this runs on, whose label and cordon keep its director from holding virtual IPs [default: --director-name]
+        #[arg(long, env = "SLUICEGATE_NODE_NAME", value_name = "NAME", help_heading = "Virtual IPs")]
+        pub node_name: Option<String>,
+        /// Name of this director among its peers [default: --node-name, else the host's name]
         #[arg(long, env = "SLUICEGATE_DIRECTOR_NAME", value_name = "NAME", help_heading = "Virtual IPs")]
         pub director_name: Option<String>,
         /// Another director with its address; repeatable, also for a second path to the same one

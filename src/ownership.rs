@@ -43,6 +43,11 @@ pub fn has_successor(status: &Status) -> bool {
     status.peers.iter().any(|peer| peer.present && peer.fit)
 }
 
+/// How many of the others that are there have names before this one's.
+pub fn present_before(status: &Status) -> usize {
+    status.peers.iter().filter(|peer| peer.present && peer.id < status.me).count()
+}
+
 pub fn conflict(conflict: &Conflict) -> ConflictState {
     let [a, b, c, d, e, f] = conflict.mac;
     ConflictState {

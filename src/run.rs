@@ -269,7 +269,7 @@ fn identity() -> String {
 }
 
 fn director_settings(serve: &ServeOptions, role: Role) -> Result<DirectorSettings, Failure> {
-    let name = match &serve.director_name {
+    let name = match serve.director_name.as_ref().or(serve.node_name.as_ref()) {
         Some(name) => name.clone(),
         None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
     };
@@ -312,6 +312,7 @@ fn director_settings(serve: &ServeOptions, role: Role) -> Result<DirectorSetting
         forwarder: ForwarderSettings { mode, interfaces: serve.interface.clone(), ..of_version(serve.tables_version) },
         name: id("--director-name", &name)?,
         peers,
+        node: serve.node_name.as_deref().unwrap_or(&name).into(),
         leases,
         listen,
         secret,

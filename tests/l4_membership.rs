@@ -3,7 +3,7 @@
 
 mod ownership_site;
 
-use ownership_site::{LEASE, PATIENCE, Plan, Since, Site, signal};
+use ownership_site::{LEASE, PATIENCE, Plan, Since, Site, TENURE, signal};
 use rustix::process::Signal;
 use sluicegate_apiserver::Fault;
 use std::time::{Duration, SystemTime};
@@ -110,14 +110,18 @@ fn two_of_a_cluster_have_a_deciding_vote_and_one_without_rights_holds_nothing() 
     });
     let state = site.state(1);
     assert_eq!(state["director"]["membership"]["is_member"], false, "{state:#}");
-    let reasons = state["not_ready_reasons"].to_string();
-    assert!(reasons.contains("the cluster's record of directors does not have this one yet"), "{reasons}");
+    site.wait("director1 is not ready for that", |site| {
+        let reasons = site.state(1)["not_ready_reasons"].to_string();
+        reasons.contains("the cluster's record of directors does not have this one yet: the API server forbids")
+    });
     site.assert_silent("without rights", 1, &site.vips, Duration::from_secs(1));
     assert_eq!(site.vips_of(0), site.vips, "the other one goes on");
     site.api().faults().clear();
     wait_for_members(&site, &[0, 1]);
     site.wait_until_fit(1, 0);
     assert_eq!(site.state(0)["director"]["deciding_vote"], "mine");
+
+    nodes_keep_their_directors_from_holding_vips(&site);
 
     // Without the API server, the one with the deciding vote goes on alone, and the other one after its death.
     site.api().go_down();
@@ -139,4 +143,44 @@ fn two_of_a_cluster_have_a_deciding_vote_and_one_without_rights_holds_nothing() 
     site.assert_silent("back", 0, &site.vips, Duration::from_secs(1));
     assert_eq!(site.vips_of(1), site.vips);
     site.assert_never_two_owners();
+}
+
+/// `kubectl cordon`, and the label, move VIPs to and fro; the last one that is cordoned goes on.
+fn nodes_keep_their_directors_from_holding_vips(site: &Site) {
+    const LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+    let node = |number: usize, is_cordoned: bool, is_labelled: bool| {
+        let mut node = serde_json::json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("director{number}"), "labels": {}},
+            "spec": {"unschedulable": is_cordoned},
+        });
+        if is_labelled {
+            node["metadata"]["labels"][LABEL] = "".into();
+        }
+        site.api().put(node).expect("a Node");
+    };
+    let lost_before = site.unanswered();
+    site.pulses.values().for_each(|pulse| pulse.rest(false));
+    std::thread::sleep(TENURE);
+    node(0, true, false);
+    site.wait("director1 serves every VIP, as kubectl cordon wants it", |site| site.vips_of(1) == site.vips);
+    let reason = site.state(0)["director"]["reason"].to_string();
+    assert!(reason.contains("its Node is unschedulable"), "{reason}");
+    node(1, true, false);
+    site.assert_silent("both are cordoned, and one goes on", 0, &site.vips, Duration::from_secs(4));
+    assert_eq!(site.vips_of(1), site.vips);
+    node(0, false, false);
+    site.wait("director0 serves every VIP", |site| site.vips_of(0) == site.vips);
+    let lost = site.unanswered().saturating_sub(lost_before);
+    assert_eq!(lost, 0, "questions were lost by cordons\n{}", site.log());
+    site.pulses.values().for_each(|pulse| pulse.rest(false));
+    node(1, false, true);
+    site.wait("director1 is kept out by the label", |site| {
+        site.state(1)["director"]["reason"].to_string().contains(LABEL)
+    });
+    node(0, false, true);
+    site.wait("nobody serves where all have the label", |site| site.owners().is_empty());
+    node(0, false, false);
+    site.wait("director0 serves every VIP again", |site| site.vips_of(0) == site.vips);
+    node(1, false, false);
+    site.wait_until_fit(1, 0);
 }

@@ -32,10 +32,12 @@ impl View {
             Ok(()) => {}
             // An operator wants it to stand by.
             Err(Unfit::Cordoned) => return Vec::new(),
-            Err(unfit) => {
+            Err(Unfit::NoMember) => {
                 let trouble = self.membership.as_ref().and_then(|membership| membership.trouble.as_deref());
-                return vec![trouble.map_or(unfit.to_string(), |trouble| format!("{unfit}: {trouble}"))];
+                let why = Unfit::NoMember.to_string();
+                return vec![trouble.map_or(why.clone(), |trouble| format!("{why}: {trouble}"))];
             }
+            Err(unfit) => return vec![unfit.to_string()],
         }
         self.bindings.keys().filter_map(|vip| shortcoming(*vip, status, ownership)).collect()
     }
