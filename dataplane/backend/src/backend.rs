@@ -7,6 +7,7 @@ use crate::pod_tables::{self, Plan, PodTables};
 use crate::pods::{self, PodError, PodPort, PodService};
 use crate::programs::{self, AttachMode, Attachment, ProgramError, Source};
 use crate::sysctl::{self, SysctlError};
+use crate::turn;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
@@ -101,7 +102,9 @@ pub struct Backend {
     attachments: Vec<Attachment>,
     addresses: Addresses,
     pods: PodTables,
-    pod_flows: u32,
+    settings: BackendSettings,
+    /// What [`turn`] made is there, or may be.
+    has_turn: bool,
 }
 
 impl Backend {
@@ -136,7 +139,14 @@ impl Backend {
             attachments.push(attach_unwrapping(&mut object, settings, interface)?);
             silence_arp(interface)?;
         }
-        Ok(Self { object, attachments, addresses: Addresses::open()?, pods, pod_flows: settings.pod_flows })
+        Ok(Self {
+            object,
+            attachments,
+            addresses: Addresses::open()?,
+            pods,
+            settings: settings.clone(),
+            has_turn: true,
+        })
     }
 
     /// The interfaces, and how the XDP program is attached.
@@ -151,8 +161,9 @@ impl Backend {
     /// # Errors
     /// The first thing that the kernel refuses; what was done until then stays, and applying again goes on.
     pub async fn apply(&mut self, state: &BackendState) -> Result<Changes, BackendError> {
-        pods::check(&state.services, self.pod_flows)?;
+        pods::check(&state.services, self.settings.pod_flows)?;
         let plan = self.pods.plan(&state.services)?;
+        let turn = self.turn(state).await;
         let mut changes = Changes::default();
         let present = self.addresses.on_loopback().await?;
         for vip in state.vips.keys().filter(|vip| !present.contains_key(vip)) {
@@ -163,7 +174,7 @@ impl Backend {
             true => self.addresses.reachable().await?.into_iter().collect(),
             false => state.endpoints.clone(),
         };
-        changes.rows += self.write(state, &endpoints, &plan)?;
+        changes.rows += self.write(state, &endpoints, &plan, turn)?;
         for (vip, ours) in present {
             if !state.vips.contains_key(&vip) && ours {
                 self.addresses.remove(vip).await?;
@@ -183,11 +194,36 @@ impl Backend {
         Ok(programs::counters(&self.object, map::HOST_REASONS)?)
     }
 
+    /// The way of clients of this host to its pods; 0 where there are none, or where it cannot be made: then those clients, and
+    /// they alone, do not reach them.
+    async fn turn(&mut self, state: &BackendState) -> u32 {
+        let made = match (state.services.is_empty(), self.has_turn) {
+            (true, false) => return 0,
+            (true, true) => turn::remove().await.map(|_| 0).map_err(BackendError::from),
+            (false, _) => self.make_turn().await,
+        };
+        self.has_turn = !state.services.is_empty();
+        made.unwrap_or_else(|why| {
+            tracing::warn!(%why, "clients on this host do not reach pods of this host by VIPs");
+            0
+        })
+    }
+
+    async fn make_turn(&mut self) -> Result<u32, BackendError> {
+        let index = turn::make().await?;
+        let settings = &self.settings;
+        let leaves = (turn::DEVICE, TcAttachType::Egress);
+        let at = pin(&settings.pins, CLAMP, turn::DEVICE);
+        classifiers::attach(&mut self.object, CLAMP, leaves, settings.classifiers, &at)?;
+        Ok(index)
+    }
+
     fn write(
         &mut self,
         state: &BackendState,
         endpoints: &BTreeSet<IpAddr>,
         plan: &Plan,
+        turn: u32,
     ) -> Result<usize, ProgramError> {
         let (any, directors) = match &state.directors {
             Directors::Any => (HostControl::ANY_DIRECTOR, BTreeSet::new()),
@@ -200,16 +236,16 @@ impl Backend {
         // What pods answer is to find its way before anything is led to them.
         let pods = if state.services.is_empty() { 0 } else { HostControl::PODS };
         rows += self.pods.put(&mut self.object, plan)?;
-        rows += self.control(any | pods)?;
+        rows += self.control(any | pods, turn)?;
         rows += self.fill(map::BOUND, &bound(state))?;
         rows += self.pods.remove(&mut self.object, plan)?;
         Ok(rows)
     }
 
-    fn control(&mut self, flags: u32) -> Result<usize, ProgramError> {
+    fn control(&mut self, flags: u32, turn: u32) -> Result<usize, ProgramError> {
         let failed = |why: aya::maps::MapError| failed_table(map::HOST, &why);
         let mut host: Array<&mut MapData, u64> = programs::table(&mut self.object, map::HOST)?;
-        let control = control_row(flags);
+        let control = control_row(flags, turn);
         if host.get(&0, 0).map_err(failed)? == control {
             return Ok(0);
         }
@@ -293,6 +329,9 @@ pub async fn detach(pins: &Path) -> Result<Vec<String>, BackendError> {
             removed.push(path.display().to_string());
         }
         fs::remove_dir(pins).map_err(failed)?;
+    }
+    if turn::remove().await? {
+        removed.push(turn::DEVICE.to_owned());
     }
     let addresses = Addresses::open()?;
     for (vip, _) in addresses.on_loopback().await?.into_iter().filter(|(_, ours)| *ours) {
@@ -428,9 +467,9 @@ fn bound(state: &BackendState) -> BTreeMap<Address, u32> {
 }
 
 /// `HostControl` as it lies in memory.
-fn control_row(flags: u32) -> u64 {
-    let [one, two, three, four] = flags.to_ne_bytes();
-    u64::from_ne_bytes([one, two, three, four, 0, 0, 0, 0])
+fn control_row(flags: u32, turn: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (flags.to_ne_bytes(), turn.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 fn failed_table(table: &'static str, why: &aya::maps::MapError) -> ProgramError {

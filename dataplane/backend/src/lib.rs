@@ -19,6 +19,7 @@ mod prepare;
 mod probe_egress;
 mod programs;
 mod sysctl;
+mod turn;
 
 pub use addresses::{AddressError, Addresses};
 pub use backend::{

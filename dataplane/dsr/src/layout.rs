@@ -48,7 +48,7 @@ pub mod map {
     pub const POD_PORTS: &str = "POD_PORTS";
     /// `Array<Pod>` by id; 0 is none.
     pub const PODS: &str = "PODS";
-    /// `LruHashMap<FlowKey, PodRef>`: which pod has a flow; the server's end of the key is the VIP.
+    /// `LruHashMap<FlowKey, Flow>`: which pod has a flow; the server's end of the key is the VIP.
     pub const POD_FLOWS: &str = "POD_FLOWS";
     /// `LruHashMap<FlowKey, Reply>`: whose flow it is; the server's end of the key is the pod.
     pub const POD_REPLIES: &str = "POD_REPLIES";
@@ -62,8 +62,8 @@ pub mod map {
 pub struct HostControl {
     /// [`HostControl::ANY_DIRECTOR`], [`HostControl::PODS`].
     pub flags: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Index of the interface by which clients of this host itself reach its pods ([`TURN_MAC`]); 0 = there is none.
+    pub turn: u32,
 }
 
 impl HostControl {
@@ -93,7 +93,7 @@ impl Bound {
 
 /// A port of a VIP.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodPortKey {
     /// The VIP.
     pub vip: Address,
@@ -163,7 +163,7 @@ pub struct PodRef {
 
 /// A flow, by its ends.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey {
     /// The client.
     pub client: Address,
@@ -177,12 +177,57 @@ pub struct FlowKey {
     pub protocol: u32,
 }
 
+/// The pod of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The pod.
+    pub pod: PodRef,
+    /// Which address a client of this host has before its pods, counted from 1 ([`turned`]); 0 = its own.
+    pub turn: u32,
+}
+
+/// Where a packet goes on, as if it had come in there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Index of the interface; 0 = where it is.
+    pub interface: u32,
+    /// The interface's MAC address, and 0.
+    pub mac: [u8; 8],
+}
+
+/// Addresses that clients of this host have before its pods: one for each of its flows that meet on one pod's port.
+pub const TURNS: u32 = 8;
+/// The network of those addresses, IPv4 and IPv6, with the bits of its prefix.
+pub const TURN_NETWORKS: [([u8; 16], u8); 2] = [
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 169, 254, 83, 0], 96 + 28),
+    ([0xfd, 0x53, 0x47, 0x50, 0x4f, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 124),
+];
+/// MAC address of the interface that leads to them.
+pub const TURN_MAC: [u8; 8] = [0x02, 0x53, 0x47, 0x50, 0x4f, 0x44, 0, 0];
+
+/// One of those addresses, counted from 1.
+#[inline(always)]
+#[must_use]
+pub const fn turned(turn: u32, ipv6: bool) -> Address {
+    let last = (turn & 0xf) as u8;
+    if ipv6 {
+        let network = [u32::from_ne_bytes([0xfd, 0x53, 0x47, 0x50]), u32::from_ne_bytes([0x4f, 0x44, 0, 0])];
+        [network[0], network[1], 0, u32::from_ne_bytes([0, 0, 0, last])]
+    } else {
+        [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes([169, 254, 83, last])]
+    }
+}
+
 /// What the answers of a pod to one client's port belong to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// The VIP.
     pub vip: Address,
+    /// The client, where it is one of this host; else 0, and as the key says.
+    pub client: Address,
     /// The pod that the flow has.
     pub pod: PodRef,
     /// The VIP's port, as a number.
@@ -191,6 +236,8 @@ pub struct Reply {
     pub seen: u32,
     /// [`Reply::CLIENT_DONE`] and others: how much of the flow is over.
     pub ends: u32,
+    /// How the answer reaches a client of this host: by where its packets came in.
+    pub way: Way,
 }
 
 impl Reply {
@@ -204,7 +251,7 @@ impl Reply {
 
 /// A datagram in parts.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartKey {
     /// Its source.
     pub source: Address,
@@ -222,10 +269,12 @@ pub struct PartKey {
 pub struct Part {
     /// The address that is put in: the pod's on the way in, the VIP on the way out.
     pub address: Address,
+    /// The address of a client of this host that is put in, if the way says so.
+    pub client: Address,
     /// When the first part was seen.
     pub seen: u32,
-    /// 0.
-    pub reserved: u32,
+    /// Where they go on.
+    pub way: Way,
 }
 
 /// A packet that the director itself sends goes to the real server with this id:
@@ -254,8 +303,9 @@ const _: () = {
     assert!(size_of::<HostControl>() == 8);
     assert!(size_of::<Bound>() == 4);
     assert!(size_of::<PodPortKey>() == 24 && size_of::<PodPort>() == 2048 && size_of::<Pod>() == 40);
-    assert!(size_of::<FlowKey>() == 40 && size_of::<PodRef>() == 4 && size_of::<Reply>() == 32);
-    assert!(size_of::<PartKey>() == 40 && size_of::<Part>() == 24);
+    assert!(size_of::<FlowKey>() == 40 && size_of::<Flow>() == 8 && size_of::<Reply>() == 60);
+    assert!(size_of::<PartKey>() == 40 && size_of::<Part>() == 48);
+    assert!(TURNS.is_power_of_two() && TURNS < 16);
     assert!(MAX_PODS <= 1 << 16);
     assert!(crate::Reason::ALL.len() <= REASON_COUNTERS as usize);
     assert!(MAX_BACKENDS == !MARK_MASK);

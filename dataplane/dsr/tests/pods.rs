@@ -3,21 +3,22 @@
 mod support;
 
 use proptest::prelude::*;
+use sluicegate_dsr::Reason;
 use sluicegate_dsr::layout::{Pod, PodPort};
-use sluicegate_dsr::pod::{from_pod, to_pod};
-use sluicegate_dsr::{Reason, Verdict};
+use sluicegate_dsr::layout::{TURN_MAC, TURNS};
+use sluicegate_dsr::pod::{Delivery, Step, from_pod, to_pod};
 use std::collections::BTreeMap;
 use support::pods::*;
 use support::{CLIENT4, CLIENT6, Frame, HOST4, HOST6, STRANGER4, VIP4, VIP6, frame, ip, ip_with};
 
 /// What a packet becomes on its way in, and why.
-fn inward(world: &World, packet: &[u8]) -> (Verdict, Vec<u8>) {
+fn inward(world: &World, packet: &[u8]) -> (Delivery, Vec<u8>) {
     let mut frame = Frame(frame(&[], packet));
     let verdict = to_pod(&mut frame, world);
     (verdict, frame.0.split_off(14))
 }
 
-fn outward(world: &World, packet: &[u8]) -> (Verdict, Vec<u8>) {
+fn outward(world: &World, packet: &[u8]) -> (Delivery, Vec<u8>) {
     let mut frame = Frame(frame(&[], packet));
     let verdict = from_pod(&mut frame, world);
     (verdict, frame.0.split_off(14))
@@ -33,10 +34,10 @@ fn pod_of(after: &[u8], rebuilt: impl Fn(End<'static>) -> Vec<u8>) -> &'static s
 fn sent(world: &World, client: End<'_>, vip: &str, protocol: u8, flags: u8) -> (Reason, Option<&'static str>) {
     let (verdict, after) = inward(world, &packet(protocol, client, End(vip, PORT), flags, b"hello"));
     let pod = match verdict {
-        Verdict::Pass(Reason::NotPods) | Verdict::Drop(_) => None,
+        Delivery { reason: Reason::NotPods, .. } | Delivery { step: Step::Drop, .. } => None,
         _ => Some(pod_of(&after, |pod| packet(protocol, client, pod, flags, b"hello"))),
     };
-    (verdict.reason(), pod)
+    (verdict.reason, pod)
 }
 
 const CLIENT: End<'static> = End(CLIENT4, 40_000);
@@ -66,15 +67,15 @@ proptest! {
             ip_with(from.0, to.0, protocol, 0, &options, &upper(protocol, from, to, flags, &data))
         };
         let (verdict, after) = inward(&world, &build(client, End(vip, PORT)));
-        prop_assert_eq!(verdict, Verdict::Pass(Reason::ToPodNew));
+        prop_assert_eq!(verdict, Delivery::pass(Reason::ToPodNew));
         let pod = End(pod_of(&after, |pod| build(client, pod)), TARGET);
         let (verdict, after) = outward(&world, &build(pod, client));
-        prop_assert_eq!(verdict, Verdict::Pass(Reason::FromPod));
+        prop_assert_eq!(verdict, Delivery::pass(Reason::FromPod));
         prop_assert_eq!(after, build(End(vip, PORT), client));
         // And the flow is known now.
         let again = inward(&world, &build(client, End(vip, PORT)));
         let opens = protocol == TCP && flags & (SYN | ACK) == SYN;
-        prop_assert_eq!(again, (Verdict::Pass(Reason::ToPod), build(client, pod)), "opens: {}", opens);
+        prop_assert_eq!(again, (Delivery::pass(Reason::ToPod), build(client, pod)), "opens: {}", opens);
     }
 
     /// Whatever comes: nothing panics, what is none of ours is as it was, and nothing but the ends and checksums ever changes.
@@ -99,8 +100,8 @@ proptest! {
             let verdict = if out { from_pod(&mut after, &world) } else { to_pod(&mut after, &world) };
             prop_assert_eq!(after.0.len(), before.len());
             match verdict {
-                Verdict::Pass(Reason::NotPods) => prop_assert_eq!(&after.0, &before),
-                Verdict::HandOver(_) => prop_assert!(false, "nothing is handed over"),
+                Delivery { step: Step::Pass, reason: Reason::NotPods, .. } => prop_assert_eq!(&after.0, &before),
+                Delivery { step: Step::Turn, .. } => prop_assert_ne!(before[26..30].to_vec(), [198, 51, 100, 7]),
                 _ => {}
             }
             let changed = (0..before.len()).filter(|at| after.0[*at] != before[*at]).count();
@@ -189,11 +190,11 @@ fn what_no_pod_gets_is_the_hosts_where_it_has_the_vip() {
     let other_port = |vip| inward(&world, &packet(TCP, CLIENT, End(vip, 81), SYN, b"")).0;
     let sctp = |vip| inward(&world, &ip(CLIENT4, vip, 132, 0, &[0; 32])).0;
     let echo = |vip| inward(&world, &ip(CLIENT4, vip, 1, 0, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0])).0;
-    assert_eq!(other_port(VIP4), Verdict::Drop(Reason::PodNoService));
-    assert_eq!(sctp(VIP4), Verdict::Drop(Reason::PodNoService));
-    assert_eq!(echo(VIP4), Verdict::Drop(Reason::PodIcmpUnknown));
+    assert_eq!(other_port(VIP4), Delivery::drop(Reason::PodNoService));
+    assert_eq!(sctp(VIP4), Delivery::drop(Reason::PodNoService));
+    assert_eq!(echo(VIP4), Delivery::drop(Reason::PodIcmpUnknown));
     for verdict in [other_port(HOST_VIP4), sctp(HOST_VIP4), echo(HOST_VIP4), other_port(STRANGER4)] {
-        assert_eq!(verdict, Verdict::Pass(Reason::NotPods));
+        assert_eq!(verdict, Delivery::pass(Reason::NotPods));
     }
 }
 
@@ -327,21 +328,21 @@ fn the_first_part_of_a_datagram_says_where_the_others_go() {
     for (client, vip) in [(CLIENT, End(VIP4, PORT)), (End(CLIENT6, 40_000), End(VIP6, PORT))] {
         let data = [7; 64];
         let [first, second] = in_parts(&packet(UDP, client, vip, 0, &data), 24);
-        assert_eq!(inward(&world, &second).0, Verdict::Drop(Reason::PodPartUnknown));
+        assert_eq!(inward(&world, &second).0, Delivery::drop(Reason::PodPartUnknown));
         let (verdict, after) = inward(&world, &first);
-        assert_eq!(verdict, Verdict::Pass(Reason::ToPodNew));
+        assert_eq!(verdict, Delivery::pass(Reason::ToPodNew));
         let pod = End(pod_of(&after, |pod| in_parts(&packet(UDP, client, pod, 0, &data), 24)[0].clone()), TARGET);
         let whole = in_parts(&packet(UDP, client, pod, 0, &data), 24);
-        assert_eq!(inward(&world, &second), (Verdict::Pass(Reason::ToPodPart), whole[1].clone()));
+        assert_eq!(inward(&world, &second), (Delivery::pass(Reason::ToPodPart), whole[1].clone()));
         // And back.
         let [first, second] = in_parts(&packet(UDP, pod, client, 0, &data), 24);
         let wanted = in_parts(&packet(UDP, vip, client, 0, &data), 24);
-        assert_eq!(outward(&world, &second), (Verdict::Pass(Reason::NotPods), second.clone()));
-        assert_eq!(outward(&world, &first), (Verdict::Pass(Reason::FromPod), wanted[0].clone()));
-        assert_eq!(outward(&world, &second), (Verdict::Pass(Reason::FromPodPart), wanted[1].clone()));
+        assert_eq!(outward(&world, &second), (Delivery::pass(Reason::NotPods), second.clone()));
+        assert_eq!(outward(&world, &first), (Delivery::pass(Reason::FromPod), wanted[0].clone()));
+        assert_eq!(outward(&world, &second), (Delivery::pass(Reason::FromPodPart), wanted[1].clone()));
         // Later than anybody waits, the identification is another datagram's.
         world.now.set(world.now.get() + 31);
-        assert_eq!(outward(&world, &second).0, Verdict::Pass(Reason::NotPods));
+        assert_eq!(outward(&world, &second).0, Delivery::pass(Reason::NotPods));
     }
 }
 
@@ -362,19 +363,19 @@ fn errors_about_a_flow_are_translated_with_what_they_quote() {
                     whole[..whole.len().min(header + quoted)].to_vec()
                 };
                 let (verdict, after) = inward(&world, &error(router, vip.0, &of(vip, client)));
-                assert_eq!(verdict, Verdict::Pass(Reason::ToPodIcmp), "{client:?} {protocol} {quoted}");
+                assert_eq!(verdict, Delivery::pass(Reason::ToPodIcmp), "{client:?} {protocol} {quoted}");
                 assert_eq!(after, error(router, pod.0, &of(pod, client)), "{client:?} {protocol} {quoted}");
                 // The pod's own, and one of the host in its name.
                 for from in [pod.0, host] {
                     let (verdict, after) = outward(&world, &error(from, client.0, &of(client, pod)));
-                    assert_eq!(verdict, Verdict::Pass(Reason::FromPodIcmp), "{client:?} {protocol} {quoted}");
+                    assert_eq!(verdict, Delivery::pass(Reason::FromPodIcmp), "{client:?} {protocol} {quoted}");
                     assert_eq!(after, error(vip.0, client.0, &of(client, vip)), "{client:?} {protocol} {quoted}");
                 }
             }
             let strange = packet(protocol, vip, End(client.0, 5), ACK, b"");
-            assert_eq!(inward(&world, &error(router, vip.0, &strange)).0, Verdict::Drop(Reason::PodIcmpUnknown));
+            assert_eq!(inward(&world, &error(router, vip.0, &strange)).0, Delivery::drop(Reason::PodIcmpUnknown));
             let strange = error(pod.0, client.0, &packet(protocol, End(client.0, 5), pod, ACK, b""));
-            assert_eq!(outward(&world, &strange), (Verdict::Pass(Reason::NotPods), strange));
+            assert_eq!(outward(&world, &strange), (Delivery::pass(Reason::NotPods), strange));
         }
     }
 }
@@ -385,13 +386,13 @@ fn what_a_pod_sends_on_its_own_stays_its_own() {
     let _flow = sent(&world, CLIENT, VIP4, TCP, SYN);
     for other in [End(CLIENT4, 5), End(STRANGER4, 40_000)] {
         let own = packet(TCP, End(PODS4[0], TARGET), other, ACK, b"");
-        assert_eq!(outward(&world, &own), (Verdict::Pass(Reason::NotPods), own));
+        assert_eq!(outward(&world, &own), (Delivery::pass(Reason::NotPods), own));
     }
     // A host without pods looks nothing up.
     world.host.control.flags = 0;
     for pod in PODS4 {
         let reply = packet(TCP, End(pod, TARGET), CLIENT, ACK, b"");
-        assert_eq!(outward(&world, &reply), (Verdict::Pass(Reason::NotPods), reply));
+        assert_eq!(outward(&world, &reply), (Delivery::pass(Reason::NotPods), reply));
     }
 }
 
@@ -404,8 +405,70 @@ fn half_a_header_is_dropped_by_name() {
         // Padding of the Ethernet frame is no header.
         for padding in [0, 46] {
             let before = [&short[..], &vec![0; padding]].concat();
-            assert_eq!(inward(&world, &before).0, Verdict::Drop(Reason::PodMalformed), "{length} bytes");
+            assert_eq!(inward(&world, &before).0, Delivery::drop(Reason::PodMalformed), "{length} bytes");
         }
     }
     assert!(world.flows.borrow().is_empty());
+}
+
+/// A client of the host itself: the pods see another address of it, and answer to that.
+#[test]
+fn clients_of_the_host_itself_come_in_by_another_way() {
+    let world = World::of_pods();
+    for (host, vip, turned) in [(HOST4, VIP4, "169.254.83.1"), (HOST6, VIP6, "fd53:4750:4f44::1")] {
+        for protocol in [TCP, UDP] {
+            let (client, vip, seen) = (End(host, 40_000), End(vip, PORT), End(turned, 40_000));
+            let data = [7; 64];
+            let mut before = Frame(frame(&[], &packet(protocol, client, vip, SYN, &data)));
+            let mac = before.0[..6].to_vec();
+            assert_eq!(to_pod(&mut before, &world), Delivery::turn(Reason::ToPodNew, TURN));
+            assert_eq!(before.0[..6], TURN_MAC[..6]);
+            let pod = End(pod_of(&before.0[14..], |pod| packet(protocol, seen, pod, SYN, &data)), TARGET);
+            // The answer comes in where the client's packet did.
+            let mut reply = Frame(frame(&[], &packet(protocol, pod, seen, ACK, &data)));
+            assert_eq!(from_pod(&mut reply, &world), Delivery::turn(Reason::FromPod, 1));
+            assert_eq!(reply.0[..6], mac);
+            assert_eq!(reply.0[14..], packet(protocol, vip, client, ACK, &data));
+            // Parts, and errors.
+            let sent = in_parts(&packet(protocol, client, vip, ACK, &data), 24);
+            let wanted = in_parts(&packet(protocol, seen, pod, ACK, &data), 24);
+            assert_eq!(inward(&world, &sent[0]), (Delivery::turn(Reason::ToPod, TURN), wanted[0].clone()));
+            assert_eq!(inward(&world, &sent[1]), (Delivery::turn(Reason::ToPodPart, TURN), wanted[1].clone()));
+            let sent = in_parts(&packet(protocol, pod, seen, ACK, &data), 24);
+            let wanted = in_parts(&packet(protocol, vip, client, ACK, &data), 24);
+            assert_eq!(outward(&world, &sent[0]), (Delivery::turn(Reason::FromPod, 1), wanted[0].clone()));
+            assert_eq!(outward(&world, &sent[1]), (Delivery::turn(Reason::FromPodPart, 1), wanted[1].clone()));
+            let told = outward(&world, &error(pod.0, seen.0, &packet(protocol, seen, pod, ACK, &data)));
+            let wanted = error(vip.0, client.0, &packet(protocol, client, vip, ACK, &data));
+            assert_eq!(told, (Delivery::turn(Reason::FromPodIcmp, 1), wanted));
+            let told = inward(&world, &error(client.0, vip.0, &packet(protocol, vip, client, ACK, &data)));
+            let wanted = error(seen.0, pod.0, &packet(protocol, pod, seen, ACK, &data));
+            assert_eq!(told, (Delivery::turn(Reason::ToPodIcmp, TURN), wanted));
+        }
+    }
+}
+
+/// Where they meet on one pod, clients of the host itself get more addresses instead of another pod.
+#[test]
+fn flows_of_the_host_itself_that_meet_are_told_apart_by_address() {
+    let mut world = World::new();
+    let vips: Vec<String> = (0..=TURNS).map(|vip| format!("192.0.2.{}", 100 + vip)).collect();
+    for vip in &vips {
+        world.serve(vip, TCP, &PODS4[..1]);
+    }
+    let client = End(HOST4, 40_000);
+    for (turn, vip) in (1..).zip(&vips) {
+        let (verdict, after) = inward(&world, &packet(TCP, client, End(vip, PORT), SYN, b""));
+        if turn <= TURNS {
+            let seen = format!("169.254.83.{turn}");
+            assert_eq!(verdict, Delivery::turn(Reason::ToPodNew, TURN));
+            assert_eq!(after, packet(TCP, End(&seen, 40_000), End(PODS4[0], TARGET), SYN, b""));
+        } else {
+            assert_eq!(verdict, Delivery::drop(Reason::PodPortTaken));
+        }
+    }
+    // Without the interface they are as any other.
+    world.host.control.turn = 0;
+    let other = packet(TCP, End(HOST4, 5), End(&vips[0], PORT), SYN, b"");
+    assert_eq!(inward(&world, &other).0, Delivery::pass(Reason::ToPodNew));
 }

@@ -31,7 +31,7 @@ unsafe impl<const N: usize> Pod for Row<N> {}
 
 fn host(tables: &Tables) -> Ebpf {
     let mut object = Ebpf::load(BACKEND).expect("the maps are made");
-    let control = (u64::from(tables.control.reserved) << 32) | u64::from(tables.control.flags);
+    let control = (u64::from(tables.control.turn) << 32) | u64::from(tables.control.flags);
     let map = object.map_mut(map::HOST).expect("a map");
     Array::<_, u64>::try_from(map).expect("an array").set(0, control, 0).expect("written");
     for (name, addresses) in [(map::DIRECTORS, &tables.directors), (map::ENDPOINTS, &tables.endpoints)] {

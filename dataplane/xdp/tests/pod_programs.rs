@@ -6,9 +6,9 @@ mod support;
 use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use sluicegate_dsr::layout::{FlowKey, Pod, PodPort, map};
-use sluicegate_dsr::pod::{from_pod, to_pod};
-use sluicegate_dsr::{Reason, Verdict, clamp};
+use sluicegate_dsr::layout::{Flow, FlowKey, Pod, PodPort, map};
+use sluicegate_dsr::pod::{Step, from_pod, to_pod};
+use sluicegate_dsr::{Reason, clamp};
 use sluicegate_l4::layout::Address;
 use sluicegate_xdp::BACKEND;
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use support::{CLIENT4, CLIENT6, Frame, HOST4, HOST6, STRANGER4, VIP4, VIP6, fram
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
 
 /// Rows as words: what lies in the tables has no padding.
 type FlowWords = [u32; 10];
@@ -39,7 +40,13 @@ fn kernel(world: &World) -> Ebpf {
         .load(BACKEND)
         .expect("the maps are made");
     let mut host = Array::<_, u64>::try_from(object.map_mut(map::HOST).expect("there")).expect("an array");
-    host.set(0, u64::from(world.host.control.flags), 0).expect("written");
+    let control = u64::from(world.host.control.flags) | u64::from(world.host.control.turn) << 32;
+    host.set(0, control, 0).expect("written");
+    let endpoints = object.map_mut(map::ENDPOINTS).expect("there");
+    let mut endpoints = HashMap::<_, Address, u32>::try_from(endpoints).expect("a hash map");
+    for endpoint in &world.host.endpoints {
+        endpoints.insert(endpoint, 1, 0).expect("written");
+    }
     let bound = object.map_mut(map::BOUND).expect("there");
     let mut bound = HashMap::<_, Address, u32>::try_from(bound).expect("a hash map");
     for (vip, row) in &world.host.bound {
@@ -99,18 +106,22 @@ impl Programs {
     fn agrees_on_flows(&self, world: &World) {
         let key =
             |key: &FlowKey| words(&[key.client, key.server], &[two(key.client_port, key.server_port), key.protocol]);
-        let flows: BTreeMap<FlowWords, [u32; 1]> =
-            world.flows.borrow().iter().map(|(flow, pod)| (key(flow), [two(pod.id, pod.generation)])).collect();
-        assert_eq!(self.flows::<1>(map::POD_FLOWS), flows);
-        let mut there = self.flows::<8>(map::POD_REPLIES);
-        there.values_mut().for_each(|reply| reply[6] = 0);
-        let here: BTreeMap<FlowWords, [u32; 8]> = world
+        let row = |flow: &Flow| [two(flow.pod.id, flow.pod.generation), flow.turn];
+        let flows: BTreeMap<FlowWords, [u32; 2]> =
+            world.flows.borrow().iter().map(|(flow, pod)| (key(flow), row(pod))).collect();
+        assert_eq!(self.flows::<2>(map::POD_FLOWS), flows);
+        let mut there = self.flows::<15>(map::POD_REPLIES);
+        there.values_mut().for_each(|reply| reply[10] = 0);
+        let here: BTreeMap<FlowWords, [u32; 15]> = world
             .replies
             .borrow()
             .iter()
             .map(|(flow, reply)| {
-                let rest = [two(reply.pod.id, reply.pod.generation), reply.port, 0, reply.ends];
-                (key(flow), words(&[reply.vip], &rest))
+                let [a, b, c, d, e, f, g, h] = reply.way.mac;
+                let mac = [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes);
+                let pod = two(reply.pod.id, reply.pod.generation);
+                let rest = [pod, reply.port, 0, reply.ends, reply.way.interface, mac[0], mac[1]];
+                (key(flow), words(&[reply.vip, reply.client], &rest))
             })
             .collect();
         assert_eq!(there, here);
@@ -124,8 +135,12 @@ impl Programs {
         for (name, out) in [("to_pod", false), ("clamp", true)] {
             let mut here = Frame(before.to_vec());
             let verdict = if out { from_pod(&mut here, world) } else { to_pod(&mut here, world) };
-            let action = if matches!(verdict, Verdict::Drop(_)) { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
-            if out && action == TC_ACT_UNSPEC {
+            let action = match verdict.step {
+                Step::Pass => TC_ACT_UNSPEC,
+                Step::Drop => TC_ACT_SHOT,
+                Step::Turn => TC_ACT_REDIRECT,
+            };
+            if out && action != TC_ACT_SHOT {
                 let _sized = clamp(&mut here, world);
             }
             assert_eq!(self.run(name, before), (action, here.0), "{name} {what:02x?}: {verdict:?}");
@@ -139,6 +154,10 @@ fn packets() -> Vec<Vec<u8>> {
     for (client, vips, pods, router, host) in [
         (CLIENT4, &[VIP4, OTHER_VIP4, HOST_VIP4][..], PODS4, STRANGER4, HOST4),
         (CLIENT6, &[VIP6], PODS6, "2001:db8:9::1", HOST6),
+        (HOST4, &[VIP4, OTHER_VIP4], PODS4, STRANGER4, HOST4),
+        (HOST6, &[VIP6], PODS6, "2001:db8:9::1", HOST6),
+        ("169.254.83.1", &[VIP4], PODS4, STRANGER4, HOST4),
+        ("fd53:4750:4f44::1", &[VIP6], PODS6, "2001:db8:9::1", HOST6),
     ] {
         for port in [40_000, 40_001, 40_002] {
             let client = End(client, port);

@@ -119,10 +119,14 @@ impl Node {
         })
     }
 
-    pub fn counted(&self, reason: Reason) -> u64 {
+    pub fn counters(&self) -> BTreeMap<Reason, u64> {
         let settings = self.settings(AttachMode::Auto, ClassifierMode::Auto);
         let counters = self.run(|| async { Backend::start(&settings).expect("adopted").counters() });
-        counters.expect("readable").into_iter().find(|(found, _)| *found == reason).map_or(0, |(_, count)| count)
+        counters.expect("readable").into_iter().collect()
+    }
+
+    pub fn counted(&self, reason: Reason) -> u64 {
+        self.counters().get(&reason).copied().unwrap_or(0)
     }
 
     /// Everything that is served, on all pods of this node.

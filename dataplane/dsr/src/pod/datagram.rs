@@ -16,11 +16,9 @@ const MAX_EXTENSIONS: usize = 4;
 /// Bytes of an extension header that is followed.
 const LONGEST_EXTENSION: usize = 64;
 const ICMP_HEADER: usize = 8;
-/// Mask that covers where a header begins: four extension headers behind tags and a packet that is quoted behind those.
-const LARGEST_OFFSET: usize = 1023;
 
-/// A part of a datagram? One word, which a verifier can be made to forget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A part of a datagram? One word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fragment(u64);
 
 impl Fragment {
@@ -52,7 +50,7 @@ impl Fragment {
 }
 
 /// An IP packet in a frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Datagram {
     pub(super) source: Address,
     pub(super) destination: Address,
@@ -68,23 +66,30 @@ pub(super) struct Datagram {
 }
 
 /// Ports, and the flags of TCP.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ports {
     pub(super) source: u16,
     pub(super) destination: u16,
     pub(super) flags: u8,
 }
 
+impl Ports {
+    /// Those of the other direction.
+    #[inline(always)]
+    pub(super) const fn turned_round(self) -> Self {
+        Self { source: self.destination, destination: self.source, flags: self.flags }
+    }
+}
+
 /// The IP packet of a frame; `None` if there is none, or if its headers cannot be followed.
 #[inline(always)]
 pub(super) fn read<P: Packet>(packet: &P) -> Option<Datagram> {
     let (at, ethertype) = network(packet)?;
-    let datagram = match ethertype {
-        ETHERTYPE_IP4 => read4(packet, at)?,
-        ETHERTYPE_IP6 => read6(packet, at)?,
-        _ => return None,
-    };
-    Some(datagram.opaque(packet))
+    match ethertype {
+        ETHERTYPE_IP4 => read4(packet, at),
+        ETHERTYPE_IP6 => read6(packet, at),
+        _ => None,
+    }
 }
 
 #[inline(always)]
@@ -160,22 +165,6 @@ fn follow<P: Packet>(packet: &P, datagram: &mut Datagram) -> Option<()> {
 }
 
 impl Datagram {
-    /// The same, without what a verifier knows of it by the way that led here: ways of different headers become one.
-    #[inline(always)]
-    fn opaque<P: Packet>(self, packet: &P) -> Self {
-        let address = |words: Address| words.map(|word| packet.opaque(word as usize) as u32);
-        Self {
-            source: address(self.source),
-            destination: address(self.destination),
-            fragment: Fragment(packet.opaque(self.fragment.0 as usize) as u64),
-            ip: packet.opaque(self.ip) & LARGEST_OFFSET,
-            transport: packet.opaque(self.transport) & LARGEST_OFFSET,
-            end: packet.opaque(self.end),
-            protocol: packet.opaque(usize::from(self.protocol)) as u8,
-            ipv6: packet.opaque(usize::from(self.ipv6)) != 0,
-        }
-    }
-
     /// TCP or UDP?
     #[inline(always)]
     pub(super) const fn is_carried(&self) -> bool {
@@ -225,7 +214,6 @@ impl Datagram {
             (true, 1..=4) => read6(packet, at)?,
             _ => return None,
         };
-        let quoted = quoted.opaque(packet);
         if !quoted.is_carried() || quoted.fragment.later().is_some() || quoted.transport + 8 > self.end {
             return None;
         }

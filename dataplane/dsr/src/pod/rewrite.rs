@@ -7,14 +7,25 @@ use sluicegate_l4::checksum;
 use sluicegate_l4::layout::Address;
 
 /// Which end.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum End {
+    #[default]
     Source,
     Destination,
 }
 
+impl End {
+    #[inline(always)]
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}
+
 /// What it becomes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     pub(super) address: Address,
     pub(super) port: u16,

@@ -3,15 +3,15 @@
 use crate::support::{Tables, address, checksum, ip_with};
 use sluicegate_dsr::HostTables;
 use sluicegate_dsr::layout::{
-    Bound, FlowKey, HostControl, POD_SLOTS, Part, PartKey, Pod, PodPort, PodPortKey, PodRef, Reply,
+    Bound, Flow, FlowKey, HostControl, POD_SLOTS, Part, PartKey, Pod, PodPort, PodPortKey, Reply,
 };
-use sluicegate_dsr::pod::PodTables;
+use sluicegate_dsr::pod::{PodTables, Scratch};
 use sluicegate_l4::layout::Address;
 use sluicegate_l4::maglev::{self, Claimant};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -28,13 +28,17 @@ pub const PODS6: [&str; 3] = ["2001:db8:f::1", "2001:db8:f::2", "2001:db8:f::3"]
 pub const TARGET: u16 = 8080;
 pub const PORT: u16 = 80;
 
+/// The interface of clients of the host itself.
+pub const TURN: u32 = 77;
+
 /// The tables of a host with pods.
 pub struct World {
     pub host: Tables,
+    pub scratch: RefCell<Scratch>,
     pub now: Cell<u32>,
     pub ports: BTreeMap<PodPortKey, PodPort>,
     pub pods: Vec<Pod>,
-    pub flows: RefCell<BTreeMap<FlowKey, PodRef>>,
+    pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
     pub replies: RefCell<BTreeMap<FlowKey, Reply>>,
     pub parts: RefCell<BTreeMap<PartKey, Part>>,
 }
@@ -48,9 +52,11 @@ impl World {
     pub fn new() -> Self {
         let mut host = Tables::of_host();
         host.control.flags |= HostControl::PODS;
+        host.control.turn = TURN;
         host.bound.clear();
         Self {
             host,
+            scratch: RefCell::default(),
             now: Cell::new(1000),
             ports: BTreeMap::new(),
             pods: vec![Pod::default()],
@@ -142,29 +148,34 @@ impl HostTables for World {
 }
 
 impl PodTables for World {
+    fn scratch(&self) -> Option<impl DerefMut<Target = Scratch>> {
+        // With what the packet before has left.
+        Some(self.scratch.borrow_mut())
+    }
+
     fn now(&self) -> u32 {
         self.now.get()
     }
 
-    fn port(&self, key: &PodPortKey) -> Option<impl Deref<Target = PodPort>> {
+    fn port<'a>(&'a self, key: &PodPortKey) -> Option<impl Deref<Target = PodPort> + use<'a>> {
         self.ports.get(key)
     }
 
-    fn pod(&self, id: u16) -> Option<Pod> {
-        self.pods.get(usize::from(id)).copied()
+    fn pod(&self, id: u16) -> Option<impl Deref<Target = Pod>> {
+        self.pods.get(usize::from(id))
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<PodRef> {
-        self.flows.borrow().get(key).copied()
+    fn flow<'a>(&'a self, key: &FlowKey) -> Option<impl Deref<Target = Flow> + use<'a>> {
+        self.flows.borrow().get(key).copied().map(Box::new)
     }
 
-    fn remember_flow(&self, key: &FlowKey, pod: PodRef) -> bool {
-        self.flows.borrow_mut().insert(*key, pod);
+    fn remember_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        self.flows.borrow_mut().insert(*key, *flow);
         true
     }
 
-    fn reply(&self, key: &FlowKey) -> Option<Reply> {
-        self.replies.borrow().get(key).copied()
+    fn reply<'a>(&'a self, key: &FlowKey) -> Option<impl Deref<Target = Reply> + use<'a>> {
+        self.replies.borrow().get(key).copied().map(Box::new)
     }
 
     fn remember_reply(&self, key: &FlowKey, reply: &Reply) -> bool {
@@ -178,8 +189,8 @@ impl PodTables for World {
         }
     }
 
-    fn part(&self, key: &PartKey) -> Option<Part> {
-        self.parts.borrow().get(key).copied()
+    fn part<'a>(&'a self, key: &PartKey) -> Option<impl Deref<Target = Part> + use<'a>> {
+        self.parts.borrow().get(key).copied().map(Box::new)
     }
 
     fn remember_part(&self, key: &PartKey, part: &Part) -> bool {

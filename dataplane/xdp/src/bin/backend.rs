@@ -37,12 +37,13 @@ mod bpf {
     use crate::sockets::HostSockets;
     use crate::tables::{HOST_REASONS, Maps};
     use crate::xdp::Frame;
-    use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action, xdp_md};
-    use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_xdp_adjust_meta};
+    use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, xdp_action, xdp_md};
+    use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_xdp_adjust_meta};
     use aya_ebpf::macros::{classifier, xdp};
     use aya_ebpf::programs::{TcContext, XdpContext};
     use sluicegate_dsr::hand_over::{Segment, Socket, Sockets};
-    use sluicegate_dsr::{Reason, Verdict, pod};
+    use sluicegate_dsr::pod::{self, Step};
+    use sluicegate_dsr::{Reason, Verdict};
     use sluicegate_l4::Packet;
 
     /// In front of what is to be handed over. Nobody but programs of this host writes there, so nothing that comes from the
@@ -190,26 +191,34 @@ mod bpf {
         if unsafe { (*context.skb.skb).pkt_type } == PACKET_OTHERHOST {
             return TC_ACT_UNSPEC;
         }
-        let verdict = pod::to_pod(&mut Carried::new(context, INWARD), &Maps);
+        let delivery = pod::to_pod(&mut Carried::new(context, INWARD), &Maps);
         // What is for no pod is the host's whole traffic.
-        if verdict.reason() != Reason::NotPods {
-            count(&HOST_REASONS, verdict.reason().index());
+        if delivery.reason != Reason::NotPods {
+            count(&HOST_REASONS, delivery.reason.index());
         }
-        match verdict {
-            Verdict::Pass(_) | Verdict::HandOver(_) => TC_ACT_UNSPEC,
-            Verdict::Drop(_) => TC_ACT_SHOT,
+        match delivery.step {
+            Step::Pass => TC_ACT_UNSPEC,
+            Step::Drop => TC_ACT_SHOT,
+            Step::Turn => come_in_by(delivery.interface),
         }
+    }
+
+    /// Lets a packet go on as if it had come in by this interface.
+    #[inline(always)]
+    fn come_in_by(interface: u32) -> i32 {
+        // SAFETY: numbers alone.
+        unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 }
     }
 
     /// What leaves: a pod's answer gets its VIP, and then a VIP's SYN-ACK, whoever's it is, the MSS of its tunnel.
     #[classifier]
     pub fn clamp(context: TcContext) -> i32 {
         let mut skb = Carried::new(context, OUTWARD);
-        let verdict = pod::from_pod(&mut skb, &Maps);
-        if verdict.reason() != Reason::NotPods {
-            count(&HOST_REASONS, verdict.reason().index());
+        let delivery = pod::from_pod(&mut skb, &Maps);
+        if delivery.reason != Reason::NotPods {
+            count(&HOST_REASONS, delivery.reason.index());
         }
-        if matches!(verdict, Verdict::Drop(_)) {
+        if delivery.step == Step::Drop {
             return TC_ACT_SHOT;
         }
         let reason = sluicegate_dsr::clamp(&mut skb, &Maps);
@@ -217,7 +226,10 @@ mod bpf {
         if reason != Reason::NotSynAck {
             count(&HOST_REASONS, reason.index());
         }
-        TC_ACT_UNSPEC
+        match delivery.step {
+            Step::Turn => come_in_by(delivery.interface),
+            Step::Pass | Step::Drop => TC_ACT_UNSPEC,
+        }
     }
 
     /// "As if this program were not there": `TCX_NEXT` for links, and for filters of the classic kind the default way on.

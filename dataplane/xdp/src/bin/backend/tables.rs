@@ -5,13 +5,13 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use sluicegate_dsr::HostTables;
 use sluicegate_dsr::layout::{
-    Bound, FlowKey, HostControl, MAX_BOUND, MAX_DIRECTORS, MAX_ENDPOINTS, MAX_PEERS, MAX_POD_PARTS, MAX_POD_PORTS,
-    MAX_PODS, Part, PartKey, Pod, PodPort, PodPortKey, PodRef, REASON_COUNTERS, Reply,
+    Bound, Flow, FlowKey, HostControl, MAX_BOUND, MAX_DIRECTORS, MAX_ENDPOINTS, MAX_PEERS, MAX_POD_PARTS,
+    MAX_POD_PORTS, MAX_PODS, Part, PartKey, Pod, PodPort, PodPortKey, REASON_COUNTERS, Reply,
 };
-use sluicegate_dsr::pod::PodTables;
+use sluicegate_dsr::pod::{PodTables, Scratch};
 use sluicegate_l4::layout::Address;
 
 #[map]
@@ -33,11 +33,14 @@ static POD_PORTS: HashMap<PodPortKey, PodPort> = HashMap::with_max_entries(MAX_P
 static PODS: Array<Pod> = Array::with_max_entries(MAX_PODS, 0);
 /// How many entries the next two have is said by who loads them.
 #[map]
-static POD_FLOWS: LruHashMap<FlowKey, PodRef> = LruHashMap::with_max_entries(1, 0);
+static POD_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static POD_REPLIES: LruHashMap<FlowKey, Reply> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static POD_PARTS: LruHashMap<PartKey, Part> = LruHashMap::with_max_entries(MAX_POD_PARTS, 0);
+
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Aligned, because the compiler writes it by eight bytes and the verifier wants those aligned on the stack.
 #[repr(C, align(8))]
@@ -75,19 +78,45 @@ impl HostTables for Maps {
 }
 
 /// A row that is lent. The kernel frees none of them while a program runs.
-struct Lent(*const PodPort);
+struct Lent<T>(*const T);
 
-impl Deref for Lent {
-    type Target = PodPort;
+impl<T> Deref for Lent<T> {
+    type Target = T;
 
     #[inline(always)]
-    fn deref(&self) -> &PodPort {
-        // SAFETY: a row of a map that was found, of plain numbers; who changes it puts another one in its place.
+    fn deref(&self) -> &T {
+        // SAFETY: a row of a map that was found, of plain numbers; whatever it is changed to meanwhile is one of its type.
         unsafe { &*self.0 }
     }
 }
 
+/// This CPU's notes. No classifier interrupts another one on its CPU.
+struct Noted(*mut Scratch);
+
+impl Deref for Noted {
+    type Target = Scratch;
+
+    #[inline(always)]
+    fn deref(&self) -> &Scratch {
+        // SAFETY: a row of a map, which the kernel begins with 0 (of all its fields a value), used by one program at a time.
+        unsafe { &*self.0 }
+    }
+}
+
+impl DerefMut for Noted {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Scratch {
+        // SAFETY: as above, and borrowed alone.
+        unsafe { &mut *self.0 }
+    }
+}
+
 impl PodTables for Maps {
+    #[inline(always)]
+    fn scratch(&self) -> Option<impl DerefMut<Target = Scratch>> {
+        SCRATCH.get_ptr_mut(0).map(Noted)
+    }
+
     #[inline(always)]
     fn now(&self) -> u32 {
         // SAFETY: no arguments.
@@ -95,30 +124,28 @@ impl PodTables for Maps {
     }
 
     #[inline(always)]
-    fn port(&self, key: &PodPortKey) -> Option<impl Deref<Target = PodPort>> {
+    fn port<'a>(&'a self, key: &PodPortKey) -> Option<impl Deref<Target = PodPort> + use<'a>> {
         POD_PORTS.get_ptr(key).map(Lent)
     }
 
     #[inline(always)]
-    fn pod(&self, id: u16) -> Option<Pod> {
-        PODS.get(u32::from(id)).copied()
+    fn pod(&self, id: u16) -> Option<impl Deref<Target = Pod>> {
+        PODS.get_ptr(u32::from(id)).map(Lent)
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<PodRef> {
-        // SAFETY: plain numbers; a row that is recycled meanwhile is of another flow, and its pod's answers show it.
-        POD_FLOWS.get_ptr(key).map(|found| unsafe { *found })
+    fn flow<'a>(&'a self, key: &FlowKey) -> Option<impl Deref<Target = Flow> + use<'a>> {
+        POD_FLOWS.get_ptr(key).map(Lent)
     }
 
     #[inline(always)]
-    fn remember_flow(&self, key: &FlowKey, pod: PodRef) -> bool {
-        POD_FLOWS.insert(key, pod, 0).is_ok()
+    fn remember_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        POD_FLOWS.insert(key, flow, 0).is_ok()
     }
 
     #[inline(always)]
-    fn reply(&self, key: &FlowKey) -> Option<Reply> {
-        // SAFETY: as above.
-        POD_REPLIES.get_ptr(key).map(|found| unsafe { *found })
+    fn reply<'a>(&'a self, key: &FlowKey) -> Option<impl Deref<Target = Reply> + use<'a>> {
+        POD_REPLIES.get_ptr(key).map(Lent)
     }
 
     #[inline(always)]
@@ -138,9 +165,8 @@ impl PodTables for Maps {
     }
 
     #[inline(always)]
-    fn part(&self, key: &PartKey) -> Option<Part> {
-        // SAFETY: as above.
-        POD_PARTS.get_ptr(key).map(|found| unsafe { *found })
+    fn part<'a>(&'a self, key: &PartKey) -> Option<impl Deref<Target = Part> + use<'a>> {
+        POD_PARTS.get_ptr(key).map(Lent)
     }
 
     #[inline(always)]
