@@ -199,7 +199,7 @@ impl Backend {
     async fn turn(&mut self, state: &BackendState) -> u32 {
         let made = match (state.services.is_empty(), self.has_turn) {
             (true, false) => return 0,
-            (true, true) => turn::remove().await.map(|_| 0).map_err(BackendError::from),
+            (true, true) => self.remove_turn().await.map(|()| 0),
             (false, _) => self.make_turn().await,
         };
         self.has_turn = !state.services.is_empty();
@@ -209,12 +209,28 @@ impl Backend {
         })
     }
 
+    async fn remove_turn(&self) -> Result<(), BackendError> {
+        for interface in turn::OF_DIRECTOR {
+            let at = pin(&self.settings.pins, TO_POD, interface);
+            classifiers::detach(TO_POD, interface, TcAttachType::Ingress, &at)?;
+        }
+        turn::remove().await?;
+        Ok(())
+    }
+
     async fn make_turn(&mut self) -> Result<u32, BackendError> {
         let index = turn::make().await?;
         let settings = &self.settings;
         let leaves = (turn::DEVICE, TcAttachType::Egress);
         let at = pin(&settings.pins, CLAMP, turn::DEVICE);
         classifiers::attach(&mut self.object, CLAMP, leaves, settings.classifiers, &at)?;
+        for interface in turn::OF_DIRECTOR {
+            let at = pin(&settings.pins, TO_POD, interface);
+            if programs::index_of(interface).is_ok() {
+                let comes_in = (interface, TcAttachType::Ingress);
+                classifiers::attach(&mut self.object, TO_POD, comes_in, settings.classifiers, &at)?;
+            }
+        }
         Ok(index)
     }
 

@@ -13,6 +13,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// The interface.
 pub(crate) const DEVICE: &str = "sluicegate2";
+/// Where a director on the same machine leaves what it sends to this host itself: its health checks, and its own clients'
+/// packets. What is not there has none.
+pub(crate) const OF_DIRECTOR: [&str; 2] = ["lo", "sluicegate1"];
 /// Its other end, which nothing passes.
 const OTHER_END: &str = "sluicegate3";
 /// What does not leave the host needs no cutting.

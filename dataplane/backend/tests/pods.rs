@@ -254,6 +254,23 @@ fn flows_outlive_the_agent_and_drain() {
     }
 }
 
+/// A director on the same machine leaves what it sends to this host itself on `lo`.
+#[test]
+#[ignore = "needs root: network namespaces and eBPF programs"]
+fn a_director_on_the_node_reaches_its_pods() {
+    let cluster = Cluster::new("own", Kind::Routed);
+    let node = &cluster.nodes[0];
+    node.apply(&node.state());
+    for family in FAMILIES {
+        let server = vip(family, PORT);
+        node.loop_back(server.ip());
+        let own = SocketAddr::new(node.address(family.six), 0);
+        let mut client = TcpClient::connect_from(&node.namespace, own, server, PATIENCE).expect("connected");
+        client.echo(&[7; 50_000]).expect("echoed");
+        assert!(client.server().starts_with("node0-pod"));
+    }
+}
+
 /// One port of a client to two VIPs with one pod: the second flow waits for the end of the first.
 #[test]
 #[ignore = "needs root: network namespaces and eBPF programs"]

@@ -4,7 +4,8 @@
 use crate::support;
 use aya::maps::MapInfo;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 use sluicegate_backend::{
     AttachMode, Backend, BackendSettings, BackendState, Changes, ClassifierMode, Directors, Pod, PodPort, PodService,
     TransportProtocol,
@@ -162,6 +163,21 @@ impl Node {
     pub fn table(&self, name: &str) -> u32 {
         let pins = self.settings(AttachMode::Auto, ClassifierMode::Auto).pins;
         MapInfo::from_pin(pins.join(name)).expect("pinned").id()
+    }
+
+    /// What this host sends to an address stays on it, as a director's health checks of its own machine do.
+    pub fn loop_back(&self, address: IpAddr) {
+        self.run(|| async {
+            let (connection, handle, _) = rtnetlink::new_connection().expect("a socket");
+            let connection = tokio::spawn(connection);
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, length).expect("a prefix");
+            // IPv6 refuses what leads to `lo` and is not its own.
+            let kind = if address.is_ipv4() { RouteType::Unicast } else { RouteType::Local };
+            let route = route.output_interface(1).kind(kind).build();
+            handle.route().add(route).execute().await.expect("a route");
+            connection.abort();
+        });
     }
 
     /// Servers on all pods, and on the node itself.

@@ -37,7 +37,7 @@ mod bpf {
     use crate::sockets::HostSockets;
     use crate::tables::{HOST_REASONS, Maps};
     use crate::xdp::Frame;
-    use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, xdp_action, xdp_md};
+    use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, xdp_action, xdp_md};
     use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_xdp_adjust_meta};
     use aya_ebpf::macros::{classifier, xdp};
     use aya_ebpf::programs::{TcContext, XdpContext};
@@ -186,9 +186,10 @@ mod bpf {
 
     #[classifier]
     pub fn to_pod(context: TcContext) -> i32 {
+        let frame = context.skb.skb;
         // For another machine: a switch floods. The stack drops it, but the flow would have been taken.
         // SAFETY: the context is the kernel's `__sk_buff`.
-        if unsafe { (*context.skb.skb).pkt_type } == PACKET_OTHERHOST {
+        if unsafe { (*frame).pkt_type } == PACKET_OTHERHOST {
             return TC_ACT_UNSPEC;
         }
         let delivery = pod::to_pod(&mut Carried::new(context, INWARD), &Maps);
@@ -199,20 +200,24 @@ mod bpf {
         match delivery.step {
             Step::Pass => TC_ACT_UNSPEC,
             Step::Drop => TC_ACT_SHOT,
-            Step::Turn => come_in_by(delivery.interface),
+            Step::Turn => come_in_by(frame, delivery.interface),
         }
     }
 
-    /// Lets a packet go on as if it had come in by this interface.
+    /// Lets a packet go on as if it had come in by this interface: also without a mark, which is for the way that it came.
     #[inline(always)]
-    fn come_in_by(interface: u32) -> i32 {
-        // SAFETY: numbers alone.
-        unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32 }
+    fn come_in_by(frame: *mut __sk_buff, interface: u32) -> i32 {
+        // SAFETY: the kernel's context, which lets programs write the mark.
+        unsafe {
+            (&raw mut (*frame).mark).write_volatile(0);
+            bpf_redirect(interface, u64::from(BPF_F_INGRESS)) as i32
+        }
     }
 
     /// What leaves: a pod's answer gets its VIP, and then a VIP's SYN-ACK, whoever's it is, the MSS of its tunnel.
     #[classifier]
     pub fn clamp(context: TcContext) -> i32 {
+        let frame = context.skb.skb;
         let mut skb = Carried::new(context, OUTWARD);
         let delivery = pod::from_pod(&mut skb, &Maps);
         if delivery.reason != Reason::NotPods {
@@ -227,7 +232,7 @@ mod bpf {
             count(&HOST_REASONS, reason.index());
         }
         match delivery.step {
-            Step::Turn => come_in_by(delivery.interface),
+            Step::Turn => come_in_by(frame, delivery.interface),
             Step::Pass | Step::Drop => TC_ACT_UNSPEC,
         }
     }
