@@ -522,7 +522,7 @@ impl Ownership {
 
     fn wants(&self, vip: IpAddr, now: Moment) -> bool {
         let Some(state) = self.vips.get(&vip).filter(|state| state.able) else { return false };
-        if self.fitness().is_err() {
+        if self.fitness().is_err() || !state.was_held && self.awaits_others(now) {
             return false;
         }
         let is_young = now < self.born + Self::YOUTH && !state.was_held;

@@ -53,6 +53,9 @@ impl Chain {
     /// A record that is missing, or older than what is known, is written again after so long: reads may lag.
     const LOST: Duration = Duration::from_secs(10);
 
+    /// A cluster's directors are new to each other before so many changes.
+    const FOUNDING: u64 = 8;
+
     pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
         Self {
             addresses,
@@ -330,6 +333,24 @@ impl Ownership {
         });
         let mut new = alive.filter(|(id, member)| !current.members.contains_key(*id) && is_found(member));
         new.next().map(|(id, member)| (id.clone(), member.clone()))
+    }
+
+    /// Directors of a cluster that is just being made do not start together, they join one after the other: what nobody has
+    /// held is left for a while, so that the first one does not end up with everything.
+    pub(super) fn awaits_others(&self, now: Moment) -> bool {
+        let Some((chain, known)) = self.chain.as_ref().and_then(|chain| Some((chain, chain.membership.as_ref()?)))
+        else {
+            return false;
+        };
+        let is_coming = |(id, standing): (&DirectorId, &Standing)| {
+            let is_found = matches!(&standing.state, LeaseState::Alive(member) if !member.addresses.is_empty());
+            is_found && !known.members.contains_key(id)
+        };
+        let is_young = now < self.born + Self::YOUTH && known.number < Chain::FOUNDING;
+        let may_come = known.number == 1 && now < self.born + Self::GRACE;
+        let is_unmet = |peer: &Peer| peer.last_heard.is_none();
+        let is_awaited = may_come || chain.standings.iter().any(is_coming) || self.peers.values().any(is_unmet);
+        is_young && !chain.addresses.is_empty() && is_awaited
     }
 
     /// Of two, the one with the deciding vote keeps what it holds when that vote does not decide any more.

@@ -186,6 +186,14 @@ impl World {
         }
     }
 
+    /// Nothing goes without an owner meanwhile.
+    pub fn run_served(&mut self, millis: Millis, when: &str) {
+        for _ in 0..millis {
+            self.step();
+            self.assert_all_served(when);
+        }
+    }
+
     /// Random faults, one every 400 ms on average.
     pub fn be_unlucky(&mut self, millis: Millis) {
         self.be_unlucky_with(ALL, millis);
@@ -385,6 +393,11 @@ impl World {
     pub fn owner_of_something(&self) -> usize {
         let owns = |director: &Director| director.fences.iter().any(|fence| self.now < *fence);
         self.directors.iter().position(owns).expect("an owner")
+    }
+
+    /// Who owns the VIP at this place.
+    pub fn owner(&self, place: usize) -> Option<usize> {
+        self.directors.iter().position(|director| self.now < director.fences[place])
     }
 
     pub fn assert_all_served(&self, when: &str) {
