@@ -3,6 +3,7 @@
 use crate::options::{AdminAddress, RunOptions, TranslateOptions};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluicegate_config::NamespacedName;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -84,9 +85,9 @@ pub enum Command {
     /// Remove programs, tables and addresses that a gone director or real server left on this host (needs root)
     #[command(after_help = "Examples:\n  sluicegate detach")]
     Detach(DetachArguments),
-    /// Check this host for what stands in the way of direct server return, and say what to change; exits 1 if traffic cannot flow
+    /// Check this host, and the rights on its cluster, for what stands in the way, and say what to change; exits 1 if traffic cannot flow
     #[command(
-        after_help = "Examples:\n  sluicegate doctor --role director --interface eth0\n  sluicegate doctor --role backend --interface eth0 --vip 192.0.2.100 -o json"
+        after_help = "Examples:\n  sluicegate doctor --role director --interface eth0\n  sluicegate doctor --role backend --interface eth0 --vip 192.0.2.100 -o json\n  sluicegate doctor --role gateway --kubeconfig ~/.kube/config"
     )]
     Doctor(DoctorArguments),
     /// Make this host fit for what it is to be, as an init container does: BPF file system, settings of the kernel (needs root)
@@ -333,9 +334,9 @@ pub struct DetachArguments {
 pub struct DoctorArguments {
     /// What this host is to be
     #[arg(long, value_enum)]
-    pub role: DoctorRole,
-    /// Interface that packets for virtual IPs come in on or leave by; repeatable
-    #[arg(long, value_name = "IFACE", required = true)]
+    pub role: ExaminedRole,
+    /// Interface that packets for virtual IPs come in on or leave by; repeatable; a gateway needs none
+    #[arg(long, value_name = "IFACE", required_if_eq_any([("role", "director"), ("role", "backend"), ("role", "all")]))]
     pub interface: Vec<String>,
     /// A virtual IP; repeatable
     #[arg(long, value_name = "ADDRESS")]
@@ -343,6 +344,27 @@ pub struct DoctorArguments {
     /// Packets come and go without a tunnel (L2 alone)
     #[arg(long)]
     pub no_tunnels: bool,
+    /// Also ask this cluster whether it allows what the role needs, and for kube-proxy [default: that of the pod]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// As `run` is given it
+    #[arg(long, value_name = "NAMESPACE")]
+    pub watch_namespace: Option<String>,
+    /// `run` is given --watch-namespace-selector
+    #[arg(long)]
+    pub watch_namespace_selector: bool,
+    /// As `run` is given it [default: sluicegate-system/vips]
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub vip_configmap: Option<NamespacedName>,
+    /// As `run` is given it
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub tcp_services_configmap: Option<NamespacedName>,
+    /// As `run` is given it [default: by role]
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub leader_lease: Option<NamespacedName>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
@@ -353,6 +375,19 @@ pub struct PrepareArguments {
     /// What this host is to be
     #[arg(long, value_enum)]
     pub role: DoctorRole,
+}
+
+/// What a host is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExaminedRole {
+    /// Forwards packets.
+    Director,
+    /// Answers them.
+    Backend,
+    /// Serves HTTP.
+    Gateway,
+    /// Director and gateway.
+    All,
 }
 
 /// What a host is to be.

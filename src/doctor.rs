@@ -1,7 +1,9 @@
-//! `doctor`: what of this host stands in the way, why, and the command that changes it.
+//! `doctor`: what of this host, and of its cluster, stands in the way, why, and the command that changes it.
+
+mod cluster;
 
 use crate::Failure;
-use crate::cli::{DoctorArguments, DoctorRole, OutputFormat};
+use crate::cli::{DoctorArguments, ExaminedRole, OutputFormat};
 use crate::output::print;
 use sluicegate_backend::doctor::{Expectation, Finding, HostFacts, Role, Severity, examine, proxy_mode};
 use sluicegate_backend::read_facts;
@@ -14,17 +16,21 @@ use std::time::Duration;
 
 pub fn doctor(arguments: &DoctorArguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let facts = with_more(runtime.block_on(read_facts()));
+    let mut facts = with_more(runtime.block_on(read_facts()));
+    let of_cluster = runtime.block_on(cluster::examine(arguments, &mut facts));
     let expected = Expectation {
         role: match arguments.role {
-            DoctorRole::Director => Role::Director,
-            DoctorRole::Backend => Role::Backend,
+            ExaminedRole::Director | ExaminedRole::All => Role::Director,
+            ExaminedRole::Backend => Role::Backend,
+            ExaminedRole::Gateway => Role::Gateway,
         },
         interfaces: arguments.interface.clone(),
         vips: arguments.vip.clone(),
         tunnels: !arguments.no_tunnels,
     };
-    let findings = examine(&facts, &expected);
+    let mut findings = examine(&facts, &expected);
+    findings.extend(of_cluster);
+    findings.sort_by_key(|finding| finding.severity);
     match arguments.output {
         OutputFormat::Table => print(&text(&findings))?,
         OutputFormat::Json => {

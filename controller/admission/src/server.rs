@@ -219,6 +219,10 @@ fn with_source(error: &CertificateError) -> String {
 }
 
 async fn connection(stream: TcpStream, tls: Arc<ServerConfig>, answerer: Arc<Answerer>, has_asked: Arc<AtomicBool>) {
+    // An answer is one small write or two, and whoever waits for it waits for nothing else.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
     // What goes wrong with a handshake is between the API server's caBundle and the certificate; it says so itself.
     let accepting = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream));
     let Ok(Ok(stream)) = accepting.await else { return };

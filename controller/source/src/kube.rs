@@ -7,6 +7,7 @@
 //! Secrets are read only where something asks for them by name ([`Wishes`]), by a watch for each of a few, and of the
 //! namespace where they are many.
 
+mod access;
 mod batch;
 mod client;
 mod contact;
@@ -16,6 +17,7 @@ mod request;
 mod scope;
 mod secrets;
 
+pub use access::ClusterFacts;
 pub use client::{ClientError, KubeClient, Login};
 pub use contact::{Answered, ApiContact, ApiCounts, WatchState};
 pub(crate) use raw::Raw;

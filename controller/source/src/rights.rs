@@ -2,7 +2,10 @@
 //!
 //! It asks nobody. A row is here because code of this crate makes the request; who adds a request adds its row.
 
+use sluicegate_config::NamespacedName;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// Who asks the API server. `--role all` is a gateway and a director in one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,6 +214,78 @@ pub(crate) const LEASES_OF_DIRECTORS: &[&str] = &["create", "get", "list", "upda
 /// Who tells an API server anything.
 const WRITERS: &[Account] = &[Account::Gateway, Account::Director];
 
+/// Where rights are needed, as the flags of a process say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// `--watch-namespace`; `None` = all.
+    pub watch_namespace: Option<Arc<str>>,
+    /// ConfigMaps that flags name.
+    pub config_maps: Vec<NamespacedName>,
+    /// The Lease of who writes.
+    pub lease: NamespacedName,
+    /// Flags that are given and without which a right is not needed ([`Right::flag`]).
+    pub flags: BTreeSet<&'static str>,
+}
+
+/// May the account do this?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The row.
+    pub right: &'static Right,
+    /// One of its verbs.
+    pub verb: &'static str,
+    /// `None` = in all of them, or the kind has none.
+    pub namespace: Option<Arc<str>>,
+    /// One object alone.
+    pub name: Option<Arc<str>>,
+}
+
+/// Everything to ask an API server for these accounts, in the order of the table.
+#[must_use]
+pub fn questions(accounts: &[Account], places: &Places) -> Vec<Question> {
+    let is_needed = |right: &&Right| {
+        right.accounts.iter().any(|account| accounts.contains(account))
+            && right.flag.is_none_or(|flag| places.flags.contains(flag))
+    };
+    let mut questions = Vec::new();
+    for right in RIGHTS.iter().filter(is_needed) {
+        for verb in right.verbs {
+            questions.extend(places.of(right.reach).into_iter().map(|Place { namespace, name }| Question {
+                right,
+                verb,
+                namespace,
+                // What does not exist yet has no name to be restricted to.
+                name: name.filter(|_| *verb != "create"),
+            }));
+        }
+    }
+    questions
+}
+
+/// All of a namespace or of the cluster, or one object.
+#[derive(Default)]
+struct Place {
+    namespace: Option<Arc<str>>,
+    name: Option<Arc<str>>,
+}
+
+impl Places {
+    fn of(&self, reach: Reach) -> Vec<Place> {
+        let object = |of: &NamespacedName| Place {
+            namespace: Some(Arc::clone(&of.namespace)),
+            name: Some(Arc::clone(&of.name)),
+        };
+        match reach {
+            Reach::Cluster => vec![Place::default()],
+            Reach::Watched | Reach::Certificates => {
+                vec![Place { namespace: self.watch_namespace.clone(), name: None }]
+            }
+            Reach::Named => self.config_maps.iter().map(object).collect(),
+            Reach::Own => vec![object(&self.lease)],
+        }
+    }
+}
+
 /// What following a kind takes. Nothing is read one by one.
 pub(crate) const WATCH: &[&str] = &["list", "watch"];
 
@@ -245,6 +320,45 @@ mod tests {
         let of: Vec<&str> = of(Account::Director).map(|right| right.resource).collect();
         assert!(!of.contains(&"secrets") && !of.iter().any(|resource| resource.starts_with("ingress")), "{of:?}");
         assert!(of.contains(&"services/status"));
+    }
+
+    #[test]
+    fn questions_are_about_the_places_that_flags_name() {
+        let mut places = Places {
+            watch_namespace: None,
+            config_maps: vec![NamespacedName::new("edge", "vips")],
+            lease: NamespacedName::new("edge", "sluicegate"),
+            flags: BTreeSet::new(),
+        };
+        let asked = |places: &Places, resource: &str| -> Vec<(String, Option<String>, Option<String>)> {
+            let all = questions(&[Account::Gateway], places).into_iter();
+            all.filter(|question| question.right.resource == resource)
+                .map(|question| {
+                    let text = |text: Option<Arc<str>>| text.map(|text| text.to_string());
+                    (question.verb.to_owned(), text(question.namespace), text(question.name))
+                })
+                .collect()
+        };
+        let row = |verb: &str, namespace: Option<&str>, name: Option<&str>| {
+            (verb.to_owned(), namespace.map(str::to_owned), name.map(str::to_owned))
+        };
+        assert_eq!(asked(&places, "secrets"), [row("list", None, None), row("watch", None, None)]);
+        assert_eq!(asked(&places, "configmaps")[0], row("list", Some("edge"), Some("vips")));
+        assert_eq!(
+            asked(&places, "leases"),
+            [
+                row("create", Some("edge"), None),
+                row("get", Some("edge"), Some("sluicegate")),
+                row("update", Some("edge"), Some("sluicegate")),
+            ]
+        );
+        assert_eq!(asked(&places, "namespaces"), []);
+        assert_eq!(asked(&places, "services/status"), [], "a director's");
+        places.flags.insert("--watch-namespace-selector");
+        places.watch_namespace = Some("shop".into());
+        assert_eq!(asked(&places, "namespaces").len(), 2);
+        assert_eq!(asked(&places, "secrets")[0], row("list", Some("shop"), None));
+        assert_eq!(asked(&places, "ingressclasses")[0], row("list", None, None));
     }
 
     #[test]

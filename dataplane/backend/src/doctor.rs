@@ -91,6 +91,10 @@ pub struct HostFacts {
     pub loopback: Vec<IpAddr>,
     /// kube-proxy's mode, where it runs: `iptables`, `nftables`, `ipvs`.
     pub kube_proxy: Option<String>,
+    /// kube-proxy in IPVS mode leaves ARP for its addresses to others (`ipvs.strictARP`).
+    pub strict_arp: Option<bool>,
+    /// Entries of the conntrack table, and how many fit (`nf_conntrack_count`, `nf_conntrack_max`).
+    pub conntrack: Option<(u32, u32)>,
     /// The wall clock is kept right (NTP).
     pub clock_is_right: Option<bool>,
 }
@@ -120,14 +124,8 @@ pub fn examine(facts: &HostFacts, expected: &Expectation) -> Vec<Finding> {
         }
     }
     vips(facts, expected, &mut findings);
-    if facts.kube_proxy.as_deref() == Some("ipvs") {
-        findings.push(Finding {
-            severity: Severity::Hint,
-            what: "kube-proxy runs in IPVS mode".to_owned(),
-            why: "it binds addresses of Services to kube-ipvs0 and answers ARP for them unless strictARP is set",
-            change: "set ipvs.strictARP: true in kube-proxy's ConfigMap and restart it".to_owned(),
-        });
-    }
+    kube_proxy(facts, &mut findings);
+    conntrack(facts, &mut findings);
     if facts.clock_is_right == Some(false) {
         findings.push(Finding {
             severity: Severity::Hint,
@@ -262,6 +260,36 @@ fn offloads(link: &LinkFacts, interface: &str, findings: &mut Vec<Finding>) {
             });
         }
     }
+}
+
+fn kube_proxy(facts: &HostFacts, findings: &mut Vec<Finding>) {
+    if facts.kube_proxy.as_deref() != Some("ipvs") || facts.strict_arp == Some(true) {
+        return;
+    }
+    let (severity, what) = match facts.strict_arp {
+        Some(false) => (Severity::Risky, "kube-proxy runs in IPVS mode without strictARP"),
+        _ => (Severity::Hint, "kube-proxy runs in IPVS mode"),
+    };
+    findings.push(Finding {
+        severity,
+        what: what.to_owned(),
+        why: "it binds addresses of Services to kube-ipvs0 and answers ARP for them unless strictARP is set",
+        change: "set ipvs.strictARP: true in kube-proxy's ConfigMap and restart it".to_owned(),
+    });
+}
+
+/// XDP comes before it; what goes on into the machine's own stack does not.
+fn conntrack(facts: &HostFacts, findings: &mut Vec<Finding>) {
+    let Some((entries, most)) = facts.conntrack.filter(|(_, most)| *most > 0) else { return };
+    if u64::from(entries) * 5 < u64::from(most) * 4 {
+        return;
+    }
+    findings.push(Finding {
+        severity: Severity::Risky,
+        what: format!("{entries} of {most} conntrack entries are in use"),
+        why: "the kernel drops packets of new connections once the table is full, also of those that tunnels bring",
+        change: format!("sysctl -w net.netfilter.nf_conntrack_max={}", u64::from(most) * 2),
+    });
 }
 
 /// kube-proxy's mode, of what it answers to `GET /proxyMode` (status line, fields, an empty line, the mode).

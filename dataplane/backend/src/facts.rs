@@ -21,6 +21,8 @@ pub async fn read_facts() -> HostFacts {
         links: links(),
         loopback,
         clock_is_right: None,
+        strict_arp: None,
+        conntrack: sysctl::read("net/netfilter/nf_conntrack_count").zip(sysctl::read("net/netfilter/nf_conntrack_max")),
         kube_proxy: Path::new("/proc/sys/net/ipv4/conf/kube-ipvs0").exists().then(|| "ipvs".to_owned()),
     }
 }

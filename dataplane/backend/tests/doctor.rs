@@ -20,6 +20,8 @@ fn healthy() -> (HostFacts, Expectation) {
         links: [("all".to_owned(), link(None)), ("eth0".to_owned(), link(Some(1500)))].into(),
         loopback: vec![vip],
         kube_proxy: Some("iptables".to_owned()),
+        strict_arp: Some(false),
+        conntrack: Some((1_000, 262_144)),
         clock_is_right: Some(true),
     };
     let interfaces = vec!["eth0".to_owned()];
@@ -71,7 +73,15 @@ fn each_fault_is_found_with_its_remedy() {
             (expected.role, expected.vips) = (Role::Director, Vec::new());
         }),
         (Severity::Hint, "clock", "NTP", |facts, _| facts.clock_is_right = Some(false)),
-        (Severity::Hint, "IPVS", "strictARP", |facts, _| facts.kube_proxy = Some("ipvs".into())),
+        (Severity::Hint, "IPVS", "strictARP", |facts, _| {
+            (facts.kube_proxy, facts.strict_arp) = (Some("ipvs".into()), None);
+        }),
+        (Severity::Risky, "IPVS mode without strictARP", "restart it", |facts, _| {
+            facts.kube_proxy = Some("ipvs".into());
+        }),
+        (Severity::Risky, "conntrack entries", "nf_conntrack_max=524288", |facts, _| {
+            facts.conntrack = Some((210_000, 262_144));
+        }),
     ];
     for (severity, what, change, spoil) in cases {
         let (mut facts, mut expected) = healthy();

@@ -62,7 +62,10 @@ pub async fn connect(to: SocketAddr, certificate: &CertificateDer<'static>) -> i
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("webhook.test").map_err(io::Error::other)?;
-    TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(to).await?).await
+    let stream = TcpStream::connect(to).await?;
+    // As the client of an API server does.
+    stream.set_nodelay(true)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
 /// Sends a head and a body.
