@@ -284,7 +284,7 @@ pub struct BackendArguments {
     /// Service that selects the directors: tunnels of their hosts are believed [default: sluicegate-system/sluicegate-directors
     /// where objects come from a cluster and no --director is given]
     #[arg(long, env = "SLUICEGATE_DIRECTOR_SERVICE", value_name = "NAMESPACE/NAME", conflicts_with = "any_director")]
-    pub director_service: Option<sluicegate_config::NamespacedName>,
+    pub director_service: Option<NamespacedName>,
     /// Unwrap tunnels of anybody: whoever reaches this host can send packets with any source to its VIPs
     #[arg(long, conflicts_with = "director")]
     pub any_director: bool,
