@@ -8,6 +8,7 @@ use crate::Failure;
 use crate::capabilities::{self, Duty};
 use crate::cli::{BackendArguments, DetachArguments, TunnelName};
 use crate::director::probe_egress;
+use crate::options::RunOptions;
 use crate::output::print;
 use crate::run::log_to_stderr;
 use agent::{Agent, AgentSettings, AgentSource};
@@ -45,7 +46,13 @@ fn settings(arguments: &BackendArguments) -> Result<AgentSettings, Failure> {
             "no interface: name those that the director's packets come in on with --interface IFACE, or the node with --node-name",
         );
     }
-    let mut translate = arguments.translate.settings([]);
+    let file = arguments.config.as_deref().map(RunOptions::of_file).transpose()?.unwrap_or_default();
+    let options = arguments.translate.clone().or(file.translate);
+    let namespace_selector = arguments.watch_namespace_selector.clone().or(file.serve.watch_namespace_selector);
+    if options.watch_namespace.is_some() && namespace_selector.is_some() {
+        return refuse("--watch-namespace and --watch-namespace-selector both say which namespaces are read; give one");
+    }
+    let mut translate = options.settings([]);
     // What makes nodes real servers is the directors' to judge; a node goes on with what it has.
     translate.backend_service = None;
     translate.adopt_without_classes = !is_cluster;
@@ -81,14 +88,19 @@ fn settings(arguments: &BackendArguments) -> Result<AgentSettings, Failure> {
             tunnel: arguments.tunnel,
             path_mtu: arguments.path_mtu,
         },
-        source: source(arguments, &translate, is_cluster),
+        source: source(arguments, &translate, namespace_selector, is_cluster),
         translate,
         metrics: arguments.metrics.clone(),
         once: arguments.once,
     })
 }
 
-fn source(arguments: &BackendArguments, translate: &Settings, is_cluster: bool) -> AgentSource {
+fn source(
+    arguments: &BackendArguments,
+    translate: &Settings,
+    namespace_selector: Option<String>,
+    is_cluster: bool,
+) -> AgentSource {
     if !is_cluster {
         return match arguments.manifests.is_empty() {
             true => AgentSource::Nothing,
@@ -98,7 +110,7 @@ fn source(arguments: &BackendArguments, translate: &Settings, is_cluster: bool) 
     let login = Login { kubeconfig: arguments.kubeconfig.clone(), context: arguments.context.clone() };
     let kube = KubeSettings {
         namespaces: translate.watch_namespace.iter().cloned().collect(),
-        namespace_selector: arguments.watch_namespace_selector.clone(),
+        namespace_selector,
         endpoints_of: translate.director_service.iter().cloned().collect(),
         config_maps: vec![translate.vip_configmap.clone()],
         nodes: true,

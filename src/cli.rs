@@ -269,6 +269,9 @@ pub struct BackendArguments {
         conflicts_with = "watch_namespace"
     )]
     pub watch_namespace_selector: Option<String>,
+    /// YAML file with flags of `sluicegate run`: those that say how objects are read count here too, beside the directors'
+    #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Name of the node that this host is: packets are handed to its pods (method POD)
     #[arg(long, env = "SLUICEGATE_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,

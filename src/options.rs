@@ -23,7 +23,8 @@ macro_rules! options {
         pub struct $name { $($(#[$field_meta])* pub $field: $kind<$type>,)* }
 
         impl $name {
-            fn or(self, other: Self) -> Self {
+            /// What is open here, from there.
+            pub fn or(self, other: Self) -> Self {
                 Self { $($field: Either::or(self.$field, other.$field),)* }
             }
         }
@@ -360,11 +361,16 @@ impl RunOptions {
     /// Fills in from `--config` what the command line and the environment leave open.
     pub fn with_file(self) -> Result<Self, Failure> {
         let Some(path) = self.config.clone() else { return Ok(self) };
-        let text = std::fs::read_to_string(&path)
+        let file = Self::of_file(&path)?;
+        Ok(Self { serve: self.serve.or(file.serve), translate: self.translate.or(file.translate), config: self.config })
+    }
+
+    /// Those of a file alone.
+    pub fn of_file(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path)
             .with_context(|| format!("--config {}: cannot be read", path.display()))
             .map_err(Failure::Operation)?;
-        let file = from_text(&path, &text)?;
-        Ok(Self { serve: self.serve.or(file.serve), translate: self.translate.or(file.translate), config: self.config })
+        from_text(path, &text)
     }
 }
 

@@ -11,7 +11,7 @@ use deploy_support::{Workload, deploy, list, objects, of_kind, plain, reference,
 use serde_json::{Value, json};
 use sluicegate_netlab::topology::{DsrLab, DsrTopology, Host};
 use sluicegate_netlab::traffic::{UdpEcho, udp_ask};
-use sluicegate_netlab::{Lab, Namespace};
+use sluicegate_netlab::{Lab, Namespace, WireOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -67,6 +67,8 @@ struct Site {
     folder: tempfile::TempDir,
     manifest: Vec<Value>,
     samples: Vec<Value>,
+    /// A pod's network behind the node of the gateways.
+    pod: Namespace,
     _resolver: Vec<UdpEcho>,
 }
 
@@ -82,11 +84,14 @@ impl Site {
         for object in manifest.iter().chain(&samples) {
             cluster.apply_strictly(object);
         }
-        let lab = Lab::dsr("sg-deploy", DsrTopology { backends: 3, ..DsrTopology::default() }).expect("a laboratory");
+        let mut lab =
+            Lab::dsr("sg-deploy", DsrTopology { backends: 3, ..DsrTopology::default() }).expect("a laboratory");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut site = Self { cluster, lab, folder, manifest, samples, _resolver: Vec::new() };
+        let pod = make_pod(&mut lab);
+        let mut site = Self { cluster, lab, folder, manifest, samples, pod, _resolver: Vec::new() };
         site.make_nodes();
         site.make_endpoints();
+        site.make_parts_of_the_installation_known();
         site
     }
 
@@ -94,14 +99,45 @@ impl Site {
         workloads(&self.manifest).into_iter().find(|one| one.name == name).expect("a workload")
     }
 
-    /// The node where gateways run, and clients reach them by its ports.
+    /// The node where the gateway is a pod.
     fn gateway_node(&self) -> &Host {
         &self.lab.backends[2]
     }
 
+    /// What the cluster would write about pods of the installation, and an address for the gateways, which the operator asks for.
+    fn make_parts_of_the_installation_known(&self) {
+        let service = |name: &str| of_kind(&self.manifest, "Service").find(|one| one["metadata"]["name"] == name);
+        for (name, address, node, pod) in [
+            ("sluicegate-directors", self.lab.directors[0].ipv4.to_string(), "edge1", "director"),
+            ("sluicegate-backends", self.gateway_node().ipv4.to_string(), "node2", "backend"),
+            ("sluicegate-gateway", POD.to_owned(), "node2", "gateway"),
+        ] {
+            let service = service(name).expect("a Service of the manifest");
+            let workload = workloads(&self.manifest).into_iter().find(|one| one.container["name"] == pod);
+            let workload = workload.expect("a workload");
+            let ports = list(&service["spec"]["ports"]).iter().map(|port| {
+                let declared = list(&workload.container["ports"]).iter().find(|one| one["name"] == port["targetPort"]);
+                json!({"name": port["name"], "port": declared.expect("a port")["containerPort"], "protocol": "TCP"})
+            });
+            self.cluster.apply_strictly(&json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"namespace": SYSTEM, "name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+                "addressType": "IPv4", "ports": ports.collect::<Vec<_>>(),
+                "endpoints": [{"addresses": [address], "conditions": {"ready": true}, "nodeName": node,
+                    "targetRef": {"kind": "Pod", "namespace": SYSTEM, "name": format!("{pod}-1")}}]}));
+        }
+        let mut gateways = service("sluicegate-gateway").expect("a Service").clone();
+        gateways["metadata"]["annotations"] = json!({"sluicegate.io/vip": GATEWAY_VIP});
+        self.cluster.apply_strictly(&gateways);
+    }
+
     fn make_nodes(&self) {
-        for name in ["edge1", "node0", "node1"] {
-            self.cluster.apply_strictly(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}));
+        let hosts = self.lab.backends.iter().enumerate().map(|(number, host)| (format!("node{number}"), host));
+        for (name, host) in hosts.chain([("edge1".to_owned(), &self.lab.directors[0])]) {
+            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+            self.cluster.apply_strictly(&node);
+            let mut seen = node;
+            seen["status"] = json!({"addresses": [{"type": "InternalIP", "address": host.ipv4.to_string()}]});
+            self.cluster.apply_status(&seen);
         }
     }
 
@@ -150,10 +186,10 @@ impl Site {
         }
     }
 
-    /// Starts a container of the manifest on a host.
-    fn start(&self, name: &str, host: &Host, more: &[&str]) -> Container {
+    /// Starts a container of the manifest in the network of that node or pod.
+    fn start(&self, name: &str, namespace: &Namespace, node: &str) -> Container {
         let (port, authority) = self.cluster.address();
-        lead_to_port(&host.namespace, port);
+        lead_to_port(namespace, port);
         let folder = self.folder.path().join(name);
         let volumes = folder.join("volumes/etc");
         for path in ["sluicegate", "sluicegate-secret"] {
@@ -164,9 +200,9 @@ impl Site {
         let workload = self.workload(name);
         let account = workload.pod["serviceAccountName"].as_str().expect("an account");
         let token = self.cluster.token(SYSTEM, account);
-        let pod = Pod { namespace: &host.namespace, folder, token, authority, port };
-        let container = Container::start(&workload, &pod, more);
-        container.wait_for("the first state is served");
+        let pod = Pod { namespace, node, folder, token, authority, port };
+        let container = Container::start(&workload, &pod);
+        container.wait_for(if name.ends_with("backend") { "attached" } else { "the first state is served" });
         assert_eq!(container.status("CapEff"), capability_bits(workload.container), "{name}");
         assert_eq!(container.status("CapPrm"), capability_bits(workload.container), "{name}");
         container
@@ -184,9 +220,9 @@ impl Site {
         if status.success() { answer } else { format!("curl: {status}: {answer}") }
     }
 
-    /// A host at a gateway's port of its node.
+    /// A host at the gateway's pod.
     fn at_gateway(&self, host: &str, path: &str) -> String {
-        let address = format!("{host}:8080:{}", self.gateway_node().ipv4);
+        let address = format!("{host}:8080:{}", POD);
         self.curl(&["--resolve", &address, &format!("http://{host}:8080{path}")])
     }
 
@@ -194,7 +230,7 @@ impl Site {
     fn over_tls(&self, host: &str, certificate: &str) -> String {
         let path = self.folder.path().join(format!("{host}.crt"));
         std::fs::write(&path, certificate).expect("a certificate");
-        let address = format!("{host}:8443:{}", self.gateway_node().ipv4);
+        let address = format!("{host}:8443:{POD}");
         let path = path.to_str().expect("a path");
         self.curl(&["--resolve", &address, "--cacert", path, &format!("https://{host}:8443/")])
     }
@@ -202,6 +238,23 @@ impl Site {
     fn shown(&self, kind: &str, name: &str) -> Value {
         self.cluster.get(kind, "samples", name)["status"]["loadBalancer"]["ingress"].clone()
     }
+}
+
+/// The gateway's pod, behind its node, and the address by which clients reach it.
+const POD: &str = "203.0.113.2";
+const GATEWAY_VIP: &str = "192.0.2.103";
+
+/// A pod's network, joined to the node of the gateways; the router knows the way, as in a cluster without an overlay.
+fn make_pod(lab: &mut DsrLab) -> Namespace {
+    let node = lab.backends[2].clone();
+    let pod = lab.lab.namespace("pod").expect("a namespace");
+    lab.lab.connect(&node.namespace, "pod0", &pod, "eth0", WireOptions::default()).expect("a wire");
+    node.namespace.add_address("pod0", "203.0.113.1/30").expect("an address");
+    pod.add_address("eth0", "203.0.113.2/30").expect("an address");
+    pod.add_route("0.0.0.0/0", IpAddr::from([203, 0, 113, 1])).expect("a route");
+    node.namespace.become_router().expect("a router");
+    lab.router.add_route("203.0.113.0/30", node.ipv4.into()).expect("a route");
+    pod
 }
 
 /// What an operator says in the ConfigMap: the pool that the samples ask for.
@@ -261,36 +314,53 @@ fn the_manifest_and_twenty_applications_work_with_the_rights_of_the_manifest() {
     let site = Site::new();
     assert_eq!(of_kind(&site.samples, "Deployment").count(), 20, "twenty applications");
     let certificates = make_certificates(&site.cluster);
-    let gateway = site.start("sluicegate-gateway", site.gateway_node(), &["--publish-status-address=192.0.2.103"]);
+    let gateway = site.start("sluicegate-gateway", &site.pod, "node2");
     for (host, path, wanted) in PLAIN_HOSTS {
         until(&format!("{host}{path}"), || is(site.at_gateway(host, path), wanted));
     }
     the_way_to_certificates(&site, &gateway, &certificates);
-    for ingress in of_kind(&site.samples, "Ingress") {
-        let name = ingress["metadata"]["name"].as_str().expect("a name");
-        until(name, || match site.shown("Ingress", name) == json!([{"ip": "192.0.2.103"}]) {
-            true => Ok(()),
-            false => Err(format!("{}\n{}", reference(ingress), gateway.log())),
-        });
-    }
-
     site.lab.directors[0].namespace.set_sysctl("net/ipv4/conf/all/rp_filter", "1").expect("a setting");
-    let director = site.start("sluicegate-director", &site.lab.directors[0].clone(), &[]);
+    let director = site.start("sluicegate-director", &site.lab.directors[0].namespace, "edge1");
+    let agent = site.start("sluicegate-backend", &site.gateway_node().namespace, "node2");
     virtual_ips_answer(&site, &director);
+    the_gateway_answers_by_its_address(&site, &[&gateway, &director, &agent]);
     let asked = site.cluster.requests_of(SYSTEM, "sluicegate-director");
     assert!(asked.len() > 5, "{asked:?}");
     assert_eq!(forbidden(&asked), BTreeSet::new(), "the manifest lacks none of its rights");
     assert!(asked.iter().all(|request| request.resource != "secrets"), "a director asks for no Secrets");
     a_right_that_is_taken_away_is_named(&site, &director);
+    let asked = site.cluster.requests_of(SYSTEM, "sluicegate-backend");
+    assert!(asked.len() > 3 && forbidden(&asked).is_empty(), "{asked:?}");
+    assert!(asked.iter().all(|request| ["list", "watch"].contains(&request.verb.as_str())), "an agent only reads");
+    agent.end();
     director.end();
     gateway.end();
+}
+
+/// By director and agent into the gateway's pod, on other ports than the pod's; every Ingress shows the address.
+fn the_gateway_answers_by_its_address(site: &Site, parts: &[&Container]) {
+    let logs = || parts.iter().map(|part| part.log()).collect::<Vec<_>>().join("\n");
+    let address = format!("blog.example:80:{GATEWAY_VIP}");
+    until("the gateway's address", || {
+        is(site.curl(&["--resolve", &address, "http://blog.example/"]), "blog")
+            .map_err(|why| format!("{why}\n{}", logs()))
+    });
+    let address = format!("bank.example:443:{GATEWAY_VIP}");
+    assert_eq!(site.curl(&["-k", "--resolve", &address, "https://bank.example/"]), "bank");
+    for ingress in of_kind(&site.samples, "Ingress") {
+        let name = ingress["metadata"]["name"].as_str().expect("a name");
+        until(name, || match site.shown("Ingress", name) {
+            shown if shown == json!([{"ip": GATEWAY_VIP}]) => Ok(()),
+            shown => Err(format!("{}: {shown}\n{}", reference(ingress), logs())),
+        });
+    }
 }
 
 /// Without the right the hosts are served, and the rule is named; with it certificates come without a restart.
 fn the_way_to_certificates(site: &Site, gateway: &Container, certificates: &BTreeMap<&str, String>) {
     gateway.wait_for("the API server forbids to read secrets of namespace samples");
     gateway.wait_for(r#"{apiGroups: [""], resources: [secrets], verbs: [list, watch]}"#);
-    let address = format!("bank.example:8443:{}", site.gateway_node().ipv4);
+    let address = format!("bank.example:8443:{POD}");
     let answer = site.curl(&["-k", "--resolve", &address, "https://bank.example:8443/"]);
     assert_eq!(answer, "bank", "served with the default certificate");
     let asked = site.cluster.requests_of(SYSTEM, "sluicegate-gateway");

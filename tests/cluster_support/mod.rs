@@ -142,18 +142,31 @@ impl Cluster {
 
     /// As `kubectl apply --server-side --validate=strict`, of any kind: an unknown field is an error.
     pub fn apply_strictly(&self, object: &Value) {
+        let (api, name) = self.api_of(object);
+        let parameters = PatchParams::apply("kubectl").force().validation_strict();
+        let applied = self.runtime.block_on(api.patch(&name, &parameters, &Patch::Apply(object)));
+        applied.unwrap_or_else(|error| panic!("{object}: {error}"));
+    }
+
+    /// What a kubelet or a controller of the cluster would write.
+    pub fn apply_status(&self, object: &Value) {
+        let (api, name) = self.api_of(object);
+        let parameters = PatchParams::apply("kubelet").force().validation_strict();
+        let applied = self.runtime.block_on(api.patch_status(&name, &parameters, &Patch::Apply(object)));
+        applied.unwrap_or_else(|error| panic!("{object}: {error}"));
+    }
+
+    /// The way to an object of any kind, and its name.
+    fn api_of(&self, object: &Value) -> (Api<DynamicObject>, String) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
         let (group, version) = version.split_once('/').unwrap_or(("", &version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
-        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
-        let api: Api<DynamicObject> = match namespace.as_str() {
+        let api = match text(&object["metadata"]["namespace"]).as_str() {
             "" => Api::all_with(self.client.clone(), &resource),
             namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
         };
-        let parameters = PatchParams::apply("kubectl").force().validation_strict();
-        let applied = self.runtime.block_on(api.patch(&name, &parameters, &Patch::Apply(object)));
-        applied.unwrap_or_else(|error| panic!("{kind} {namespace}/{name}: {error}"));
+        (api, text(&object["metadata"]["name"]))
     }
 
     /// A token of a service account, as a pod of it gets.

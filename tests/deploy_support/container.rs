@@ -1,7 +1,7 @@
 //! A container of the manifest without a runtime: its arguments, user, capabilities and account, a read-only `/proc/sys`, and
 //! the API server where a pod finds it.
 
-use super::{Workload, arguments, list};
+use super::{Workload, arguments, arguments_on, list};
 use rustix::process::Signal;
 use serde_json::Value;
 use sluicegate_netlab::{Namespace, Process};
@@ -34,6 +34,8 @@ exec setpriv "$@"
 /// What a pod is given by its cluster.
 pub struct Pod<'a> {
     pub namespace: &'a Namespace,
+    /// The node that it runs on.
+    pub node: &'a str,
     /// A folder of its own.
     pub folder: PathBuf,
     /// Token and certificate; the API server's port on loopback.
@@ -51,7 +53,7 @@ pub struct Container {
 impl Container {
     /// Runs the init containers to their end, then the container. Files of ConfigMaps and Secrets are those below the folder's
     /// `volumes`, by their paths in the container.
-    pub fn start(workload: &Workload<'_>, pod: &Pod<'_>, more: &[&str]) -> Self {
+    pub fn start(workload: &Workload<'_>, pod: &Pod<'_>) -> Self {
         for init in list(&workload.pod["initContainers"]) {
             let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
             command.args(arguments(init)).stdout(Stdio::null());
@@ -74,7 +76,7 @@ impl Container {
             Some((flag, path)) => format!("{flag}={}/etc/{path}", volumes.display()),
             None => argument,
         };
-        command.args(arguments(workload.container).into_iter().map(in_folder)).args(more);
+        command.args(arguments_on(workload.container, pod.node).into_iter().map(in_folder));
         for variable in list(&workload.container["env"]) {
             if let (Some(name), Some(value)) = (variable["name"].as_str(), variable["value"].as_str()) {
                 command.env(name, value);

@@ -71,9 +71,14 @@ pub fn workloads(objects: &[Value]) -> Vec<Workload<'_>> {
         .collect()
 }
 
-/// The arguments of a container as the kubelet gives them, with values that a node might have.
+/// The arguments of a container as the kubelet gives them on some node.
 pub fn arguments(container: &Value) -> Vec<String> {
-    let variables = BTreeMap::from([("NODE_NAME", "edge1"), ("NODE_IP", "192.0.2.11"), ("POD_IP", "198.51.100.7")]);
+    arguments_on(container, "edge1")
+}
+
+/// The same on that node.
+pub fn arguments_on(container: &Value, node: &str) -> Vec<String> {
+    let variables = BTreeMap::from([("NODE_NAME", node)]);
     let named: Vec<&str> = list(&container["env"]).iter().filter_map(|one| one["name"].as_str()).collect();
     let arguments = list(&container["args"]).iter().map(|argument| {
         let mut argument = argument.as_str().unwrap().to_owned();
