@@ -81,7 +81,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11\n  sluicegate backend --interface eth0 --manifests manifests/ --director 192.0.2.11 --tunnel gue\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --director 192.0.2.11 --tunnel gue --peer 203.0.113.0/24\n  sluicegate backend --interface eth0 --vip 192.0.2.100 --tunnel none      # on the director's link (L2)\n  sluicegate backend --node-name node-a --kubeconfig ~/.kube/config        # into the pods of a node (POD)"
     )]
-    Backend(BackendArguments),
+    Backend(Box<BackendArguments>),
     /// Remove programs, tables and addresses that a gone director or real server left on this host (needs root)
     #[command(after_help = "Examples:\n  sluicegate detach")]
     Detach(DetachArguments),
