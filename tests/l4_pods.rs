@@ -8,6 +8,7 @@ use l4_pods_support::{
 };
 use sluicegate_netlab::traffic::{TcpClient, udp_ask};
 use sluicegate_netlab::{Capture, Frame};
+use sluicegate_source::rights::{self, Account, Right};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -228,6 +229,41 @@ fn pods_are_replaced_and_agents_restarted_under_traffic() {
             connection.echo(&bytes(5000)).expect("connections go on with the next agent");
         }
     });
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and eBPF"]
+fn director_and_agents_follow_an_api_server() {
+    let mut site = Site::with("api", Network::Routed, true);
+    let director = site.director.clone();
+    site.start_director(&director);
+    site.wait_until_serving();
+    let [vip, _] = vips();
+    let mut kept = site.connections_to(vip, &["node0-pod1"]);
+    site.pods[0][0] = PodState::Gone;
+    site.write();
+    site.wait_until_avoided(&["node0-pod0"]);
+    // Of an API server that is away nothing is needed, not even by an agent that was there before.
+    let server = site.api_server.as_ref().expect("an API server");
+    server.go_down();
+    site.none_fails_while("the API server is away", || {
+        std::thread::sleep(Duration::from_secs(3));
+        kept[0].echo(&bytes(5000)).expect("a connection stays");
+        for node in 0..2 {
+            assert_eq!(site.readiness(node), Ok(()), "an agent stays ready");
+        }
+    });
+    server.come_back();
+    site.pods[0][0] = PodState::Ready;
+    site.write();
+    drop(site.connections_to(vip, &["node0-pod0"]));
+    // Both accounts ask for nothing that the table of rights does not list.
+    let server = site.api_server.as_ref().expect("an API server");
+    for seen in server.seen().iter().filter(|seen| !seen.agent.is_empty()) {
+        let is_allowed = |right: &Right| right.resource == seen.resource && right.verbs.contains(&seen.verb);
+        let rights = || rights::of(Account::Director).chain(rights::of(Account::Backend));
+        assert!(rights().any(is_allowed), "{} {} is in no row", seen.verb, seen.resource);
+    }
 }
 
 #[test]

@@ -168,8 +168,8 @@ impl Agent {
     async fn program(&mut self) -> anyhow::Result<()> {
         let state = self.host.state(Instant::now());
         let is_first = self.backend.is_none();
-        if is_first {
-            self.attach().await?;
+        if is_first && !self.attach().await? {
+            return Ok(());
         }
         let Some(backend) = &mut self.backend else { return Ok(()) };
         match backend.apply(&state).await {
@@ -180,12 +180,7 @@ impl Agent {
             Err(error) if is_first => return Err(error.into()),
             Err(error) => {
                 let why = error.to_string();
-                self.status.set(|said| {
-                    if said.trouble.as_deref() != Some(why.as_str()) {
-                        tracing::error!("the host is not what it should be: {why}");
-                    }
-                    said.trouble = Some(why);
-                });
+                self.status.complain(why);
             }
         }
         if let Ok(counters) = backend.counters() {
@@ -194,16 +189,24 @@ impl Agent {
         Ok(())
     }
 
-    async fn attach(&mut self) -> anyhow::Result<()> {
+    /// False while it is not known where: a kubelet makes its Node first and says its addresses later.
+    async fn attach(&mut self) -> anyhow::Result<bool> {
         if self.settings.interfaces.is_empty() {
-            self.settings.interfaces = self.interfaces_of_the_node().await?;
+            self.settings.interfaces = match self.interfaces_of_the_node().await {
+                Ok(found) => found,
+                Err(error) if self.once => return Err(error),
+                Err(error) => {
+                    self.status.complain(error.to_string());
+                    return Ok(false);
+                }
+            };
         }
         let backend = Backend::start(&self.settings).context("this host cannot be a real server")?;
         for attachment in backend.attachments() {
             tracing::info!(?attachment, "attached");
         }
         self.backend = Some(backend);
-        Ok(())
+        Ok(true)
     }
 
     async fn interfaces_of_the_node(&self) -> anyhow::Result<Vec<String>> {
@@ -251,6 +254,16 @@ struct Said {
 impl AgentStatus {
     fn set(&self, change: impl FnOnce(&mut Said)) {
         change(&mut self.said());
+    }
+
+    /// Not ready for this reason, which is logged once.
+    fn complain(&self, why: String) {
+        self.set(|said| {
+            if said.trouble.as_deref() != Some(why.as_str()) {
+                tracing::error!("the host is not what it should be: {why}");
+            }
+            said.trouble = Some(why);
+        });
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {

@@ -1,8 +1,9 @@
 //! Two nodes with two pods each, a director on their link, and a client behind a router. Pods are namespaces behind wires of
-//! their node; what is bound lies in a folder of manifests that directors and agents follow.
+//! their node; what is bound lies in a folder of manifests, or in an API server at the router, that director and agents follow.
 
 use rtnetlink::LinkVxlan;
 use serde_json::{Value, json};
+use sluicegate_apiserver::ApiServer;
 use sluicegate_netlab::traffic::{TcpClient, TcpEcho, UdpEcho};
 use sluicegate_netlab::{Bridge, Lab, Namespace, Process, WireOptions};
 use std::collections::BTreeMap;
@@ -50,6 +51,8 @@ pub struct Site {
     /// Nodes whose agents are said to be ready.
     pub agents: [bool; 2],
     pub folder: tempfile::TempDir,
+    /// In place of the manifests.
+    pub api_server: Option<ApiServer>,
     processes: Vec<Process>,
     _lab: Lab,
 }
@@ -76,6 +79,11 @@ pub fn vips_of_the_first_node() -> [IpAddr; 2] {
 
 impl Site {
     pub fn new(label: &str, network: Network) -> Self {
+        Self::with(label, network, false)
+    }
+
+    /// Nodes with agents; nothing directs yet.
+    pub fn with(label: &str, network: Network, is_cluster: bool) -> Self {
         let mut lab = Lab::new(&format!("sg-pods-{label}")).expect("root");
         let client = lab.namespace("client").expect("made");
         let router = lab.namespace("router").expect("made");
@@ -108,10 +116,17 @@ impl Site {
             pods: [[PodState::Ready; 2]; 2],
             agents: [true; 2],
             folder: tempfile::tempdir().expect("a folder"),
+            api_server: None,
             processes: Vec::new(),
             _lab: lab,
         };
         fs::create_dir(site.folder.path().join("manifests")).expect("a folder");
+        if is_cluster {
+            let address: SocketAddr = "203.0.113.1:6443".parse().expect("an address");
+            let server = site.router.run(|| ApiServer::at(address)).expect("an API server");
+            fs::write(site.folder.path().join("kubeconfig"), server.kubeconfig()).expect("written");
+            site.api_server = Some(server);
+        }
         site.write_fixed(&["203.0.113.2", "2001:db8:2::2"]);
         site.write();
         for number in 0..2 {
@@ -146,7 +161,13 @@ impl Site {
                 "status": {"addresses": addresses}}));
         }
         for (number, director) in directors.iter().enumerate() {
-            objects.push(slice("sluicegate-system", "directors", number, &[json!({"addresses": [director]})], &[]));
+            objects.push(slice(
+                "sluicegate-system",
+                "sluicegate-directors",
+                number,
+                &[json!({"addresses": [director]})],
+                &[],
+            ));
         }
         self.put("fixed.json", &objects);
     }
@@ -182,6 +203,10 @@ impl Site {
     }
 
     fn put(&self, name: &str, objects: &[Value]) {
+        if let Some(server) = &self.api_server {
+            objects.iter().for_each(|object| drop(server.put(object.clone()).expect("put")));
+            return;
+        }
         let text: String = objects.iter().map(|object| format!("{object}\n")).collect();
         let beside = self.folder.path().join(name);
         fs::write(&beside, text).expect("written");
@@ -190,7 +215,11 @@ impl Site {
 
     pub fn start_agent(&mut self, number: usize) {
         let mut command = self.sluicegate(&["backend", "--metrics", "127.0.0.1:10256"]);
-        command.args(["--director-service", "sluicegate-system/directors", "--node-name", &format!("node{number}")]);
+        command.args(["--node-name", &format!("node{number}")]);
+        if self.api_server.is_none() {
+            // What a cluster's is called by default.
+            command.args(["--director-service", "sluicegate-system/sluicegate-directors"]);
+        }
         self.nodes[number].agent = Some(self.nodes[number].namespace.spawn_process(command).expect("an agent"));
     }
 
@@ -204,7 +233,11 @@ impl Site {
     fn sluicegate(&self, arguments: &[&str]) -> Command {
         let log = fs::File::options().create(true).append(true).open(self.folder.path().join("log"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
-        command.args(arguments).arg("--manifests").arg(self.folder.path().join("manifests"));
+        command.args(arguments);
+        match &self.api_server {
+            Some(_) => command.arg("--kubeconfig").arg(self.folder.path().join("kubeconfig")),
+            None => command.arg("--manifests").arg(self.folder.path().join("manifests")),
+        };
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log"));
         command
     }

@@ -8,6 +8,7 @@ use sluicegate_source::rights::{self, Account, Right};
 use sluicegate_source::{Kube, KubeClient, KubeSettings, Login, SourceEvent, Wishes};
 use sluicegate_translate::{Controller, ObjectChange};
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -435,7 +436,9 @@ fn nodes_are_read_by_those_who_need_them_and_a_missing_right_to_them_stops_nothi
     let rule = r#"{apiGroups: [""], resources: [nodes], verbs: [list, watch]}"#;
     assert!(rejection.contains(rule), "{rejection}");
     server.faults().clear();
-    follower.until("the node", |this| this.controller.objects().node("n1").is_some());
+    let internal = [IpAddr::from([192, 0, 2, 11])];
+    follower
+        .until("the node", |this| this.controller.objects().node("n1").is_some_and(|node| *node.internal == internal));
     follower.until("no complaint", |this| this.rejection("forbids").is_none());
 
     let mut cordoned = node("False");

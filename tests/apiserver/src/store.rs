@@ -145,8 +145,8 @@ impl Store {
             let message = format!("{} {:?} already exists", resource.plural, key.2);
             return Err(Refusal::new(StatusCode::CONFLICT, "AlreadyExists", message));
         }
-        if resource.status && resource.plural != "pods" {
-            // Only `/status` sets it.
+        if resource.status && !matches!(resource.plural, "pods" | "nodes") {
+            // Only `/status` sets it; but kubelets make their Nodes with all that they know.
             object.as_object_mut().map(|fields| fields.remove("status"));
         }
         let mut owners = Owners::new();
