@@ -8,6 +8,7 @@ use sluicegate_announce::OnIsolation;
 use sluicegate_config::{NamespacedName, Settings, VipPool};
 use sluicegate_forward::forwarder::ForwardMode;
 use sluicegate_proxy::StreamEngine;
+use sluicegate_trace::{Format, Ratio, Trust};
 use sluicegate_translate::Published;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -156,6 +157,19 @@ options! {
         /// Also send the Forwarded field (RFC 7239) to backends
         #[arg(long, env = "SLUICEGATE_FORWARDED", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Listeners")]
         pub forwarded: Option<bool>,
+
+        /// Carry trace context to backends, in these formats beside those that came: tracecontext, b3, b3multi, jaeger, ottrace, datadog, xray, google, grpc-trace-bin [default: off]
+        #[arg(long, env = "SLUICEGATE_TRACE_PROPAGATION", value_name = "FORMAT", value_delimiter = ',', help_heading = "Tracing")]
+        pub trace_propagation: Vec<Format>,
+        /// A trace from outside: continue it, restart (a new one that strangers cannot choose, without their baggage) or ignore it [default: continue]
+        #[arg(long, env = "SLUICEGATE_TRACE_TRUST", value_name = "RULE", help_heading = "Tracing")]
+        pub trace_trust: Option<TrustName>,
+        /// The part of all traces without a decision that is marked as recorded, 0 to 1 [default: 1]
+        #[arg(long, env = "SLUICEGATE_TRACE_RATIO", value_name = "RATIO", value_parser = ratio, help_heading = "Tracing")]
+        pub trace_ratio: Option<Ratio>,
+        /// Traces a second that callers may have recorded beyond that, per worker [default: 100]
+        #[arg(long, env = "SLUICEGATE_TRACE_FORCED_LIMIT", value_name = "N", help_heading = "Tracing")]
+        pub trace_forced_limit: Option<u32>,
 
         /// Worker threads [default: one per CPU]
         #[arg(long, env = "SLUICEGATE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Process")]
@@ -349,6 +363,24 @@ impl From<EngineName> for StreamEngine {
     }
 }
 
+/// What becomes of a trace from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TrustName {
+    Continue,
+    Restart,
+    Ignore,
+}
+
+impl From<TrustName> for Trust {
+    fn from(name: TrustName) -> Self {
+        match name {
+            TrustName::Continue => Self::Continue,
+            TrustName::Restart => Self::Restart,
+            TrustName::Ignore => Self::Ignore,
+        }
+    }
+}
+
 /// Names of the log formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormatName {
@@ -487,6 +519,11 @@ fn some_time(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("a time above 0 is expected".to_owned()),
         time => Ok(time),
     }
+}
+
+fn ratio(text: &str) -> Result<Ratio, String> {
+    let part = text.parse::<f64>().map_err(|_| "a number from 0 to 1 is expected".to_owned())?;
+    Ratio::new(part).map_err(|error| error.to_string())
 }
 
 fn bounded(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {

@@ -12,12 +12,13 @@ use sluicegate_admission::WebhookSettings;
 use sluicegate_announce::{DirectorId, Secret};
 use sluicegate_config::{Kind, NamespacedName, Settings};
 use sluicegate_forward::forwarder::{ForwardMode, ForwarderSettings};
-use sluicegate_proxy::{Limits, ProxySettings, Timeouts};
+use sluicegate_proxy::{Limits, ProxySettings, Timeouts, TraceSettings};
 use sluicegate_source::directors::lease_name;
 use sluicegate_source::lease::ElectionTiming;
 use sluicegate_source::write::WriterSettings;
 use sluicegate_source::{DirectorySettings, KubeClient, KubeSettings, Login};
 use sluicegate_telemetry::logging::{self, LogFormat};
+use sluicegate_trace::{InjectionSettings, Policy, Sampler, Trust};
 use sluicegate_translate::PublishSettings;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
@@ -370,9 +371,33 @@ fn of_version(version: Option<u32>) -> ForwarderSettings {
     }
 }
 
+/// What the flags about traces say; `None` where no format is named.
+fn trace_settings(serve: &ServeOptions) -> Option<TraceSettings> {
+    if serve.trace_propagation.is_empty() {
+        return None;
+    }
+    let defaults = TraceSettings::default();
+    let trust = serve.trace_trust.map(Trust::from).unwrap_or_default();
+    Some(TraceSettings {
+        policy: Policy {
+            trust,
+            sampler: serve.trace_ratio.map_or(Sampler::Always, Sampler::Ratio),
+            ..Policy::default()
+        },
+        injection: InjectionSettings {
+            formats: serve.trace_propagation.iter().copied().collect(),
+            strip_baggage: trust != Trust::Continue,
+            ..defaults.injection
+        },
+        forced_per_second: serve.trace_forced_limit.unwrap_or(defaults.forced_per_second),
+        extract: defaults.extract,
+    })
+}
+
 fn proxy_settings(serve: ServeOptions, http: Vec<SocketAddr>, https: Vec<SocketAddr>) -> ProxySettings {
     let (limits, timeouts) = (Limits::default(), Timeouts::default());
     ProxySettings {
+        trace: trace_settings(&serve),
         http,
         https,
         workers: serve.workers.map_or(0, usize::from),

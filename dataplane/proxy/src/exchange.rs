@@ -18,6 +18,7 @@ use crate::pool::UpstreamBackend;
 use crate::relay::{Break, Pace, Relay, Waiting};
 use crate::request_line;
 use crate::tls::TlsSession;
+use crate::trace::Propagation;
 use crate::upstream_http2::Http2Upstream;
 use crate::watchdog::Watchdog;
 use crate::worker::{Heads, Worker};
@@ -71,6 +72,7 @@ pub(crate) async fn exchange<D: Downstream>(
     worker.earn_retry();
     let mut request_id = SmallText::default();
     write_request_id(&mut request_id, &heads.request, worker);
+    heads.trace.begin(&heads.request, worker);
     let mut attempt = Attempts { session, ask: &ask, request_id: &request_id, record: &mut record };
     let ended = match attempt.serve(downstream, heads, watchdog).await {
         Ok(ended) => ended,
@@ -115,6 +117,7 @@ fn report(worker: &Worker, heads: &Heads, reason: FaultReason, detail: &str, req
         host = %String::from_utf8_lossy(heads.request.authority()),
         path = %String::from_utf8_lossy(heads.request.path()),
         request_id = %String::from_utf8_lossy(&request_id.0),
+        trace_id = heads.trace.trace_id().map(tracing::field::display),
         "request failed"
     );
 }
@@ -431,7 +434,8 @@ impl Attempts<'_> {
         }
         let mut upstream = Http1Io::new(lease, Rc::clone(&worker.buffers));
         let authority = authority_text(&heads.request, endpoint.address());
-        let forwarding = self.forwarding();
+        heads.trace.begin_try(worker);
+        let forwarding = self.forwarding(&heads.trace);
         request_line::write(&mut upstream, &heads.request, route, &authority, &forwarding, self.ask.upgrade.is_some());
         let result = self.converse(downstream, &mut upstream, heads, relay, endpoint).await;
         let answered = upstream.has_answered();
@@ -468,7 +472,8 @@ impl Attempts<'_> {
             worker.metrics.upstream_reused();
         }
         let authority = authority_text(&heads.request, endpoint.address());
-        let forwarding = self.forwarding();
+        heads.trace.begin_try(worker);
+        let forwarding = self.forwarding(&heads.trace);
         let tls = backend.protocol().is_tls();
         let opened =
             request_line::open_http2(lease.sender.clone(), &heads.request, route, &authority, &forwarding, tls);
@@ -519,7 +524,7 @@ impl Attempts<'_> {
     ) -> Result<(Ended, bool), (Break, bool)> {
         let worker = self.session.worker;
         let begun = Instant::now();
-        let Heads { request, response } = heads;
+        let Heads { request, response, .. } = heads;
         relay.head(downstream, upstream, request, response).await.map_err(|cause| (cause, false))?;
         endpoint.succeeded(begun.elapsed(), Instant::now());
         let switching = response.status() == 101;
@@ -551,12 +556,13 @@ impl Attempts<'_> {
         Ok((Ended::Answered { close }, complete))
     }
 
-    fn forwarding(&self) -> Forwarding<'_> {
+    fn forwarding<'a>(&'a self, trace: &'a Propagation) -> Forwarding<'a> {
         Forwarding {
             client: self.session.client,
             trusted: &self.session.worker.settings.trusted,
             request_id: &self.request_id.0,
             forwarded: self.session.worker.settings.forwarded,
+            trace,
         }
     }
 
@@ -662,7 +668,7 @@ async fn redirect_with_slash<D: Downstream>(
     heads: &mut Heads,
     watchdog: &mut Watchdog,
 ) -> Ended {
-    let Heads { request, response } = &mut *heads;
+    let Heads { request, response, .. } = &mut *heads;
     let mut location = Vec::new();
     redirect_location(route, request.path(), request.query(), &mut location);
     response.clear();

@@ -1,5 +1,6 @@
-//! Which fields cross the proxy, and which it sets itself: RFC 9110 section 7.6, forwarding headers, request ids.
+//! Which fields cross the proxy, and which it sets itself: RFC 9110 section 7.6, forwarding headers, request ids, trace headers.
 
+use crate::trace::Propagation;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use sluicegate_http1::{FieldName, RequestHead, ResponseHead, write_field};
@@ -63,6 +64,8 @@ pub(crate) struct Forwarding<'a> {
     pub(crate) request_id: &'a [u8],
     /// Send RFC 7239 `Forwarded` too.
     pub(crate) forwarded: bool,
+    /// The trace that the request belongs to.
+    pub(crate) trace: &'a Propagation,
 }
 
 /// The client's address: the right-most entry of `X-Forwarded-For` that no trusted proxy has, if the peer is trusted;
@@ -148,9 +151,15 @@ pub(crate) fn request_fields(request: &RequestHead, forwarding: &Forwarding<'_>,
         if !forwarding.client.trusted && is_proxy_claim(field.id, field.name) {
             continue;
         }
+        if forwarding.trace.replaces(&field) {
+            continue;
+        }
         sink.field(field.name, field.value);
     }
     forwarding_fields(request, forwarding, sink);
+    for (name, value) in forwarding.trace.fields() {
+        sink.field(name.as_bytes(), value);
+    }
 }
 
 type Text = SmallVec<[u8; 256]>;

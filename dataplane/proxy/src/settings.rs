@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use sluicegate_config::CertificateId;
+use sluicegate_trace::{Format, InjectionSettings, Policy};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -99,6 +100,30 @@ pub enum StreamEngine {
     Uring,
 }
 
+/// How trace context crosses the proxy.
+#[derive(Clone, Debug)]
+pub struct TraceSettings {
+    /// The formats that are read, in the order in which they are asked.
+    pub extract: Vec<Format>,
+    /// Whether the trace outside goes on, and what is recorded.
+    pub policy: Policy,
+    /// What backends are sent.
+    pub injection: InjectionSettings,
+    /// Traces a second that each worker lets be recorded because the client alone wants it.
+    pub forced_per_second: u32,
+}
+
+impl Default for TraceSettings {
+    fn default() -> Self {
+        Self {
+            extract: Format::ALL.to_vec(),
+            policy: Policy::default(),
+            injection: InjectionSettings::default(),
+            forced_per_second: 100,
+        }
+    }
+}
+
 /// Everything that [`crate::Proxy::start`] needs.
 #[derive(Clone, Debug, Default)]
 pub struct ProxySettings {
@@ -116,6 +141,8 @@ pub struct ProxySettings {
     pub trusted: Vec<IpNet>,
     /// Also sends RFC 7239 `Forwarded` to backends.
     pub forwarded: bool,
+    /// Carries trace context through; `None` leaves trace headers alone.
+    pub trace: Option<TraceSettings>,
     /// Answers for server names that no Ingress lists, while it is in the tables; else a self-signed one made at start.
     pub default_certificate: Option<CertificateId>,
     /// Bounds on clients.

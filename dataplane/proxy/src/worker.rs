@@ -7,10 +7,12 @@ use crate::pool::Upstreams;
 use crate::settings::ProxySettings;
 use crate::stream::Engine;
 use crate::tls::CertificateTable;
+use crate::trace::Propagation;
 use arc_swap::ArcSwap;
 use sluicegate_http1::{HeadLimits, RequestHead, ResponseHead};
 use sluicegate_route::RouteTable;
 use sluicegate_telemetry::{ListenerKind, WorkerMetrics};
+use sluicegate_trace::SamplingBudget;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,11 +32,12 @@ pub(crate) struct Shared {
 /// `Arc` would pass its cache line around.
 pub(crate) type HeldTable = Rc<Arc<RouteTable>>;
 
-/// Request and response head of one exchange, lent to a connection while a request is on its way.
+/// Request and response head of one exchange and its trace, lent to a connection while a request is on its way.
 #[derive(Default)]
 pub(crate) struct Heads {
     pub(crate) request: RequestHead,
     pub(crate) response: ResponseHead,
+    pub(crate) trace: Propagation,
 }
 
 const KEPT_HEADS: usize = 256;
@@ -55,6 +58,7 @@ pub(crate) struct Worker {
     random: Cell<u64>,
     date: RefCell<DateText>,
     retry_tokens: Cell<f64>,
+    forced_sampling: RefCell<SamplingBudget>,
     draining: Cell<bool>,
     connections: RefCell<slab::Slab<Option<Waker>>>,
 }
@@ -69,6 +73,7 @@ impl Worker {
         seed: u64,
     ) -> Self {
         let limits = &settings.limits;
+        let forced = settings.trace.as_ref().map_or(0, |trace| trace.forced_per_second);
         Self {
             request_limits: HeadLimits {
                 max_head_bytes: limits.max_head_bytes,
@@ -86,6 +91,7 @@ impl Worker {
             random: Cell::new(seed | 1),
             date: RefCell::default(),
             retry_tokens: Cell::new(RETRY_BURST),
+            forced_sampling: RefCell::new(SamplingBudget::new(forced, forced)),
             draining: Cell::new(false),
             connections: RefCell::default(),
             settings,
@@ -113,8 +119,11 @@ impl Worker {
     pub(crate) fn give_heads(&self, mut heads: Box<Heads>) {
         heads.request.clear();
         heads.response.clear();
+        heads.trace.clear();
         let mut kept = self.heads.borrow_mut();
-        if kept.len() < KEPT_HEADS && heads.request.capacity_bytes() <= self.request_limits.max_head_bytes {
+        if kept.len() < KEPT_HEADS
+            && heads.request.capacity_bytes() + heads.trace.capacity_bytes() <= self.request_limits.max_head_bytes
+        {
             kept.push(heads);
         }
     }
@@ -148,6 +157,11 @@ impl Worker {
         }
         self.retry_tokens.set(tokens - 1.0);
         true
+    }
+
+    /// Takes one trace that a client alone wants recorded out of the second's allowance; false if that is used up.
+    pub(crate) fn may_force_sampling(&self, now: Instant) -> bool {
+        self.forced_sampling.borrow_mut().take(now)
     }
 
     pub(crate) fn is_draining(&self) -> bool {

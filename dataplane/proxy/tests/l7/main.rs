@@ -14,5 +14,6 @@ mod reload;
 mod streams;
 mod support;
 mod tls;
+mod trace;
 mod upgrade;
 mod upstream;

@@ -1,0 +1,75 @@
+//! Trace context of one request, between the head that came and the heads that are sent, one per try.
+
+use crate::settings::TraceSettings;
+use crate::worker::Worker;
+use sluicegate_http1::{Field, FieldName, RequestHead};
+use sluicegate_trace::{FreshIds, Injection, SpanId, TraceFields, TraceId, decide};
+use std::time::Instant;
+
+/// What a request's tries say of its trace. Empty where the gateway leaves trace headers alone; kept between requests with
+/// its buffers.
+#[derive(Default)]
+pub(crate) struct Propagation {
+    injection: Injection,
+    trace_id: Option<TraceId>,
+}
+
+impl Propagation {
+    /// Reads the context of a request and settles which trace it belongs to.
+    pub(crate) fn begin(&mut self, request: &RequestHead, worker: &Worker) {
+        self.clear();
+        if let Some(settings) = &worker.settings.trace {
+            self.settle(request, settings, worker);
+        }
+    }
+
+    fn settle(&mut self, request: &RequestHead, settings: &TraceSettings, worker: &Worker) {
+        let candidates = request.fields().filter(is_candidate);
+        let fields = TraceFields::collect(candidates.map(|field| (field.name, field.value)));
+        let extracted = fields.extract(&settings.extract);
+        let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
+        let fresh = FreshIds { trace_id: TraceId::from_random(random), span_id: SpanId::from_random(worker.random()) };
+        let trace = decide(&fields, &extracted, &settings.policy, fresh, || worker.may_force_sampling(Instant::now()));
+        self.injection.prepare(&fields, &extracted, &trace, &settings.injection);
+        self.trace_id = Some(trace.trace_id);
+    }
+
+    /// Each try is a span of its own, so that a backend is not the child of another one's failed try.
+    pub(crate) fn begin_try(&mut self, worker: &Worker) {
+        if self.trace_id.is_some() {
+            self.injection.set_span(SpanId::from_random(worker.random()));
+        }
+    }
+
+    /// Whether a field of the request is replaced or removed.
+    pub(crate) fn replaces(&self, field: &Field<'_>) -> bool {
+        self.trace_id.is_some() && is_candidate(field) && self.injection.replaces(field.name)
+    }
+
+    /// Names and values to add.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        self.injection.fields()
+    }
+
+    /// The trace, where the gateway carries one.
+    pub(crate) fn trace_id(&self) -> Option<TraceId> {
+        self.trace_id
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.injection.clear();
+        self.trace_id = None;
+    }
+
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.injection.capacity_bytes()
+    }
+}
+
+/// The names that the codec knows are told apart already; most fields end here.
+fn is_candidate(field: &Field<'_>) -> bool {
+    matches!(
+        field.id,
+        FieldName::Other | FieldName::Traceparent | FieldName::Tracestate | FieldName::Baggage | FieldName::B3
+    )
+}
