@@ -185,7 +185,7 @@ impl Loop {
                     self.tell_failures();
                 }
                 Ok(Message::Turn(leads)) => {
-                    if let Some(answers) = self.answers.as_ref().filter(|_| leads) {
+                    if let Some(answers) = self.answers.as_ref().filter(|_| leads && self.status.is_applied()) {
                         answers.begin(&mut self.controller);
                     }
                 }
@@ -204,13 +204,20 @@ impl Loop {
         }
         if let Some(answers) = &self.answers {
             answers.want(&self.controller, event.number);
-            answers.write(&mut self.controller);
+            // Half of a cluster is no ground for an answer: what seems to be missing has not been read yet.
+            if self.status.is_applied() {
+                answers.write(&mut self.controller);
+            }
         }
         self.tell_node();
         if event.initial {
             // Even where there are none: tables of a process before this one may say otherwise.
             self.serve_vips();
             self.status.applied.store(true, Ordering::Release);
+            // Who leads already has waited for this.
+            if let Some(answers) = &self.answers {
+                answers.begin(&mut self.controller);
+            }
             let desired = self.controller.desired();
             tracing::info!(
                 hosts = desired.routes.len(),
@@ -318,7 +325,7 @@ impl Loop {
 
     /// Logs what was not taken and was taken before, and counts.
     fn tell(&self, update: &Update) {
-        if let Some(answers) = &self.answers {
+        if let Some(answers) = self.answers.as_ref().filter(|_| self.status.is_applied()) {
             answers.tell(&self.controller, update);
         }
         for rejection in update.new_rejections.iter().take(MOST_LOGGED) {

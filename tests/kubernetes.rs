@@ -170,6 +170,51 @@ fn events(cluster: &Cluster) {
     assert_eq!(told("Rejected", "Secret shop/missing does not exist"), 1, "said once");
 }
 
+/// Two gateways and every restart say what stands once, and of what is well nothing, however slowly it is read.
+fn restarts(cluster: &Cluster) {
+    prepare(cluster);
+    let web = backend("web");
+    deploy(cluster, "web", web);
+    deploy(cluster, "bad", web);
+    let pair = rcgen::generate_simple_self_signed(["web.example".to_owned()]).expect("a certificate");
+    cluster.apply(
+        &json!({"kind": "Secret", "metadata": {"namespace": "shop", "name": "tls"}, "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": pair.cert.pem(), "tls.key": pair.signing_key.serialize_pem()}}),
+    );
+    for (name, secret) in [("web", "tls"), ("bad", "missing")] {
+        let [mut ingress, ..] = application(name, web);
+        ingress["spec"]["tls"] = json!([{"hosts": [format!("{name}.example")], "secretName": secret}]);
+        cluster.apply(&ingress);
+    }
+    let shown = json!([{"ip": "192.0.2.10"}]);
+    let flags = ["--publish-status-address", "192.0.2.10", "--lame-duck", "0s"];
+    let holder = || cluster.get("Lease", "sluicegate-system", "sluicegate-gateway")["spec"]["holderIdentity"].clone();
+    let complaints = || cluster.list("Event", "shop").into_iter().filter(|event| event["type"] == "Warning");
+    let mut running = start(cluster, &flags);
+    until("the Event", || complaints().count() > 0);
+    for _ in 0..3 {
+        let before = holder();
+        // It stands by, then leads.
+        let next = start(cluster, &flags);
+        running.signal("TERM");
+        assert_eq!(running.end(), Some(0));
+        until("another leader", || ![Value::Null, json!(""), before.clone()].contains(&holder()));
+        running = next;
+    }
+    // Nobody else has the Lease: who starts leads before it has read everything.
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+    let before = holder();
+    let _last = start(cluster, &flags);
+    until("the last leader", || ![Value::Null, json!(""), before.clone()].contains(&holder()));
+    until("the statuses", || ["web", "bad"].iter().all(|name| addresses(cluster, name) == shown));
+    std::thread::sleep(Duration::from_secs(2));
+    let told: Vec<Value> = complaints().collect();
+    let text = |event: &Value| format!("{} {} {}", event["involvedObject"]["name"], event["count"], event["message"]);
+    assert_eq!(told.len(), 1, "{:#?}", told.iter().map(text).collect::<Vec<_>>());
+    assert!(told[0]["count"] == 1 && told[0]["involvedObject"]["name"] == "bad", "{}", text(&told[0]));
+}
+
 /// An API server that is away changes nothing: every request is answered, and changes come with its return.
 fn outage(cluster: &mut Cluster, away: Duration) {
     prepare(cluster);
@@ -261,6 +306,22 @@ fn events_in_process() {
 }
 
 #[test]
+fn restarts_in_process() {
+    let cluster = Cluster::in_process();
+    // The Lease is had at once, and the rest is slow to come.
+    cluster.server().faults().set(|seen| {
+        let delay = match seen.resource.as_str() {
+            "services" => Duration::from_millis(700),
+            "endpointslices" => Duration::from_millis(1000),
+            "secrets" => Duration::from_millis(500),
+            _ => return None,
+        };
+        matches!(seen.verb, "list" | "watch").then_some(sluicegate_apiserver::Fault::Delay(delay))
+    });
+    restarts(&cluster);
+}
+
+#[test]
 fn an_outage_in_process() {
     outage(&mut Cluster::in_process(), Duration::from_secs(5));
 }
@@ -331,6 +392,12 @@ fn nothing_is_asked_for_that_the_table_of_rights_does_not_list() {
 #[ignore = "needs kube-apiserver and etcd on the PATH or in KUBEBUILDER_ASSETS"]
 fn applications_on_a_real_api_server() {
     applications(&Cluster::real());
+}
+
+#[test]
+#[ignore = "needs kube-apiserver and etcd on the PATH or in KUBEBUILDER_ASSETS"]
+fn restarts_on_a_real_api_server() {
+    restarts(&Cluster::real());
 }
 
 #[test]

@@ -66,8 +66,10 @@ pub(crate) struct Shared {
     pub(crate) versions: signal::Sender<u64>,
     /// Counted up, it cuts every watch.
     pub(crate) cuts: signal::Sender<u64>,
-    /// True while connections are taken.
+    /// True while connections are to be taken.
     open: signal::Sender<bool>,
+    /// True while the port is bound.
+    bound: signal::Sender<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,6 +135,7 @@ impl ApiServer {
             versions: signal::Sender::new(0),
             cuts: signal::Sender::new(0),
             open: signal::Sender::new(true),
+            bound: signal::Sender::new(true),
         });
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -273,9 +276,14 @@ impl ApiServer {
         self.shared.open.send_replace(false);
     }
 
-    /// Opens the same port again.
+    /// Opens the same port again, and waits until it takes connections, for at most ten seconds.
     pub fn come_back(&self) {
         self.shared.open.send_replace(true);
+        let begun = Instant::now();
+        // Not by a connection: the server may be in another network namespace.
+        while !*self.shared.bound.borrow() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -311,6 +319,7 @@ async fn accept(shared: Arc<Shared>, first: std::net::TcpListener, address: Sock
                 }
             }
         }
+        shared.bound.send_replace(false);
         drop(listener.take());
         connections.shutdown().await;
         if open.wait_for(|open| *open).await.is_err() {
@@ -321,6 +330,7 @@ async fn accept(shared: Arc<Shared>, first: std::net::TcpListener, address: Sock
             match rebind(address) {
                 Ok(bound) => {
                     listener = Some(bound);
+                    shared.bound.send_replace(true);
                     break;
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
