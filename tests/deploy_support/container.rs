@@ -99,7 +99,14 @@ impl Container {
         let begun = Instant::now();
         while !self.log().contains(part) {
             let has_failed = self.log().lines().any(|line| line.starts_with("error: "));
-            assert!(!has_failed && begun.elapsed() < PATIENCE, "no {part:?} in the log:\n{}", self.log());
+            let waits_in = || std::fs::read_to_string(format!("/proc/{}/wchan", self.process.id()));
+            assert!(
+                !has_failed && begun.elapsed() < PATIENCE,
+                "no {part:?} in the log (State {}, waits in {:?}):\n{}",
+                self.status("State"),
+                waits_in(),
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
