@@ -214,7 +214,8 @@ impl<'a> Translator<'a> {
                                 Verdict::Rejected,
                                 format!("spec.tls[{index}].secretName"),
                                 format!("{secret} does not exist; the default certificate is served"),
-                                "create the Secret in the namespace of the Ingress, with tls.crt and tls.key",
+                                "create the Secret in the namespace of the Ingress, with tls.crt and tls.key; if it is there, let \
+                                 the gateway read it",
                             ),
                         );
                     }
