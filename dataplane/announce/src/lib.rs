@@ -32,6 +32,15 @@
 //!
 //! A director without peers owns everything.
 //!
+//! # Directors of a cluster
+//!
+//! Flags name the directors ([`OwnershipSettings::peers`]), or a record on an API server does ([`OwnershipSettings::joins`]). Each
+//! record ([`Membership`]) is made from the one before by compare-and-swap and has one director more or less, so that majorities
+//! of neighbours share a voter. Three rules keep it at neighbours: a voter renews nothing for a director that knows an older record than
+//! itself, directors tell each other the newest one with their heartbeats, and the next change is proposed only when a
+//! majority has known the last one for a lease. While the API server is away the record stays as it is, and all of the above goes on.
+//! The source of `membership.rs` has the whole argument, and `tests/model.rs` tries it.
+//!
 //! # Who should own what
 //!
 //! Rendezvous hashing ranks the directors for each VIP, and the best one that is fit and able asks for it. A VIP stays where it

@@ -123,6 +123,8 @@ struct Keeper {
     ledger: Ledger,
     /// The Lease of this director as it was last written.
     own: Option<Lease>,
+    /// The Leases of others cannot be read.
+    is_blind: bool,
     said: Option<String>,
 }
 
@@ -138,7 +140,7 @@ impl Keeper {
         // Where it cannot be read, no two lives are known to be of one machine.
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let leases = Api::namespaced(api, &settings.namespace);
-        Self { leases, settings, boot, number, news, ledger: Ledger::default(), own: None, said: None }
+        Self { leases, settings, boot, number, news, ledger: Ledger::default(), own: None, is_blind: false, said: None }
     }
 
     async fn run(&mut self, mut proposals: mpsc::UnboundedReceiver<DirectorRecord>) {
@@ -164,13 +166,18 @@ impl Keeper {
                 }
                 event = events.next() => match event {
                     Some(Ok(event)) => {
+                        if self.is_blind && !matches!(event, Event::Init) {
+                            // Renewals of others were not seen.
+                            self.ledger.forgive(Instant::now());
+                            self.is_blind = false;
+                        }
                         is_read |= matches!(event, Event::InitDone);
                         let is_record = self.take_in(event, &mut fresh);
                         if is_read {
                             self.tell(is_record);
                         }
                     }
-                    Some(Err(error)) => self.complain(match &error {
+                    Some(Err(error)) => self.is_blinded(match &error {
                         watcher::Error::InitialListFailed(error)
                         | watcher::Error::WatchStartFailed(error)
                         | watcher::Error::WatchFailed(error) => self.plainly("list, watch", error),
@@ -179,7 +186,7 @@ impl Keeper {
                     None => return,
                 },
                 _ = renewal.tick() => {
-                    if self.renew().await && is_read {
+                    if self.renew().await && is_read && !self.is_blind {
                         self.tell(true);
                     }
                     shown = number;
@@ -229,8 +236,13 @@ impl Keeper {
         }
     }
 
+    fn is_blinded(&mut self, why: String) {
+        self.is_blind = true;
+        self.complain(why);
+    }
+
     fn is_well(&mut self) {
-        if self.said.take().is_some() {
+        if !self.is_blind && self.said.take().is_some() {
             tracing::info!("the Leases of directors: all is well again");
             let _gone = self.news.send(DirectorNews::Trouble(None));
         }
@@ -358,8 +370,25 @@ impl Keeper {
         if self.own.is_none() {
             return;
         }
-        if let Err(Failure::Other(why)) = self.write(self.own_lease(self.own.clone(), false)).await {
+        let name = lease_name(&self.settings.name).unwrap_or_default();
+        let mut found = self.own.take();
+        // A renewal that was under way may have arrived.
+        for _ in 0..3 {
+            let why = match self.write(self.own_lease(found, false)).await {
+                Ok(_) => return,
+                Err(Failure::Other(why)) => why,
+                Err(Failure::Conflict) => match self.get(&name).await {
+                    Ok(Some(lease)) if self.is_own(&lease) => {
+                        found = Some(lease);
+                        continue;
+                    }
+                    // Another life has it, or an operator has deleted it.
+                    Ok(_) => return,
+                    Err(why) => why,
+                },
+            };
             tracing::warn!(%why, "the Lease of this director could not be given back; the others wait until it has expired");
+            return;
         }
     }
 
