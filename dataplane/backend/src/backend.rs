@@ -7,7 +7,7 @@ use crate::pod_tables::{self, Plan, PodTables};
 use crate::pods::{self, PodError, PodPort, PodService};
 use crate::programs::{self, AttachMode, Attachment, ProgramError, Source};
 use crate::sysctl::{self, SysctlError};
-use crate::turn;
+use crate::turn::{self, Turn};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
@@ -194,18 +194,18 @@ impl Backend {
         Ok(programs::counters(&self.object, map::HOST_REASONS)?)
     }
 
-    /// The way of clients of this host to its pods; 0 where there are none, or where it cannot be made: then those clients, and
+    /// The way of clients of this host to its pods; none where there are none, or where it cannot be made: then those clients, and
     /// they alone, do not reach them.
-    async fn turn(&mut self, state: &BackendState) -> u32 {
+    async fn turn(&mut self, state: &BackendState) -> Turn {
         let made = match (state.services.is_empty(), self.has_turn) {
-            (true, false) => return 0,
-            (true, true) => self.remove_turn().await.map(|()| 0),
+            (true, false) => return Turn::default(),
+            (true, true) => self.remove_turn().await.map(|()| Turn::default()),
             (false, _) => self.make_turn().await,
         };
         self.has_turn = !state.services.is_empty();
         made.unwrap_or_else(|why| {
             tracing::warn!(%why, "clients on this host do not reach pods of this host by VIPs");
-            0
+            Turn::default()
         })
     }
 
@@ -218,8 +218,9 @@ impl Backend {
         Ok(())
     }
 
-    async fn make_turn(&mut self) -> Result<u32, BackendError> {
-        let index = turn::make().await?;
+    async fn make_turn(&mut self) -> Result<Turn, BackendError> {
+        // The kernel expects what has a VIP as source by the default route, which the first uplink is taken to have.
+        let made = turn::make(self.settings.interfaces.first().map_or("", String::as_str)).await?;
         let settings = &self.settings;
         let leaves = (turn::DEVICE, TcAttachType::Egress);
         let at = pin(&settings.pins, CLAMP, turn::DEVICE);
@@ -231,7 +232,7 @@ impl Backend {
                 classifiers::attach(&mut self.object, TO_POD, comes_in, settings.classifiers, &at)?;
             }
         }
-        Ok(index)
+        Ok(made)
     }
 
     fn write(
@@ -239,7 +240,7 @@ impl Backend {
         state: &BackendState,
         endpoints: &BTreeSet<IpAddr>,
         plan: &Plan,
-        turn: u32,
+        turn: Turn,
     ) -> Result<usize, ProgramError> {
         let (any, directors) = match &state.directors {
             Directors::Any => (HostControl::ANY_DIRECTOR, BTreeSet::new()),
@@ -258,9 +259,9 @@ impl Backend {
         Ok(rows)
     }
 
-    fn control(&mut self, flags: u32, turn: u32) -> Result<usize, ProgramError> {
+    fn control(&mut self, flags: u32, turn: Turn) -> Result<usize, ProgramError> {
         let failed = |why: aya::maps::MapError| failed_table(map::HOST, &why);
-        let mut host: Array<&mut MapData, u64> = programs::table(&mut self.object, map::HOST)?;
+        let mut host: Array<&mut MapData, ControlRow> = programs::table(&mut self.object, map::HOST)?;
         let control = control_row(flags, turn);
         if host.get(&0, 0).map_err(failed)? == control {
             return Ok(0);
@@ -483,9 +484,12 @@ fn bound(state: &BackendState) -> BTreeMap<Address, u32> {
 }
 
 /// `HostControl` as it lies in memory.
-fn control_row(flags: u32, turn: u32) -> u64 {
-    let ([a, b, c, d], [e, f, g, h]) = (flags.to_ne_bytes(), turn.to_ne_bytes());
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+type ControlRow = [u32; 5];
+
+fn control_row(flags: u32, turn: Turn) -> ControlRow {
+    let [a, b, c, d, e, f, g, h] = turn.home.mac;
+    let mac = [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes);
+    [flags, turn.index, turn.home.interface, mac[0], mac[1]]
 }
 
 fn failed_table(table: &'static str, why: &aya::maps::MapError) -> ProgramError {

@@ -5,9 +5,11 @@
 
 use crate::addresses::AddressError;
 use crate::programs;
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
-use sluicegate_dsr::layout::{TURN_MAC, TURN_NETWORKS};
+use sluicegate_dsr::layout::{TURN_MAC, TURN_NETWORKS, Way};
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -23,9 +25,19 @@ const MTU: u32 = 65_535;
 /// What /proc calls "no address of its own".
 const NO_ADDRESS: &str = "1";
 
-/// Makes it, or brings what is there into shape. Answers with its index. Needs a tokio runtime.
-pub(crate) async fn make() -> Result<u32, AddressError> {
+/// What the programs are to know of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Turn {
+    /// Its index; 0 = there is none.
+    pub(crate) index: u32,
+    /// Where answers come in to packets of this host that came by `lo`.
+    pub(crate) home: Way,
+}
+
+/// Makes it, or brings what is there into shape; answers come in by `uplink`. Needs a tokio runtime.
+pub(crate) async fn make(uplink: &str) -> Result<Turn, AddressError> {
     let link = Link::open()?;
+    let home = link.way(uplink).await?;
     if index().is_none() {
         let pair = LinkVeth::new(DEVICE, OTHER_END).build();
         link.handle.link().add(pair).execute().await.map_err(refused("make the interfaces"))?;
@@ -58,7 +70,7 @@ pub(crate) async fn make() -> Result<u32, AddressError> {
             other => other?,
         }
     }
-    Ok(index)
+    Ok(Turn { index, home })
 }
 
 /// Takes it away, also that of a process that is gone. True if it was there.
@@ -84,6 +96,24 @@ impl Link {
     fn open() -> Result<Self, AddressError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(AddressError::Open)?;
         Ok(Self { handle, connection: tokio::spawn(connection) })
+    }
+
+    /// An interface with its MAC address; one that has none is no way.
+    async fn way(&self, interface: &str) -> Result<Way, AddressError> {
+        let found = self.handle.link().get().match_name(interface).execute().try_next().await;
+        let found = found.map_err(refused("find the uplink"))?;
+        let mac = found.as_ref().and_then(|link| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Address(mac) => mac.as_slice().first_chunk::<6>(),
+                _ => None,
+            })
+        });
+        Ok(match (&found, mac) {
+            (Some(link), Some([a, b, c, d, e, f])) => {
+                Way { interface: link.header.index, mac: [*a, *b, *c, *d, *e, *f, 0, 0] }
+            }
+            _ => Way::default(),
+        })
     }
 }
 

@@ -64,6 +64,9 @@ pub struct HostControl {
     pub flags: u32,
     /// Index of the interface by which clients of this host itself reach its pods ([`TURN_MAC`]); 0 = there is none.
     pub turn: u32,
+    /// Where answers come in to clients of this host whose packets came by `lo`: an uplink, since the kernel expects what has a
+    /// VIP as source there. Without an interface: where the packets came in.
+    pub home: Way,
 }
 
 impl HostControl {
@@ -300,7 +303,7 @@ pub const fn marked_backend(mark: u32) -> Option<u16> {
 }
 
 const _: () = {
-    assert!(size_of::<HostControl>() == 8);
+    assert!(size_of::<HostControl>() == 20);
     assert!(size_of::<Bound>() == 4);
     assert!(size_of::<PodPortKey>() == 24 && size_of::<PodPort>() == 2048 && size_of::<Pod>() == 40);
     assert!(size_of::<FlowKey>() == 40 && size_of::<Flow>() == 8 && size_of::<Reply>() == 60);

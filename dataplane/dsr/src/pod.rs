@@ -229,7 +229,8 @@ fn deliver<P: StackFrame, T: HostTables + PodTables>(packet: &P, tables: &T, not
 fn ask<P: StackFrame, T: HostTables + PodTables>(packet: &P, tables: &T, notes: &mut Scratch) -> Option<()> {
     let ports = notes.datagram.ports(packet)?;
     notes.ports = ports;
-    let is_own = tables.control().turn != 0 && tables.is_endpoint(&notes.datagram.source);
+    let control = tables.control();
+    let is_own = control.turn != 0 && tables.is_endpoint(&notes.datagram.source);
     notes.query.key = FlowKey {
         client: notes.datagram.source,
         server: notes.datagram.destination,
@@ -237,7 +238,11 @@ fn ask<P: StackFrame, T: HostTables + PodTables>(packet: &P, tables: &T, notes: 
         server_port: ports.destination,
         protocol: u32::from(notes.datagram.protocol),
     };
-    notes.query.back = if is_own { here(packet) } else { STRAIGHT };
+    notes.query.back = match is_own {
+        true if packet.ingress() == LOOPBACK && control.home.interface != 0 => control.home,
+        true => here(packet),
+        false => STRAIGHT,
+    };
     (notes.query.flags, notes.query.ipv6) = (ports.flags, notes.datagram.ipv6);
     Some(())
 }
@@ -249,6 +254,8 @@ fn settle<T: HostTables + PodTables>(tables: &T, notes: &mut Scratch, pod: u16, 
     if teach_parts(tables, notes) { Found::new(chosen.reason()) } else { Found::not(Reason::PodUntracked) }
 }
 
+/// `lo` has this index in every network namespace.
+const LOOPBACK: u32 = 1;
 const STRAIGHT: Way = Way { interface: 0, mac: [0; 8] };
 
 /// Where a frame came in.

@@ -31,9 +31,9 @@ unsafe impl<const N: usize> Pod for Row<N> {}
 
 fn host(tables: &Tables) -> Ebpf {
     let mut object = Ebpf::load(BACKEND).expect("the maps are made");
-    let control = (u64::from(tables.control.turn) << 32) | u64::from(tables.control.flags);
+    let control = [tables.control.flags, tables.control.turn, 0, 0, 0];
     let map = object.map_mut(map::HOST).expect("a map");
-    Array::<_, u64>::try_from(map).expect("an array").set(0, control, 0).expect("written");
+    Array::<_, [u32; 5]>::try_from(map).expect("an array").set(0, control, 0).expect("written");
     for (name, addresses) in [(map::DIRECTORS, &tables.directors), (map::ENDPOINTS, &tables.endpoints)] {
         let map = object.map_mut(name).expect("a map");
         let mut map = HashMap::<_, Address, u32>::try_from(map).expect("a hash map");

@@ -39,9 +39,8 @@ fn kernel(world: &World) -> Ebpf {
         .map_max_entries(map::POD_REPLIES, 8192)
         .load(BACKEND)
         .expect("the maps are made");
-    let mut host = Array::<_, u64>::try_from(object.map_mut(map::HOST).expect("there")).expect("an array");
-    let control = u64::from(world.host.control.flags) | u64::from(world.host.control.turn) << 32;
-    host.set(0, control, 0).expect("written");
+    let mut host = Array::<_, [u32; 5]>::try_from(object.map_mut(map::HOST).expect("there")).expect("an array");
+    host.set(0, [world.host.control.flags, world.host.control.turn, 0, 0, 0], 0).expect("written");
     let endpoints = object.map_mut(map::ENDPOINTS).expect("there");
     let mut endpoints = HashMap::<_, Address, u32>::try_from(endpoints).expect("a hash map");
     for endpoint in &world.host.endpoints {
