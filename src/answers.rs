@@ -1,12 +1,16 @@
 //! What the controller answers an API server: which Secrets it needs, which statuses differ, what is wrong with objects.
 
-use sluicegate_config::{Kind, Rejection, Verdict};
+use sluicegate_config::{Kind, Rejection, Verdict, VipPools};
 use sluicegate_source::Wishes;
 use sluicegate_source::write::{Remark, Writer};
 use sluicegate_translate::{Controller, PublishSettings, StatusWrite, Update};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How long statuses may take to be taken back when the gateway ends.
+const CLEARING: Duration = Duration::from_secs(10);
 
 /// The way back to an API server.
 pub struct Answers {
@@ -32,6 +36,25 @@ impl Answers {
     /// Asks for what the objects so far name.
     pub fn want(&self, controller: &Controller, through: u64) {
         self.wishes.want(controller.wanted_secrets(), through);
+    }
+
+    /// Asks for all Services to be read anew, where addresses are chosen for them by who leads: it has to know what leaders
+    /// before it have given. `None` where none are chosen.
+    pub fn read_again(&self, pools: &VipPools) -> Option<u64> {
+        (self.kinds.contains(&Kind::Service) && !pools.is_empty()).then(|| self.wishes.read_again())
+    }
+
+    /// Takes back what was written, and waits until it is done. Nothing may be written after it.
+    pub fn clear(&self, controller: &Controller) {
+        let Some(writer) = self.writer.get().filter(|writer| writer.leads()) else { return };
+        let writes = controller.clear_statuses();
+        let count = writes.len();
+        writer.write_statuses(writes.into_iter().filter(|write| self.kinds.contains(&write.object.kind)).collect());
+        if writer.flush(CLEARING) {
+            tracing::info!(statuses = count, "statuses are taken back");
+        } else {
+            tracing::warn!("not all statuses could be taken back; remove status.loadBalancer by hand where it stays");
+        }
     }
 
     /// Writes the statuses that differ.

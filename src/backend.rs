@@ -52,10 +52,11 @@ fn settings(arguments: &BackendArguments) -> Result<AgentSettings, Failure> {
     if options.watch_namespace.is_some() && namespace_selector.is_some() {
         return refuse("--watch-namespace and --watch-namespace-selector both say which namespaces are read; give one");
     }
-    let mut translate = options.settings([]);
+    let mut translate = options.settings([]).map_err(|error| Failure::Usage(format!("--vip-pool: {error}")))?;
     // What makes nodes real servers is the directors' to judge; a node goes on with what it has.
     translate.backend_service = None;
     translate.adopt_without_classes = !is_cluster;
+    translate.addresses_by_status = is_cluster;
     let is_any_known = !arguments.director.is_empty() || arguments.any_director;
     translate.director_service = match &arguments.director_service {
         None if is_cluster && !is_any_known => Some(NamespacedName::new(DIRECTOR_SERVICE.0, DIRECTOR_SERVICE.1)),
@@ -114,6 +115,7 @@ fn source(
         endpoints_of: translate.director_service.iter().cloned().collect(),
         config_maps: vec![translate.vip_configmap.clone()],
         nodes: true,
+        namespace_labels: translate.vip_pools.asks_for_labels(),
         secrets: false,
         services_alone: true,
     };

@@ -4,6 +4,7 @@ use crate::Failure;
 use crate::cli::{CheckArguments, OutputFormat};
 use crate::options::TranslateOptions;
 use crate::output::{Table, print, printable};
+use anyhow::Context as _;
 use serde_json::json;
 use sluicegate_config::{
     Action, Kind, Method, ObjectRef, Redirect, Rejection, Route, TlsTreatment, Verdict, VipPort, VipService,
@@ -75,13 +76,14 @@ impl Reading {
     /// Reads folders and files.
     pub fn of(paths: &[PathBuf], options: &TranslateOptions) -> anyhow::Result<Self> {
         let loaded = sluicegate_source::load(paths)?;
-        let mut controller = Controller::new(options.settings([]));
+        let mut controller = Controller::new(options.settings([]).context("--vip-pool")?);
         let objects = loaded.changes.iter().filter_map(|change| match change {
             ObjectChange::Set(object) => Some((object.reference(), own_words(object))),
             ObjectChange::Remove(_) => None,
         });
         let objects = objects.collect();
         controller.apply(loaded.changes, unix_now());
+        controller.give_addresses(true, unix_now());
         for (file, rejections) in loaded.file_rejections {
             controller.set_file_rejections(&file, rejections);
         }
@@ -161,7 +163,9 @@ impl Reading {
             }
             for service in &vip.services {
                 let object = ObjectRef::new(Kind::Service, service.namespace.clone(), service.service.clone());
-                service.ports.iter().for_each(|port| say(&object, vip_line(vip.address, service, port)));
+                let pool = self.controller.objects().pool_of(vip.address);
+                let from = pool.map(|pool| format!(" (pool {pool})")).unwrap_or_default();
+                service.ports.iter().for_each(|port| say(&object, vip_line(vip.address, &from, service, port)));
             }
         }
         for listener in desired.listeners.values() {
@@ -170,7 +174,7 @@ impl Reading {
     }
 }
 
-fn vip_line(vip: IpAddr, service: &VipService, port: &VipPort) -> String {
+fn vip_line(vip: IpAddr, from: &str, service: &VipService, port: &VipPort) -> String {
     let method = match service.method {
         Some(method) => method.to_string(),
         None if service.into_pods => format!("{} (the endpoints are pods)", Method::Pod),
@@ -184,7 +188,7 @@ fn vip_line(vip: IpAddr, service: &VipService, port: &VipPort) -> String {
         1 => format!("{count} node{plural} with 1 pod"),
         pods => format!("{count} node{plural} with {pods} pods"),
     };
-    format!("VIP {vip} {}/{}: {what} by {scheduler} and {method}", port.protocol, port.port)
+    format!("VIP {vip}{from} {}/{}: {what} by {scheduler} and {method}", port.protocol, port.port)
 }
 
 fn route_line(host: &VirtualHost, route: &Route) -> String {
@@ -220,6 +224,10 @@ fn own_words(object: &Object) -> String {
                 [] => "node without an address of type InternalIP".to_owned(),
                 internal => format!("node at {}", internal.join(", ")),
             }
+        }
+        Object::Namespace(namespace) => {
+            let count = namespace.metadata.labels.as_ref().map_or(0, BTreeMap::len);
+            format!("namespace with {count} label{}", if count == 1 { "" } else { "s" })
         }
         _ => String::new(),
     }

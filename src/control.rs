@@ -14,15 +14,15 @@ use sluicegate_admin::packets::{PacketsState, PortTraffic};
 use sluicegate_admin::source::SourceState;
 use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, LiveRealServer, Traffic};
 use sluicegate_admin::{ExplainError, Lines, Readiness, Section, State, StateView, TapError, TapRequest, Unavailable};
-use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, TransportProtocol, Verdict};
+use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, TransportProtocol, Verdict, VipPools};
 use sluicegate_forward::forwarder::NoAnswer;
 use sluicegate_forward::packet_tuple::NoPacket;
 use sluicegate_forward::sampling::{NoTap, Selection};
 use sluicegate_proxy::Proxy;
 use sluicegate_source::SourceEvent;
 use sluicegate_telemetry::Metrics;
-use sluicegate_telemetry::control::{CertificateExpiry, RejectionCounts};
-use sluicegate_translate::{Controller, Object, Update, WhatIf};
+use sluicegate_telemetry::control::{CertificateExpiry, PoolAddresses, RejectionCounts};
+use sluicegate_translate::{Controller, Object, PoolUsage, Update, WhatIf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -53,6 +53,8 @@ pub enum Message {
     WhatIf(Box<Object>, SyncSender<WhatIf>),
     /// This process has begun to lead, or has ceased to.
     Turn(bool),
+    /// Statuses are to be taken back; what is sent back says that it is done.
+    Clear(SyncSender<()>),
     /// It is over.
     Stop,
 }
@@ -102,6 +104,7 @@ pub struct Parts {
     pub status: Arc<Status>,
     /// `None` where objects come from a folder.
     pub api_server: Option<ApiServer>,
+    pub pools: Arc<VipPools>,
 }
 
 /// The running loop.
@@ -115,7 +118,7 @@ impl Control {
     /// `answers` is for a source that is answered.
     pub fn start(settings: Settings, parts: Parts, answers: Option<Answers>) -> io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
-        let Parts { proxy, director, metrics, status, .. } = parts;
+        let Parts { proxy, director, metrics, status, pools, .. } = parts;
         let shell = Loop {
             controller: Controller::new(settings),
             proxy,
@@ -123,10 +126,21 @@ impl Control {
             metrics,
             status,
             answers,
+            pools,
+            lead: Lead::None,
             failures: BTreeSet::new(),
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || shell.run(&inbox))?;
         Ok(Self { messages, thread: Some(thread) })
+    }
+
+    /// Takes back what was written to statuses, where this process leads.
+    pub fn clear_statuses(&self) {
+        let (done, is_done) = sync_channel(1);
+        if self.messages.send(Message::Clear(done)).is_ok() {
+            // A loop that is gone has nothing to take back.
+            let _gone = is_done.recv_timeout(PATIENCE);
+        }
     }
 
     /// Where to send events and questions.
@@ -152,6 +166,21 @@ impl Drop for Control {
     }
 }
 
+/// How far this process is with writing to an API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lead {
+    /// It does not lead.
+    None,
+    /// It leads, and has not read the first state yet.
+    Early,
+    /// It leads, and reads what leaders before it have written: until this round.
+    Reading(u64),
+    /// It knows all that there is, and writes.
+    Writing,
+    /// It has taken back what it wrote, and writes no more.
+    Over,
+}
+
 struct Loop {
     controller: Controller,
     proxy: Arc<Proxy>,
@@ -159,6 +188,8 @@ struct Loop {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     answers: Option<Answers>,
+    pools: Arc<VipPools>,
+    lead: Lead,
     /// What the director could not do of the bindings when it was last asked.
     failures: BTreeSet<(IpAddr, String)>,
 }
@@ -183,11 +214,16 @@ impl Loop {
                     self.serve(&update, Instant::now());
                     self.tell(&update);
                     self.tell_failures();
+                    self.count_pools();
                 }
-                Ok(Message::Turn(leads)) => {
-                    if let Some(answers) = self.answers.as_ref().filter(|_| leads && self.status.is_applied()) {
-                        answers.begin(&mut self.controller);
+                Ok(Message::Turn(leads)) => self.turn(leads),
+                Ok(Message::Clear(done)) => {
+                    if let Some(answers) = self.answers.as_ref().filter(|_| self.lead == Lead::Writing) {
+                        answers.clear(&self.controller);
                     }
+                    self.lead = Lead::Over;
+                    // Whoever asked may have stopped waiting.
+                    let _gone = done.send(());
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -204,20 +240,17 @@ impl Loop {
         }
         if let Some(answers) = &self.answers {
             answers.want(&self.controller, event.number);
-            // Half of a cluster is no ground for an answer: what seems to be missing has not been read yet.
-            if self.status.is_applied() {
-                answers.write(&mut self.controller);
-            }
         }
         self.tell_node();
         if event.initial {
+            if self.answers.is_none() {
+                // Everybody who was there has what it had; whom nobody answers chooses for the rest by himself.
+                self.give_addresses(true);
+            }
             // Even where there are none: tables of a process before this one may say otherwise.
             self.serve_vips();
+            self.count_pools();
             self.status.applied.store(true, Ordering::Release);
-            // Who leads already has waited for this.
-            if let Some(answers) = &self.answers {
-                answers.begin(&mut self.controller);
-            }
             let desired = self.controller.desired();
             tracing::info!(
                 hosts = desired.routes.len(),
@@ -226,7 +259,47 @@ impl Loop {
                 took_ms = millis(event.noticed.elapsed()),
                 "the first state is served"
             );
+            if self.lead == Lead::Early {
+                self.turn(true);
+            }
         }
+        if let (Lead::Reading(round), Some(read)) = (self.lead, event.round)
+            && read >= round
+        {
+            self.give_addresses(true);
+            self.begin();
+        }
+        if let Some(answers) = self.answers.as_ref().filter(|_| self.lead == Lead::Writing) {
+            answers.write(&mut self.controller);
+        }
+    }
+
+    /// Who begins to lead knows all objects before it writes, and all that others have written before it chooses addresses.
+    fn turn(&mut self, leads: bool) {
+        let Some(answers) = self.answers.as_ref().filter(|_| self.lead != Lead::Over) else { return };
+        if !leads {
+            self.lead = Lead::None;
+            self.give_addresses(false);
+        } else if !self.status.is_applied() {
+            self.lead = Lead::Early;
+        } else if let Some(round) = answers.read_again(&self.pools) {
+            self.lead = Lead::Reading(round);
+        } else {
+            self.begin();
+        }
+    }
+
+    fn begin(&mut self) {
+        self.lead = Lead::Writing;
+        if let Some(answers) = &self.answers {
+            answers.begin(&mut self.controller);
+        }
+    }
+
+    fn give_addresses(&mut self, gives: bool) {
+        let update = self.controller.give_addresses(gives, unix_now());
+        self.serve(&update, Instant::now());
+        self.tell(&update);
     }
 
     /// Whether the Node of this machine is to hold virtual IPs. One that is not there says nothing.
@@ -258,8 +331,10 @@ impl Loop {
         }
         let before = self.proxy.table();
         let applied = self.proxy.apply(diff, *generation);
-        if !diff.vips.is_empty() {
+        // Of the first state the director gets all or nothing: what it is not told of it releases.
+        if !diff.vips.is_empty() && self.status.is_applied() {
             self.serve_vips();
+            self.count_pools();
         }
         let took = noticed.elapsed();
         self.restart_counters(&before, diff);
@@ -285,6 +360,13 @@ impl Loop {
             took_ms = millis(took),
             "applied"
         );
+    }
+
+    fn count_pools(&self) {
+        if !self.pools.is_empty() {
+            let usage = self.controller.pool_usage().into_iter();
+            self.metrics.set_pools(usage.map(|PoolUsage { pool, used, free }| PoolAddresses { pool, used, free }));
+        }
     }
 
     fn serve_vips(&self) {
@@ -325,7 +407,7 @@ impl Loop {
 
     /// Logs what was not taken and was taken before, and counts.
     fn tell(&self, update: &Update) {
-        if let Some(answers) = self.answers.as_ref().filter(|_| self.status.is_applied()) {
+        if let Some(answers) = self.answers.as_ref().filter(|_| self.lead == Lead::Writing) {
             answers.tell(&self.controller, update);
         }
         for rejection in update.new_rejections.iter().take(MOST_LOGGED) {
@@ -496,6 +578,10 @@ impl Live for LiveParts<'_> {
 
     fn vip_owner(&self, address: IpAddr) -> Option<String> {
         self.parts.director.as_ref()?.vip(address)?.owner.map(|owner| owner.to_string())
+    }
+
+    fn vip_pool(&self, address: IpAddr) -> Option<String> {
+        Some(self.parts.pools.of(address)?.name.to_string())
     }
 
     fn vip_conflict(&self, address: IpAddr) -> Option<ConflictState> {

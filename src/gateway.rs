@@ -24,6 +24,8 @@ pub struct GatewaySettings {
     pub translate: Settings,
     pub proxy: ProxySettings,
     pub admin: AdminSettings,
+    /// Statuses are taken back when it is shut down.
+    pub clear_statuses: bool,
     /// Virtual IPs; `None` = no packet is forwarded.
     pub director: Option<DirectorSettings>,
 }
@@ -65,6 +67,7 @@ pub struct Gateway {
     director: Option<Arc<Director>>,
     proxy: Arc<Proxy>,
     status: Arc<Status>,
+    clear_statuses: bool,
 }
 
 impl Gateway {
@@ -98,6 +101,7 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             status: Arc::clone(&status),
             api_server: None,
+            pools: Arc::new(settings.translate.vip_pools.clone()),
         };
         let webhook = match &mut settings.source {
             SourceSettings::Cluster(cluster) => cluster.webhook.take(),
@@ -129,7 +133,8 @@ impl Gateway {
         if let Some(webhook) = &webhook {
             tracing::info!(address = %webhook.address(), "the webhook listens");
         }
-        Ok(Self { webhook, admin, source, control, director, proxy, status })
+        let clear_statuses = settings.clear_statuses;
+        Ok(Self { webhook, admin, source, control, director, proxy, status, clear_statuses })
     }
 
     /// The proxy.
@@ -188,6 +193,9 @@ impl Gateway {
         let drained = self.proxy.shutdown(limit);
         if drained.cut > 0 {
             tracing::warn!(cut = drained.cut, "connections were still open after --drain and were cut");
+        }
+        if self.clear_statuses {
+            self.control.clear_statuses();
         }
         drop(self.control);
         self.admin.stop();

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use ipnet::IpNet;
 use sluicegate_announce::OnIsolation;
-use sluicegate_config::{NamespacedName, Settings, VipPool};
+use sluicegate_config::{InvalidVipPool, NamespacedName, PoolNamespaces, PoolRanges, Settings, VipPools};
 use sluicegate_forward::forwarder::ForwardMode;
 use sluicegate_proxy::StreamEngine;
 use sluicegate_trace::{Format, Ratio, Trust};
@@ -71,9 +71,12 @@ options! {
         /// ConfigMap that binds virtual IPs to Services [default: sluicegate-system/vips]
         #[arg(long, env = "SLUICEGATE_VIP_CONFIGMAP", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
         pub vip_configmap: Option<NamespacedName>,
-        /// Addresses that Services of type LoadBalancer may ask for, as CIDR or FIRST-LAST; repeatable [default: none]
-        #[arg(long, env = "SLUICEGATE_VIP_POOL", value_name = "CIDR|A-B", value_delimiter = ',', help_heading = "Manifests")]
-        pub vip_pool: Vec<VipPool>,
+        /// Addresses that Services of type LoadBalancer get or may ask for, as CIDR or FIRST-LAST; repeatable, and a name gathers ranges, as in public=192.0.2.0/24,2001:db8::/120 [default: none]
+        #[arg(long, env = "SLUICEGATE_VIP_POOL", value_name = "[NAME=]CIDR|A-B", help_heading = "Manifests")]
+        pub vip_pool: Vec<PoolRanges>,
+        /// Only namespaces whose labels match may use the pool, as in public=kubernetes.io/metadata.name in (shop,blog); repeatable, one has to match [default: all namespaces]
+        #[arg(long, env = "SLUICEGATE_VIP_POOL_NAMESPACES", value_name = "NAME=SELECTOR", value_delimiter = ';', help_heading = "Manifests")]
+        pub vip_pool_namespaces: Vec<PoolNamespaces>,
         /// Also take Services of type LoadBalancer that name no class
         #[arg(long, env = "SLUICEGATE_DEFAULT_LOAD_BALANCER", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
         pub default_load_balancer: Option<bool>,
@@ -111,6 +114,9 @@ options! {
         /// Write statuses and Events, as the one that holds the Lease [default: true]
         #[arg(long, env = "SLUICEGATE_UPDATE_STATUS", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
         pub update_status: Option<bool>,
+        /// Take back on SIGTERM what was written to statuses, as the one that holds the Lease: for who removes the gateway [default: false]
+        #[arg(long, env = "SLUICEGATE_CLEAR_STATUS_ON_SHUTDOWN", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Manifests")]
+        pub clear_status_on_shutdown: Option<bool>,
         /// The Lease of who writes [default: sluicegate-system/sluicegate, with -gateway or -director behind it by role]
         #[arg(long, env = "SLUICEGATE_LEADER_LEASE", value_name = "NAMESPACE/NAME", help_heading = "Manifests")]
         pub leader_lease: Option<NamespacedName>,
@@ -408,7 +414,10 @@ impl RunOptions {
 
 impl TranslateOptions {
     /// The settings of the translation for a folder of manifests.
-    pub fn settings(&self, reserved: impl IntoIterator<Item = u16>) -> Settings {
+    ///
+    /// # Errors
+    /// Where pools do not go together.
+    pub fn settings(&self, reserved: impl IntoIterator<Item = u16>) -> Result<Settings, InvalidVipPool> {
         let mut settings = Settings::for_folder();
         settings.take_over_ingress_nginx = self.take_over == Some(TakeOver::IngressNginx);
         if let Some(controller) = &self.controller_class {
@@ -423,14 +432,14 @@ impl TranslateOptions {
             settings.vip_configmap = name.clone();
         }
         settings.default_load_balancer = self.default_load_balancer.unwrap_or(false);
-        settings.vip_pools.clone_from(&self.vip_pool);
+        settings.vip_pools = VipPools::new(self.vip_pool.iter().cloned(), self.vip_pool_namespaces.iter().cloned())?;
         settings.backend_service.clone_from(&self.backend_service);
         settings.tcp_services_configmap.clone_from(&self.tcp_services_configmap);
         let reserved = reserved.into_iter().collect::<std::collections::BTreeSet<_>>();
         if !reserved.is_empty() {
             settings.reserved_ports = reserved;
         }
-        settings
+        Ok(settings)
     }
 }
 

@@ -152,10 +152,12 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     let admin = serve.admin.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)));
     let own = http.iter().chain(&https).chain(&metrics).chain([&admin]).chain(&serve.webhook);
     let reserved = own.map(SocketAddr::port).filter(|port| *port != 0);
-    let mut translate = translate.settings(reserved);
+    let mut translate = translate.settings(reserved).map_err(|error| Failure::Usage(format!("--vip-pool: {error}")))?;
     translate.adopt_without_classes = !serve.manifests.is_empty();
+    translate.addresses_by_status = serve.manifests.is_empty();
     translate.default_certificate = serve.default_ssl_certificate.clone().filter(|_| serves_http);
     Ok(GatewaySettings {
+        clear_statuses: serve.clear_status_on_shutdown.unwrap_or(false),
         source: source(&serve, &translate, role),
         translate,
         admin: AdminSettings { metrics, admin, token_file: serve.admin_token_file.clone() },
@@ -176,6 +178,7 @@ fn refuse_two_sources(options: &RunOptions) -> Result<(), Failure> {
             (serve.publish_service.is_some(), "--publish-service"),
             (!serve.publish_status_address.is_empty(), "--publish-status-address"),
             (serve.update_status.is_some(), "--update-status"),
+            (serve.clear_status_on_shutdown.is_some(), "--clear-status-on-shutdown"),
             (serve.leader_lease.is_some(), "--leader-lease"),
             (serve.webhook.is_some(), "--webhook"),
             (serve.director_leases.is_some(), "--director-leases"),
@@ -235,6 +238,7 @@ fn source(serve: &ServeOptions, translate: &Settings, role: Role) -> SourceSetti
     let kube = KubeSettings {
         namespaces: translate.watch_namespace.iter().cloned().collect(),
         namespace_selector: serve.watch_namespace_selector.clone(),
+        namespace_labels: role != Role::Gateway && translate.vip_pools.asks_for_labels(),
         endpoints_of: translate.backend_service.iter().cloned().collect(),
         config_maps: config_maps.cloned().collect(),
         nodes: role != Role::Gateway,

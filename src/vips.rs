@@ -402,17 +402,21 @@ fn vip_table(state: &State) -> Table {
     ]);
     for vip in state.vips.iter().flatten() {
         let address = vip.address.to_string();
+        let bound_by = match &vip.pool {
+            Some(pool) => format!("{} (pool {pool})", vip.origin),
+            None => vip.origin.clone(),
+        };
         let served = held(vip);
         let served = served.as_str();
         if vip.services.is_empty() {
-            table.row([&address, "(announced alone)", "", "", "", "", "", served, "", "", "", &vip.origin]);
+            table.row([&address, "(announced alone)", "", "", "", "", "", served, "", "", "", &bound_by]);
         }
         for service in &vip.services {
             let method = service.method.as_deref().unwrap_or(if service.into_pods { "POD (pods)" } else { "auto" });
             let scheduler = service.scheduler.as_str();
             let head = |port: &str| {
                 let cells =
-                    [&address, &service.service, port, scheduler, method, "", "", served, "", "", "", &vip.origin];
+                    [&address, &service.service, port, scheduler, method, "", "", served, "", "", "", &bound_by];
                 cells.map(str::to_owned)
             };
             if service.ports.is_empty() {
@@ -509,7 +513,7 @@ mod tests {
                     "address": "192.0.2.9", "served": false, "owner": "edge2", "services": [], "origin": "ConfigMap a/b",
                     "conflict": {"mac": "02:00:00:00:00:09", "by_director": false, "seconds_ago": 3},
                 },
-                {"address": "192.0.2.10", "served": true, "origin": "ConfigMap a/b", "services": [
+                {"address": "192.0.2.10", "served": true, "origin": "ConfigMap a/b", "pool": "public", "services": [
                     {
                         "service": "default/web", "method": null, "ports": ["TCP/80", "UDP/53"], "scheduler": "mh",
                         "real_servers": [real("TCP/80", "198.51.100.1", live), real("UDP/53", "198.51.100.2", ().into())],
@@ -540,11 +544,11 @@ mod tests {
                 "BOUND BY",
             ],
             &["192.0.2.9", "(announced alone)", "held by edge2, CLAIMED BY 02:00:00:00:00:09", "ConfigMap a/b"],
-            &["192.0.2.10", "default/web", "TCP/80", "mh", "auto", "served", "ConfigMap a/b"],
+            &["192.0.2.10", "default/web", "TCP/80", "mh", "auto", "served", "ConfigMap a/b (pool public)"],
             &["TUNNEL", "198.51.100.1", "1", "ready, unhealthy: no answer within 3 s", "7", "448", "node-a"],
-            &["192.0.2.10", "default/web", "UDP/53", "mh", "auto", "served", "ConfigMap a/b"],
+            &["192.0.2.10", "default/web", "UDP/53", "mh", "auto", "served", "ConfigMap a/b (pool public)"],
             &["198.51.100.2", "1", "ready", "node-a"],
-            &["192.0.2.10", "default/gone", "(no such Service)", "L2", "served", "ConfigMap a/b"],
+            &["192.0.2.10", "default/gone", "(no such Service)", "L2", "served", "ConfigMap a/b (pool public)"],
         ];
         assert_eq!(rows, expected, "{text}");
     }

@@ -463,11 +463,13 @@ fn the_chart_renders_what_is_asked_for() {
     let end = run_to_end(&["run", "--config", &path]);
     assert!(end.stderr.contains("there is nothing to read"), "{}", end.stderr);
 
-    let selector = rendered(&["json:config={\"watch-namespace-selector\":\"edge=yes\"}"]);
-    for account in Account::ALL {
-        let mut needed = rules_needed(account, |flag| flag == "--watch-namespace-selector");
-        needed.retain(|(reach, ..), _| *reach != Reach::Certificates);
-        assert_eq!(rules_in(&selector, &format!("sluicegate-{account}")), needed, "{account}");
+    for flag in ["watch-namespace-selector", "vip-pool-namespaces"] {
+        let selector = rendered(&[&format!("json:config={{\"{flag}\":\"edge=yes\"}}")]);
+        for account in Account::ALL {
+            let mut needed = rules_needed(account, |one| one == format!("--{flag}"));
+            needed.retain(|(reach, ..), _| *reach != Reach::Certificates);
+            assert_eq!(rules_in(&selector, &format!("sluicegate-{account}")), needed, "{account} with --{flag}");
+        }
     }
     let asked = rendered(&["webhook.enabled=true", "webhook.caBundle=QUJD", "watchNamespace=shop"]);
     assert_kubernetes_takes(&asked);

@@ -21,6 +21,8 @@ pub enum Kind {
     ConfigMap,
     /// `v1` Node (cluster-scoped).
     Node,
+    /// `v1` Namespace (cluster-scoped): its labels.
+    Namespace,
     /// A manifest file that could not be read as objects; its path is the name.
     File,
 }
@@ -28,7 +30,7 @@ pub enum Kind {
 impl Kind {
     /// False for kinds whose objects belong to the cluster, and for files.
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::IngressClass | Self::Node | Self::File)
+        !matches!(self, Self::IngressClass | Self::Node | Self::Namespace | Self::File)
     }
 }
 
@@ -42,6 +44,7 @@ impl fmt::Display for Kind {
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
             Self::File => "File",
         })
     }

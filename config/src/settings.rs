@@ -1,6 +1,6 @@
 //! What the operator decides about which objects are served and how they are read.
 
-use crate::pool::VipPool;
+use crate::pool::VipPools;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -85,8 +85,12 @@ pub struct Settings {
     pub vip_configmap: NamespacedName,
     /// Also take Services of type LoadBalancer that name no class.
     pub default_load_balancer: bool,
-    /// Addresses that Services of type LoadBalancer may ask for. The ConfigMap is the operator's own and may bind others.
-    pub vip_pools: Vec<VipPool>,
+    /// Addresses that Services of type LoadBalancer get, or may ask for. The ConfigMap is the operator's own and may bind
+    /// others.
+    pub vip_pools: VipPools,
+    /// An address that was chosen for a Service is in force once the status of the Service shows it, as a cluster has it.
+    /// A folder has no statuses: there it is in force at once, as long as the process lives.
+    pub addresses_by_status: bool,
     /// The Service that selects the agents on nodes: with method POD a node without a ready one gets no new flows. `None` =
     /// every node counts.
     pub backend_service: Option<NamespacedName>,
@@ -112,7 +116,8 @@ impl Default for Settings {
             default_certificate: None,
             vip_configmap: NamespacedName::new("sluicegate-system", "vips"),
             default_load_balancer: false,
-            vip_pools: Vec::new(),
+            vip_pools: VipPools::default(),
+            addresses_by_status: true,
             backend_service: None,
             director_service: None,
             tcp_services_configmap: None,
@@ -123,9 +128,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The settings for a folder of manifests: as for a cluster, with [`Settings::adopt_without_classes`].
+    /// The settings for a folder of manifests: as for a cluster, with [`Settings::adopt_without_classes`] and without
+    /// [`Settings::addresses_by_status`].
     pub fn for_folder() -> Self {
-        Self { adopt_without_classes: true, ..Self::default() }
+        Self { adopt_without_classes: true, addresses_by_status: false, ..Self::default() }
     }
 
     /// True if a class name is ours by itself, without an IngressClass object.

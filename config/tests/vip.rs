@@ -2,10 +2,11 @@
 
 use proptest::prelude::*;
 use sluicegate_config::draft::{NodeDraft, RealServerDraft, VipDraft, VipPortDraft, VipServiceDraft};
+use sluicegate_config::pool::AddressRange;
 use sluicegate_config::vip::{MAX_REAL_SERVERS, MAX_VIP_PORTS};
 use sluicegate_config::{
     Change, Checked, Desired, Draft, HealthCheck, Kind, Method, ObjectRef, ProbeKind, Readiness, RealServer, Scheduler,
-    TransportProtocol, VipBinding, VipOptions, VipPool, VipPort, VipService, check,
+    TransportProtocol, VipBinding, VipOptions, VipPort, VipService, check,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -81,7 +82,7 @@ fn pools_are_networks_ranges_and_addresses() {
         ("2001:db8::1/128", &["2001:db8::1"], &["2001:db8::2"]),
         ("::/0", &["::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"], &["0.0.0.0"]),
     ] {
-        let parsed: VipPool = pool.parse().unwrap_or_else(|why| panic!("{pool}: {why}"));
+        let parsed: AddressRange = pool.parse().unwrap_or_else(|why| panic!("{pool}: {why}"));
         assert!(inside.iter().all(|address| parsed.contains(ip(address))), "{pool}");
         assert!(outside.iter().all(|address| !parsed.contains(ip(address))), "{pool}");
         assert_eq!(parsed.to_string().parse(), Ok(parsed), "{pool} is written as it is read");
@@ -104,7 +105,7 @@ fn texts_that_are_no_pool_say_what_to_write() {
         ("192.0.2.20-192.0.2.10", "FIRST-LAST"),
         ("192.0.2.10-2001:db8::1", "FIRST-LAST"),
     ] {
-        let why = text.parse::<VipPool>().expect_err(text).to_string();
+        let why = text.parse::<AddressRange>().expect_err(text).to_string();
         assert!(why.contains(remedy), "{text:?}: {why}");
     }
 }

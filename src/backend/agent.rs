@@ -161,6 +161,11 @@ impl Agent {
             }
         }
         self.host.take(&self.controller, &update, Instant::now());
+        if event.initial && matches!(self.watching, Watching::Manifests(_)) {
+            // A folder has no leader that would choose.
+            let update = self.controller.give_addresses(true, unix_now());
+            self.host.take(&self.controller, &update, Instant::now());
+        }
     }
 
     /// Makes the host what it is to be. The first failure ends the agent, as a setting is wrong then; a later one is said and

@@ -71,6 +71,7 @@ impl Stage {
         fs::write(folder.path().join("secrets.yaml"), certificates.1).context("a temporary folder")?;
         let got = [free(http)?, free(https)?];
         let gateway = Gateway::start(GatewaySettings {
+            clear_statuses: false,
             source: SourceSettings::Manifests(DirectorySettings { paths: vec![folder.path().to_owned()], poll: false }),
             translate: Settings::for_folder(),
             proxy: ProxySettings { http: vec![got[0]], https: vec![got[1]], ..ProxySettings::default() },

@@ -315,7 +315,7 @@ impl Real {
             "--service-account-signing-key-file=accounts.key".to_owned(),
             "--token-auth-file=tokens.csv".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112".to_owned(),
             // As installers of clusters set it.
             "--allow-privileged=true".to_owned(),
             "--audit-policy-file=audit.json".to_owned(),

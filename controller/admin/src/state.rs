@@ -122,6 +122,11 @@ pub trait Live {
         None
     }
 
+    /// The pool that the address lies in.
+    fn vip_pool(&self, _address: IpAddr) -> Option<String> {
+        None
+    }
+
     /// Who else claims the address.
     fn vip_conflict(&self, _address: IpAddr) -> Option<ConflictState> {
         None
@@ -252,6 +257,9 @@ pub struct VipState {
     pub services: Vec<VipServiceState>,
     /// The object that binds it: `ConfigMap namespace/name`.
     pub origin: String,
+    /// The pool that it lies in; null where it lies in none.
+    #[serde(default)]
+    pub pool: Option<String>,
 }
 
 /// A Service bound to a virtual IP.
@@ -540,6 +548,7 @@ fn vip_state(vip: &VipBinding, live: &impl Live) -> VipState {
         conflict: live.vip_conflict(vip.address),
         services: vip.services.iter().map(|service| vip_service_state(vip.address, service, live)).collect(),
         origin: vip.origin.to_string(),
+        pool: live.vip_pool(vip.address),
     }
 }
 

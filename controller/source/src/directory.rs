@@ -48,6 +48,9 @@ pub struct SourceEvent {
     pub noticed: Instant,
     /// Counted up with each event of an API server; 0 from a folder, which asks for nothing back.
     pub number: u64,
+    /// With this event all Services have been read that there were when somebody asked for this round
+    /// ([`crate::Wishes::read_again`]).
+    pub round: Option<u64>,
 }
 
 /// Why a folder cannot be watched.
@@ -138,7 +141,7 @@ pub fn load(paths: &[PathBuf]) -> Result<SourceEvent, SourceError> {
         }
     }
     let Changes { objects, files } = table.drain();
-    Ok(SourceEvent { changes: objects, file_rejections: files, initial: true, noticed, number: 0 })
+    Ok(SourceEvent { changes: objects, file_rejections: files, initial: true, noticed, number: 0, round: None })
 }
 
 /// A path that the user named.
@@ -322,6 +325,6 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
             return true;
         }
         let Changes { objects, files } = changes;
-        (self.sink)(SourceEvent { changes: objects, file_rejections: files, initial, noticed, number: 0 })
+        (self.sink)(SourceEvent { changes: objects, file_rejections: files, initial, noticed, number: 0, round: None })
     }
 }

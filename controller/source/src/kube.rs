@@ -52,6 +52,8 @@ pub struct KubeSettings {
     pub config_maps: Vec<NamespacedName>,
     /// Read Nodes: for directors and real servers. A gateway needs none.
     pub nodes: bool,
+    /// Read Namespaces for their labels, of those whose objects are read.
+    pub namespace_labels: bool,
     /// Read the Secrets that are asked for. A director needs none and should have no right to them.
     pub secrets: bool,
     /// Read Services and their endpoints, and no Ingresses: all that a director has use for.
@@ -60,18 +62,27 @@ pub struct KubeSettings {
 
 /// What the controller asks of the source.
 #[derive(Debug)]
-pub struct Wishes(watch::Sender<Wanted>);
+pub struct Wishes(watch::Sender<Wanted>, watch::Sender<u64>);
 
 /// The source's end of [`Wishes`].
 #[derive(Debug)]
-pub struct Granted(watch::Receiver<Wanted>);
+pub struct Granted(watch::Receiver<Wanted>, watch::Receiver<u64>);
 
 impl Wishes {
     /// Both ends: the source needs the one before the controller has anything to ask for.
     #[must_use]
     pub fn new() -> (Self, Granted) {
         let (sender, receiver) = watch::channel(Wanted::default());
-        (Self(sender), Granted(receiver))
+        let (round, rounds) = watch::channel(0);
+        (Self(sender, round), Granted(receiver, rounds))
+    }
+
+    /// Asks for all Services to be read anew, and returns the number of this round: an event with this
+    /// [`SourceEvent::round`] comes once everything that there is from now on has been handed on. For who has to know what
+    /// others wrote before it.
+    pub fn read_again(&self) -> u64 {
+        self.1.send_modify(|round| *round += 1);
+        *self.1.borrow()
     }
 
     /// Asks for Secrets: these and no others are read. `through` is [`SourceEvent::number`] of the last event that was
@@ -122,7 +133,7 @@ impl Kube {
         let reader = std::thread::Builder::new().name("kube".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = follow(client, settings, wishes.0, items) => {}
+                    () = follow(client, settings, wishes, items) => {}
                     _ = stopped => {}
                 }
             });
@@ -154,11 +165,11 @@ impl Drop for Kube {
 async fn follow(
     client: KubeClient,
     settings: KubeSettings,
-    mut wishes: watch::Receiver<Wanted>,
+    Granted(mut wishes, mut rounds): Granted,
     changes: mpsc::Sender<Item>,
 ) {
     let reflector = match client.build() {
-        Ok(api) => Reflector { client: api, changes, contact: client.contact() },
+        Ok(api) => Reflector { client: api, changes, contact: client.contact(), round: rounds.clone() },
         Err(error) => return tracing::error!(%error, "nothing is read from the API server"),
     };
     let mut scope = Scope::start(&reflector, &settings);
@@ -187,6 +198,16 @@ async fn follow(
                 (Ok(()), None) => {}
             },
             () = scope.changed() => scope.choose().await,
+            // Rounds end with whoever begins them, and with the wishes.
+            Ok(()) = rounds.changed() => {
+                let round = *rounds.borrow_and_update();
+                let (read, changes) = (scope.read_in(round), reflector.changes.clone());
+                tokio::spawn(async move {
+                    read.await;
+                    // Whoever waited for it may have gone.
+                    let _gone = changes.send(Item::Round(round)).await;
+                });
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One value as a Kubernetes object of the kinds that the gateway reads.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -66,6 +66,7 @@ pub(crate) fn decode(value: &Value, defaults: &TypeMeta) -> Decoded {
         Kind::Secret => typed::<Secret>(value, &reference, |secret| Object::Secret(merge_string_data(secret))),
         Kind::ConfigMap => typed::<ConfigMap>(value, &reference, Object::ConfigMap),
         Kind::Node => typed::<Node>(value, &reference, Object::Node),
+        Kind::Namespace => typed::<Namespace>(value, &reference, Object::Namespace),
         Kind::File => return Decoded::OtherKind(types.kind),
     };
     match result {
@@ -129,6 +130,7 @@ fn known_kind(types: &TypeMeta) -> Option<(Kind, &'static str)> {
         ("", "Secret") => (Kind::Secret, Secret::API_VERSION),
         ("", "ConfigMap") => (Kind::ConfigMap, ConfigMap::API_VERSION),
         ("", "Node") => (Kind::Node, Node::API_VERSION),
+        ("", "Namespace") => (Kind::Namespace, Namespace::API_VERSION),
         _ => return None,
     })
 }

@@ -155,6 +155,15 @@ pub const RIGHTS: &[Right] = &[
     Right {
         accounts: &[Account::Director, Account::Backend],
         group: "",
+        resource: "namespaces",
+        verbs: WATCH,
+        reach: Reach::Cluster,
+        flag: Some("--vip-pool-namespaces"),
+        why: "which namespaces may use a pool of virtual IPs",
+    },
+    Right {
+        accounts: &[Account::Director, Account::Backend],
+        group: "",
         resource: "nodes",
         verbs: WATCH,
         reach: Reach::Cluster,
@@ -177,7 +186,7 @@ pub const RIGHTS: &[Right] = &[
         verbs: &["patch"],
         reach: Reach::Watched,
         flag: None,
-        why: "the virtual IPs of Services of type LoadBalancer",
+        why: "the virtual IPs of Services of type LoadBalancer, and their condition",
     },
     Right {
         accounts: WRITERS,

@@ -16,18 +16,17 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sluicegate_config::{Kind, NamespacedName, ObjectRef};
-use sluicegate_translate::status::{IP_MODE, Published, StatusWrite};
+use sluicegate_translate::status::{FIELD_MANAGER, IP_MODE, Published, Shown, StatusWrite};
+use sluicegate_translate::{CONDITION_TYPE, Condition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-/// The name under which fields are ours.
-pub const FIELD_MANAGER: &str = "sluicegate";
 /// Requests under way at a time.
 const AT_ONCE: usize = 8;
 /// One request, at most.
@@ -77,12 +76,17 @@ pub struct Writer {
 struct Shared {
     pending: Mutex<Pending>,
     changed: Notify,
+    /// A status has been written, or is not to be any more.
+    done: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     leads_until: Option<Instant>,
-    statuses: BTreeMap<ObjectRef, Vec<Published>>,
+    /// `None` = nothing of what we wrote is to stay.
+    statuses: BTreeMap<ObjectRef, Option<Shown>>,
+    /// Statuses that are being written.
+    under_way: usize,
     remarks: BTreeSet<Remark>,
     dropped: u64,
 }
@@ -100,6 +104,8 @@ impl Shared {
             pending.statuses.clear();
             pending.remarks.clear();
         }
+        drop(pending);
+        self.done.notify_all();
     }
 
     fn leads(&self) -> bool {
@@ -152,8 +158,18 @@ impl Writer {
         if writes.is_empty() || !self.leads() {
             return;
         }
-        self.shared.pending().statuses.extend(writes.into_iter().map(|write| (write.object, write.addresses)));
+        self.shared.pending().statuses.extend(writes.into_iter().map(|write| (write.object, write.shown)));
         self.shared.changed.notify_one();
+    }
+
+    /// Waits until every status has been written, or this process leads no more; false where that takes longer than `limit`.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let is_busy = |pending: &mut Pending| {
+            let leads = pending.leads_until.is_some_and(|until| Instant::now() < until);
+            leads && (!pending.statuses.is_empty() || pending.under_way > 0)
+        };
+        let waited = self.shared.done.wait_timeout_while(self.shared.pending(), limit, is_busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Tells these as Events. Forgotten where this process does not lead.
@@ -203,9 +219,19 @@ async fn write(api: &Client, shared: &Shared, identity: &Arc<str>) {
         }
         tokio::select! {
             Some(done) = under_way.join_next(), if !under_way.is_empty() => {
-                if let Ok((job, Outcome::Again(why))) = done {
-                    tracing::warn!("{}: {why}; it is tried again", about(&job));
-                    put_back(shared, job);
+                let again = match done {
+                    Ok((job, Outcome::Again(why))) => {
+                        tracing::warn!("{}: {why}; it is tried again", about(&job));
+                        put_back(shared, job);
+                        true
+                    }
+                    Ok((job, Outcome::Done)) => {
+                        written(shared, &job);
+                        false
+                    }
+                    Err(_) => false,
+                };
+                if again {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -216,8 +242,9 @@ async fn write(api: &Client, shared: &Shared, identity: &Arc<str>) {
 
 fn next(shared: &Shared) -> Option<Job> {
     let mut pending = shared.pending();
-    if let Some((object, addresses)) = pending.statuses.pop_first() {
-        return Some(Job::Status(StatusWrite { object, addresses }));
+    if let Some((object, shown)) = pending.statuses.pop_first() {
+        pending.under_way += 1;
+        return Some(Job::Status(StatusWrite { object, shown }));
     }
     pending.remarks.pop_first().map(Job::Remark)
 }
@@ -226,9 +253,21 @@ fn next(shared: &Shared) -> Option<Job> {
 fn put_back(shared: &Shared, job: Job) {
     let mut pending = shared.pending();
     match job {
-        Job::Status(write) => drop(pending.statuses.entry(write.object).or_insert(write.addresses)),
+        Job::Status(write) => {
+            pending.under_way = pending.under_way.saturating_sub(1);
+            pending.statuses.entry(write.object).or_insert(write.shown);
+        }
         Job::Remark(remark) if pending.remarks.len() < MOST_EVENTS => drop(pending.remarks.insert(remark)),
         Job::Remark(_) => pending.dropped += 1,
+    }
+}
+
+fn written(shared: &Shared, job: &Job) {
+    if matches!(job, Job::Status(_)) {
+        let mut pending = shared.pending();
+        pending.under_way = pending.under_way.saturating_sub(1);
+        drop(pending);
+        shared.done.notify_all();
     }
 }
 
@@ -289,14 +328,37 @@ async fn write_status(api: &Client, write: &StatusWrite) -> Result<(), kube::Err
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": {"name": object.name, "namespace": object.namespace},
-        "status": {"loadBalancer": shown(object.kind, &write.addresses)},
+        "status": write.shown.as_ref().map_or_else(|| json!({}), |shown| status(object.kind, shown)),
     });
     let objects: Api<Raw> = Api::namespaced_with(api.clone(), &object.namespace, &resource);
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     objects.patch_status(&object.name, &parameters, &Patch::Apply(body)).await.map(drop)
 }
 
-fn shown(kind: Kind, addresses: &[Published]) -> Value {
+fn status(kind: Kind, shown: &Shown) -> Value {
+    let mut status = json!({"loadBalancer": load_balancer(kind, &shown.addresses)});
+    if let Some(shown) = &shown.condition {
+        status["conditions"] = json!([condition(shown)]);
+    }
+    status
+}
+
+fn condition(shown: &Condition) -> Value {
+    let since = Timestamp::from_second(shown.since).unwrap_or(Timestamp::UNIX_EPOCH);
+    let mut condition = json!({
+        "type": CONDITION_TYPE,
+        "status": if shown.is_ready { "True" } else { "False" },
+        "reason": shown.reason,
+        "message": shown.message,
+        "lastTransitionTime": Time(since),
+    });
+    if let Some(generation) = shown.generation {
+        condition["observedGeneration"] = generation.into();
+    }
+    condition
+}
+
+fn load_balancer(kind: Kind, addresses: &[Published]) -> Value {
     if addresses.is_empty() {
         return json!({});
     }

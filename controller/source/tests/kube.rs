@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sluicegate_apiserver::{ApiServer, Fault, Seen};
-use sluicegate_config::{Kind, NamespacedName, Rejection, Settings};
+use sluicegate_config::{Kind, NamespacedName, Rejection, Settings, VipPools};
 use sluicegate_source::kube::{ApiContact, MOST_BY_NAME};
 use sluicegate_source::rights::{self, Account, Reach, Right};
 use sluicegate_source::{Kube, KubeClient, KubeSettings, Login, SourceEvent, Wishes};
@@ -29,6 +29,8 @@ struct Follower {
     controller: Controller,
     /// The first state has come.
     is_ready: bool,
+    /// The last round that was read.
+    round: Option<u64>,
 }
 
 fn client(server: &ApiServer) -> KubeClient {
@@ -46,7 +48,7 @@ impl Follower {
         let (wishes, granted) = Wishes::new();
         let sink = move |event| sender.send(event).is_ok();
         let kube = Kube::watch(client(server), kube, granted, sink).expect("it starts");
-        Self { kube, wishes, events, controller: Controller::new(settings), is_ready: false }
+        Self { kube, wishes, events, controller: Controller::new(settings), is_ready: false, round: None }
     }
 
     /// Everything of a cluster with a class that is ours.
@@ -72,6 +74,7 @@ impl Follower {
                     self.controller.set_file_rejections(&file, rejections);
                 }
                 self.is_ready |= event.initial;
+                self.round = event.round.or(self.round);
                 self.wishes.want(self.controller.wanted_secrets(), event.number);
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -152,7 +155,7 @@ fn a_folder_and_an_api_server_give_the_same() {
         let mut settings = settings();
         settings.take_over_ingress_nginx = true;
         settings.default_load_balancer = true;
-        settings.vip_pools = vec!["192.0.2.0/24".parse().expect("a pool"), "2001:db8::/64".parse().expect("a pool")];
+        settings.vip_pools = "192.0.2.0/24,2001:db8::/64".parse().expect("pools");
         settings.tcp_services_configmap = Some(NamespacedName::new("ingress-nginx", "tcp-services"));
         let maps = vec![settings.vip_configmap.clone(), NamespacedName::new("ingress-nginx", "tcp-services")];
         let copy = tempfile::tempdir().expect("a folder");
@@ -509,6 +512,73 @@ fn endpoints_of_a_named_service_are_read_beyond_the_namespaces_that_are_watched(
     assert_eq!(follower.controller.objects().count(Kind::EndpointSlice), 2, "that of shop, and that of the agents");
     let twice = |seen: &Seen| seen.namespace == "shop" && seen.query.contains("service-name");
     assert!(!server.seen().iter().any(twice), "what is watched anyhow is watched once");
+}
+
+#[test]
+fn pools_are_for_namespaces_by_labels_that_are_read_once() {
+    let server = ApiServer::start().expect("a server");
+    let namespace = |name: &str, team: &str| json!({"kind": "Namespace", "metadata": {"name": name, "labels": {"edge": "yes", "team": team}}});
+    let service = |namespace: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": "web",
+                "annotations": {"sluicegate.io/vip": "192.0.2.9"}},
+            "spec": {"type": "LoadBalancer", "loadBalancerClass": "sluicegate.io/vip", "ports": [{"port": 80}]}})
+    };
+    for (name, team) in [("shop", "gold"), ("blog", "lead")] {
+        server.put(namespace(name, team)).expect("put");
+        server.put(service(name)).expect("put");
+    }
+    let settings = || {
+        let ranges = ["gold=192.0.2.0/24".parse().expect("a pool")];
+        let pools = VipPools::new(ranges, ["gold=team=gold".parse().expect("namespaces")]);
+        Settings { vip_pools: pools.expect("pools"), ..settings() }
+    };
+    let bound = |follower: &Follower| -> Vec<String> {
+        let vips = follower.controller.desired().vips.values();
+        vips.flat_map(|vip| vip.services.iter().map(|service| service.namespace.to_string())).collect()
+    };
+    let own = KubeSettings { namespace_labels: true, ..KubeSettings::default() };
+    let shared = KubeSettings { namespace_selector: Some("edge=yes".to_owned()), ..own.clone() };
+    let named = KubeSettings { namespaces: vec!["shop".into(), "blog".into()], ..own.clone() };
+    for kube in [own, shared, named] {
+        server.forget();
+        let mut follower = Follower::start(&server, kube, settings());
+        follower.until("the first state", |this| this.is_ready);
+        assert_eq!(bound(&follower), ["shop"]);
+        assert!(follower.rejection("192.0.2.9 lies in a pool that is not for namespace blog").is_some());
+        let by_name = server.seen().iter().filter(|seen| seen.query.contains("metadata.name")).count();
+        assert!(by_name > 0 || lists(&server.seen(), "namespaces") == 1, "{:?}", server.seen());
+        server.put(namespace("blog", "gold")).expect("put");
+        follower
+            .until("the other one", |this| bound(this).len() == 1 && this.rejection("for namespace blog").is_none());
+        server.put(namespace("blog", "lead")).expect("put");
+        follower.until("as before", |this| this.rejection("for namespace blog").is_some());
+    }
+}
+
+/// Whoever begins to lead must know what others wrote until then, however far behind its watch is.
+#[test]
+fn services_are_read_anew_when_somebody_asks_for_it() {
+    let server = ApiServer::start().expect("a server");
+    deploy(&server, "shop", "web");
+    let mut follower = Follower::of(&server);
+    server.forget();
+    let round = follower.wishes.read_again();
+    follower.until("the round", |this| this.round == Some(round));
+    assert_eq!(lists(&server.seen(), "services"), 1);
+    let seen = server.seen();
+    let list = seen.iter().find(|seen| seen.resource == "services" && seen.verb == "list").expect("it is a list");
+    assert!(!list.query.contains("resourceVersion="), "of what there is now: {}", list.query);
+    for other in ["ingresses", "endpointslices", "ingressclasses"] {
+        assert_eq!(lists(&seen, other), 0, "{other}");
+    }
+    drop(seen);
+    deploy(&server, "shop", "late");
+    follower.until("the watch goes on", |this| this.hosts().len() == 2);
+    server.put(json!({"kind": "Service", "metadata": {"namespace": "shop", "name": "more"}, "spec": {"ports": [{"port": 80}]}})).expect("put");
+    follower.until("Services too", |this| this.controller.objects().count(Kind::Service) == 3);
+    let second = follower.wishes.read_again();
+    follower.until("another round", |this| this.round == Some(second));
+    assert_eq!(second, round + 1);
 }
 
 #[test]

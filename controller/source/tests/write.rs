@@ -1,12 +1,13 @@
 //! What goes back to an API server: by one leader at a time, only what differs, and never twice.
 
 use serde_json::{Value, json};
+use sluicegate_apiserver::resource::Resource;
 use sluicegate_apiserver::{ApiServer, Fault, Seen};
 use sluicegate_config::{Kind, NamespacedName, ObjectRef};
 use sluicegate_source::lease::ElectionTiming;
 use sluicegate_source::write::{Remark, Writer, WriterSettings};
 use sluicegate_source::{KubeClient, Login};
-use sluicegate_translate::StatusWrite;
+use sluicegate_translate::{Condition, Shown, StatusWrite};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,7 +55,10 @@ fn ingress(name: &str) -> Value {
 fn status(kind: Kind, name: &str, addresses: &[&str]) -> StatusWrite {
     StatusWrite {
         object: ObjectRef::new(kind, "shop", name),
-        addresses: addresses.iter().map(|address| address.parse().expect("anything is one")).collect(),
+        shown: Some(Shown {
+            addresses: addresses.iter().map(|address| address.parse().expect("anything is one")).collect(),
+            condition: None,
+        }),
     }
 }
 
@@ -91,6 +95,41 @@ fn the_leader_writes_statuses_with_its_own_manager() {
     );
     writer.write_statuses(vec![status(Kind::Ingress, "web", &[])]);
     until("the status taken back", || shown(&server, "Ingress", "web") == Value::Null);
+}
+
+#[test]
+fn a_condition_stands_beside_those_of_others_and_goes_with_the_rest() {
+    let server = ApiServer::start().expect("a server");
+    let theirs = json!({"type": "example.com/Theirs", "status": "True", "reason": "X", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let service = json!({"kind": "Service", "metadata": {"namespace": "shop", "name": "web"}, "spec": {},
+        "status": {"conditions": [theirs]}});
+    server.put(service.clone()).expect("put");
+    let key = (Resource::of_kind("Service").expect("it is served"), "shop".to_owned(), "web".to_owned());
+    server.store(|store| store.replace(&key, true, service, "them")).expect("its status");
+    let writer = start(&server, "one");
+    until("the lead", || writer.leads());
+    let condition = Condition {
+        is_ready: false,
+        reason: "PoolExhausted".to_owned(),
+        message: "no IPv4 address is free".to_owned(),
+        generation: Some(7),
+        since: 1_800_000_000,
+    };
+    let mut write = status(Kind::Service, "web", &["192.0.2.10"]);
+    write.shown.as_mut().expect("it shows something").condition = Some(condition);
+    writer.write_statuses(vec![write]);
+    assert!(writer.flush(PATIENCE), "it is written");
+    let conditions = || server.object("Service", "shop", "web").expect("it is there")["status"]["conditions"].clone();
+    let ours = json!({"type": "sluicegate.io/Ready", "status": "False", "reason": "PoolExhausted", "observedGeneration": 7,
+        "message": "no IPv4 address is free", "lastTransitionTime": "2027-01-15T08:00:00Z"});
+    assert_eq!(conditions(), json!([theirs, ours]));
+    let object = ObjectRef::new(Kind::Service, "shop", "web");
+    writer.write_statuses(vec![StatusWrite { object, shown: None }]);
+    assert!(writer.flush(PATIENCE), "it is taken back");
+    assert_eq!(conditions(), json!([theirs]));
+    assert_eq!(shown(&server, "Service", "web"), Value::Null);
+    assert!(writer.flush(Duration::ZERO), "nothing is left to be done");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The loop without its shell: changes of objects in, changes of desired state out.
 
+use crate::allocation::PoolUsage;
 use crate::dirty::Dirty;
 use crate::object::ObjectChange;
 use crate::objects::Objects;
@@ -70,6 +71,21 @@ impl Controller {
         for change in changes {
             dirty.merge(self.objects.apply(change));
         }
+        self.make_again(dirty, now_unix)
+    }
+
+    /// From now on addresses of pools are chosen here, or no more. Until it is told so a controller chooses none: only
+    /// who has seen every Service knows what is free, and in a cluster only one process may choose.
+    ///
+    /// `now_unix` as for [`Controller::apply`].
+    pub fn give_addresses(&mut self, gives: bool, now_unix: i64) -> Update {
+        let mut dirty = Dirty::default();
+        self.objects.set_giving(gives, &mut dirty);
+        self.make_again(dirty, now_unix)
+    }
+
+    fn make_again(&mut self, mut dirty: Dirty, now_unix: i64) -> Update {
+        self.objects.settle(&mut dirty);
         dirty.vips.extend(self.objects.vips_on(&dirty.nodes));
         self.turned(now_unix, &mut dirty);
         self.touch_statuses_of(&dirty);
@@ -101,6 +117,15 @@ impl Controller {
 
     pub(crate) fn statuses(&mut self) -> &mut crate::status::Statuses {
         &mut self.objects.statuses
+    }
+
+    /// How full the pools of virtual IPs are, in their order.
+    pub fn pool_usage(&self) -> Vec<PoolUsage> {
+        self.objects.pool_usage()
+    }
+
+    pub(crate) fn now_unix(&self) -> i64 {
+        self.now_unix
     }
 
     /// What the data plane shall be.

@@ -3,6 +3,7 @@
 //! A Kubernetes object carries managed fields, status and the last applied configuration, several times the size of what
 //! matters here. Everything is read once, when the object arrives.
 
+pub(crate) mod balancer;
 pub(crate) mod configmap;
 pub(crate) mod ingress;
 pub(crate) mod node;

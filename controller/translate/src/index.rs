@@ -30,7 +30,7 @@ impl<K: Ord + Clone> Users<K> {
     }
 
     /// The users of a key, by namespace and name.
-    pub(crate) fn of<'a>(&'a self, key: &'a K) -> impl Iterator<Item = &'a NamespacedName> {
+    pub(crate) fn of<'a, 'k>(&'a self, key: &'k K) -> impl Iterator<Item = &'a NamespacedName> + use<'a, 'k, K> {
         self.pairs
             .range((Bound::Included((key.clone(), self.first.clone())), Bound::Unbounded))
             .take_while(move |(of, _)| of == key)

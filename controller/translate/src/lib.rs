@@ -22,8 +22,10 @@
 //! A missing `pathType` is refused by an API server; in a folder it is rejected too, except where the path is empty as
 //! well, which can only mean `Prefix` with `/`. In the strict dialect `ImplementationSpecific` is `Prefix`.
 
+mod allocation;
 mod annotations;
 mod claim;
+mod condition;
 mod controller;
 mod dirty;
 mod facts;
@@ -36,11 +38,13 @@ pub mod status;
 mod translate;
 mod what_if;
 
+pub use allocation::PoolUsage;
+pub use condition::{CONDITION_TYPE, Condition, ConditionReason};
 pub use controller::{Controller, Rebuilt, Update};
 pub use dirty::Dirty;
 pub use facts::node::Node;
 pub use object::{Object, ObjectChange};
 pub use objects::Objects;
-pub use status::{PublishSettings, Published, StatusWrite};
+pub use status::{PublishSettings, Published, Shown, StatusWrite};
 pub use translate::{Translation, translate};
 pub use what_if::WhatIf;

@@ -1,6 +1,6 @@
 //! The Kubernetes objects that the gateway reads, as their source hands them over.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,6 +24,8 @@ pub enum Object {
     ConfigMap(ConfigMap),
     /// `v1` Node.
     Node(Node),
+    /// `v1` Namespace.
+    Namespace(Namespace),
 }
 
 /// What happened to one object. Setting an object that exists replaces it as a whole.
@@ -47,6 +49,7 @@ impl Object {
             Self::Secret(object) => (Kind::Secret, &object.metadata),
             Self::ConfigMap(object) => (Kind::ConfigMap, &object.metadata),
             Self::Node(object) => (Kind::Node, &object.metadata),
+            Self::Namespace(object) => (Kind::Namespace, &object.metadata),
         };
         let namespace = if kind.is_namespaced() { namespace_of(meta) } else { "" };
         ObjectRef::new(kind, namespace, meta.name.as_deref().unwrap_or_default())

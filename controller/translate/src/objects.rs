@@ -1,5 +1,6 @@
 //! The keyed store of objects, and the index that says what each one has a part in.
 
+use crate::allocation::Allocation;
 use crate::dirty::Dirty;
 use crate::facts::configmap::{TcpServices, Vips};
 use crate::facts::ingress::{Class, Ingress};
@@ -42,8 +43,10 @@ pub struct Objects {
     streams_of: BTreeSet<(BackendId, StreamPort)>,
     /// The VIPs of the ConfigMap, by Service.
     vips_of: BTreeSet<(NamespacedName, IpAddr)>,
-    /// The VIPs that Services of type LoadBalancer ask for by themselves.
-    claims: Users<IpAddr>,
+    /// Labels of namespaces, where a pool asks for them.
+    pub(crate) namespaces: BTreeMap<Arc<str>, BTreeMap<Box<str>, Box<str>>>,
+    /// The VIPs of Services of type LoadBalancer.
+    pub(crate) allocation: Allocation,
     pub(crate) statuses: Statuses,
 }
 
@@ -77,7 +80,8 @@ impl Objects {
             slices_of: Users::default(),
             streams_of: BTreeSet::new(),
             vips_of: BTreeSet::new(),
-            claims: Users::default(),
+            namespaces: BTreeMap::new(),
+            allocation: Allocation::default(),
             statuses: Statuses::default(),
         }
     }
@@ -96,7 +100,17 @@ impl Objects {
             ObjectChange::Remove(reference) => self.statuses.forget(reference),
         }
         let reference = self.share(reference);
-        self.take(change, reference)
+        let shown = match &change {
+            ObjectChange::Set(Object::Service(object)) => Some(shown_addresses(object)),
+            _ => None,
+        };
+        let key = name(&reference);
+        let is_news = shown.is_some_and(|shown| self.see_record(&key, shown));
+        let mut dirty = self.take(change, reference);
+        if is_news {
+            self.refresh_claims(&key, &mut dirty);
+        }
+        dirty
     }
 
     /// Sets an object for a moment, until [`Objects::take_back`]: an Ingress, a Service or a ConfigMap that matters.
@@ -112,7 +126,9 @@ impl Objects {
             Kind::Ingress => Former::Ingress(self.ingresses.get(&key).cloned(), key),
             Kind::Service => Former::Service(self.services.get(&key).cloned(), reference.clone()),
             Kind::ConfigMap => Former::ConfigMap(self.tcp_services.clone(), self.vips.clone(), reference.clone()),
-            Kind::IngressClass | Kind::EndpointSlice | Kind::Secret | Kind::Node | Kind::File => return None,
+            Kind::IngressClass | Kind::EndpointSlice | Kind::Secret | Kind::Node | Kind::Namespace | Kind::File => {
+                return None;
+            }
         };
         Some((self.take(ObjectChange::Set(object), reference), former))
     }
@@ -168,6 +184,13 @@ impl Objects {
             }
             ObjectChange::Set(Object::ConfigMap(object)) => self.set_configmap(&reference, Some(&object)),
             ObjectChange::Set(Object::Node(object)) => self.set_node(&reference.name, Some(Node::read(&object))),
+            ObjectChange::Set(Object::Namespace(object)) => {
+                let labels = object.metadata.labels.unwrap_or_default();
+                self.set_namespace(
+                    &reference.name,
+                    Some(labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect()),
+                )
+            }
             ObjectChange::Remove(_) => self.remove(&reference),
         }
     }
@@ -188,13 +211,14 @@ impl Objects {
             backends: self.by_backend.keys().chain(self.streams_of.iter().map(|(id, _)| id)).cloned().collect(),
             certificates: self.by_certificate.keys().cloned().chain(default).collect(),
             listeners: self.tcp_services.listeners.keys().copied().collect(),
-            vips: self.vips.bindings.keys().chain(self.claims.keys()).copied().collect(),
+            vips: self.vips.bindings.keys().chain(self.claimed()).copied().collect(),
             nodes: BTreeSet::new(),
             objects: objects.collect(),
         }
     }
 
-    /// How many objects of a kind are kept. ConfigMaps and files are not counted.
+    /// How many objects of a kind are kept. ConfigMaps and files are not counted, and namespaces only kept where a pool asks
+    /// for labels.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
             Kind::Ingress => self.ingresses.len(),
@@ -203,6 +227,7 @@ impl Objects {
             Kind::EndpointSlice => self.slices.len(),
             Kind::Secret => self.secrets.len(),
             Kind::Node => self.nodes.len(),
+            Kind::Namespace => self.namespaces.len(),
             Kind::ConfigMap | Kind::File => 0,
         }
     }
@@ -236,8 +261,13 @@ impl Objects {
             return BTreeSet::new();
         }
         let bound = self.vips_of.iter().filter(|(service, _)| is_there(service)).map(|(_, vip)| *vip);
-        let claimed = self.claims.keys().filter(|vip| self.claims.of(vip).any(is_there)).copied();
+        let claimed = self.claimed().filter(|vip| self.claimants_of(vip).any(is_there)).copied();
         bound.chain(claimed).collect()
+    }
+
+    /// The name of the pool that an address lies in.
+    pub fn pool_of(&self, address: IpAddr) -> Option<&Arc<str>> {
+        self.settings.vip_pools.of(address).map(|pool| &pool.name)
     }
 
     /// The Ingresses that say something about TLS for a host.
@@ -269,11 +299,6 @@ impl Objects {
         self.slices_of.of(service).filter_map(|name| self.slices.get(name).map(|slice| (name, slice)))
     }
 
-    /// The Services that ask for a VIP by themselves, by namespace and name.
-    pub(crate) fn claimants_of<'a>(&'a self, vip: &'a IpAddr) -> impl Iterator<Item = &'a NamespacedName> {
-        self.claims.of(vip)
-    }
-
     /// The VIPs that a Service may be bound to: by the ConfigMap, and by its own wish.
     pub(crate) fn vips_named_by<'a>(&'a self, service: &'a NamespacedName) -> impl Iterator<Item = IpAddr> + 'a {
         self.vips_of(service)
@@ -300,7 +325,7 @@ impl Objects {
 
     fn is_watched(&self, reference: &ObjectRef) -> bool {
         match reference.kind {
-            Kind::IngressClass | Kind::Node => true,
+            Kind::IngressClass | Kind::Node | Kind::Namespace => true,
             Kind::EndpointSlice if self.holds_our_own(&reference.namespace) => true,
             Kind::File => false,
             Kind::ConfigMap => self.configmap_names().any(|key| *key == name(reference)),
@@ -320,7 +345,11 @@ impl Objects {
         match reference.kind {
             Kind::Ingress => self.set_ingress(name(reference), None),
             Kind::IngressClass => self.set_class(&reference.name, None),
-            Kind::Service => self.set_service(reference, None),
+            Kind::Service => {
+                self.forget_record(&name(reference));
+                self.set_service(reference, None)
+            }
+            Kind::Namespace => self.set_namespace(&reference.name, None),
             Kind::EndpointSlice => self.set_slice(name(reference), None),
             Kind::Secret => {
                 let id =
@@ -409,14 +438,30 @@ impl Objects {
         dirty.objects.insert(reference.clone());
         self.dirty_service(&mut dirty, &key);
         dirty.vips.extend(self.vips_of(&key));
-        let settings = Arc::clone(&self.settings);
-        if let Some(old) = self.services.remove(&key) {
-            old.claims(&settings).for_each(|address| self.claims.remove(address, key.clone()));
+        match new {
+            Some(new) => self.services.insert(key.clone(), new),
+            None => self.services.remove(&key),
+        };
+        self.refresh_claims(&key, &mut dirty);
+        dirty
+    }
+
+    /// Pools are for namespaces by their labels.
+    fn set_namespace(&mut self, namespace: &Arc<str>, new: Option<BTreeMap<Box<str>, Box<str>>>) -> Dirty {
+        let mut dirty = Dirty::default();
+        if !self.settings.vip_pools.asks_for_labels() || self.namespaces.get(namespace) == new.as_ref() {
+            return dirty;
         }
-        if let Some(new) = new {
-            new.claims(&settings).for_each(|address| self.claims.insert(address, key.clone()));
-            dirty.vips.extend(new.claims(&settings));
-            self.services.insert(key, new);
+        match new {
+            Some(new) => self.namespaces.insert(Arc::clone(namespace), new),
+            None => self.namespaces.remove(namespace),
+        };
+        let first = NamespacedName::new(Arc::clone(namespace), "");
+        let within = self.services.range(first..).take_while(|(key, _)| key.namespace == *namespace);
+        let balancers = within.filter(|(_, service)| service.balancer().is_some());
+        for key in balancers.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            dirty.objects.insert(reference(Kind::Service, &key));
+            self.refresh_claims(&key, &mut dirty);
         }
         dirty
     }
@@ -488,7 +533,7 @@ impl Objects {
         let mut dirty = Dirty { nodes: BTreeSet::from([Arc::clone(node)]), ..Dirty::default() };
         if was_cluster != self.knows_nodes() {
             // It decides what Services without endpoints are taken for.
-            dirty.vips.extend(self.vips.bindings.keys().chain(self.claims.keys()));
+            dirty.vips.extend(self.vips.bindings.keys().chain(self.claimed()));
         }
         dirty
     }
@@ -532,11 +577,20 @@ impl Objects {
         let (old, new_ones) = (&self.vips.bindings, &new.bindings);
         let moved = |address: &&IpAddr| old.get(address) != new_ones.get(address);
         dirty.vips.extend(old.keys().chain(new_ones.keys()).filter(moved));
-        self.vips = new;
+        let before = std::mem::replace(&mut self.vips, new);
         let bound = self.vips.bindings.iter();
         self.vips_of =
             bound.flat_map(|(address, of)| of.lines.iter().map(|line| (line.service.clone(), *address))).collect();
         dirty.objects.insert(reference.clone());
+        // Whom it binds gets nothing of the pools.
+        let lines = before.bindings.values().chain(self.vips.bindings.values()).flat_map(|of| &of.lines);
+        for service in lines.map(|line| line.service.clone()).collect::<BTreeSet<_>>() {
+            if self.services.get(&service).is_some_and(|found| found.balancer().is_some()) {
+                dirty.objects.insert(crate::objects::reference(Kind::Service, &service));
+                self.refresh_claims(&service, dirty);
+            }
+        }
+        self.stir();
     }
 
     fn dirty_streams(&self, dirty: &mut Dirty) {
@@ -564,16 +618,28 @@ impl Objects {
         dirty.vips.extend(self.vips_of(service));
     }
 
-    /// The VIPs that a Service has a part in: those that the ConfigMap binds it to, and those that it asks for.
+    /// The VIPs that a Service has a part in: those that the ConfigMap binds it to, and those that it claims.
     fn vips_of<'a>(&'a self, service: &'a NamespacedName) -> impl Iterator<Item = IpAddr> + 'a {
-        let lowest = IpAddr::from([0, 0, 0, 0]);
-        let bound = self
-            .vips_of
-            .range((service.clone(), lowest)..)
-            .take_while(move |(name, _)| name == service)
-            .map(|(_, address)| *address);
-        bound.chain(self.services.get(service).into_iter().flat_map(|found| found.claims(&self.settings)))
+        self.bound_vips_of(service).chain(self.claims_of(service))
     }
+
+    /// The VIPs that the ConfigMap binds a Service to.
+    pub(crate) fn bound_vips_of<'a>(&'a self, service: &'a NamespacedName) -> impl Iterator<Item = IpAddr> + 'a {
+        let lowest = IpAddr::from([0, 0, 0, 0]);
+        let bound = self.vips_of.range((service.clone(), lowest)..).take_while(move |(name, _)| name == service);
+        bound.map(|(_, address)| *address)
+    }
+}
+
+/// The addresses of a status, each once.
+fn shown_addresses(object: &k8s_openapi::api::core::v1::Service) -> Vec<IpAddr> {
+    let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let shown = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    let mut addresses: Vec<IpAddr> =
+        shown.iter().filter_map(|one| one.ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
 }
 
 fn dirty_ingress(dirty: &mut Dirty, ingress: &Ingress) {

@@ -3,11 +3,13 @@
 //! It decides and writes nothing: [`Controller::take_status_writes`] says what differs, who holds the lease writes it. What an
 //! API server shows comes back with the object, so what is right is not written again, not after a restart either.
 
+use crate::condition::{CONDITION_TYPE, Condition};
 use crate::controller::Controller;
 use crate::dirty::Dirty;
 use crate::object::Object;
-use k8s_openapi::api::core::v1::LoadBalancerIngress;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::api::networking::v1::IngressLoadBalancerIngress;
+use sluicegate_config::settings::LOAD_BALANCER_CLASS;
 use sluicegate_config::{Kind, NamespacedName, ObjectRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,6 +20,9 @@ use std::sync::Arc;
 /// What a Service of ours says about its addresses: packets for them are not to be short-cut by kube-proxy, because the
 /// director sees and counts them (Kubernetes API, `LoadBalancerIngress.ipMode`).
 pub const IP_MODE: &str = "Proxy";
+
+/// The name under which fields of objects are ours.
+pub const FIELD_MANAGER: &str = "sluicegate";
 
 /// Where clients reach an object. IP addresses come before names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,8 +64,17 @@ pub struct PublishSettings {
 pub struct StatusWrite {
     /// An Ingress or a Service.
     pub object: ObjectRef,
-    /// All that it is to show, sorted; empty = nothing any more.
+    /// What it is to show; `None` = it is ours no more, and nothing of what we wrote stays.
+    pub shown: Option<Shown>,
+}
+
+/// All that a status is to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Sorted; may be none.
     pub addresses: Vec<Published>,
+    /// Of Services. Ingresses have no conditions.
+    pub condition: Option<Condition>,
 }
 
 /// What an API server shows of an object.
@@ -70,6 +84,12 @@ struct Observed {
     addresses: Box<[Published]>,
     /// It says nothing else that we would not have written.
     as_written: bool,
+    /// Of Services: ours.
+    condition: Option<Condition>,
+    /// `metadata.generation`, where the kind has it.
+    generation: Option<i64>,
+    /// We wrote its status, and nobody can think it his: it is of another type, or names another controller's class.
+    is_left_over: bool,
 }
 
 /// What is known of statuses.
@@ -87,28 +107,25 @@ pub(crate) struct Statuses {
 impl Statuses {
     /// Looks at an object that came.
     pub(crate) fn see(&mut self, object: &Object) {
-        let (uid, addresses, as_written) = match object {
+        let (uid, observed) = match object {
             Object::Ingress(ingress) => {
                 let shown = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
                 let shown = shown.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
-                (&ingress.metadata.uid, shown.iter().filter_map(of_ingress).collect(), true)
+                let addresses = shown.iter().filter_map(of_ingress).collect();
+                (&ingress.metadata.uid, Observed { addresses, as_written: true, ..Observed::default() })
             }
-            Object::Service(service) => {
-                let shown = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-                let shown = shown.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
-                let as_written = shown.iter().all(|one| one.ip.is_none() || one.ip_mode.as_deref() == Some(IP_MODE));
-                (&service.metadata.uid, shown.iter().filter_map(of_service).collect(), as_written)
-            }
-            Object::Secret(object) => (&object.metadata.uid, Box::default(), true),
-            Object::ConfigMap(object) => (&object.metadata.uid, Box::default(), true),
-            Object::IngressClass(object) => (&object.metadata.uid, Box::default(), true),
-            // They have no status, and what is wrong with them is said of their Service.
-            Object::EndpointSlice(_) | Object::Node(_) => return,
+            Object::Service(service) => (&service.metadata.uid, observed_service(service)),
+            Object::Secret(object) => (&object.metadata.uid, Observed::default()),
+            Object::ConfigMap(object) => (&object.metadata.uid, Observed::default()),
+            Object::IngressClass(object) => (&object.metadata.uid, Observed::default()),
+            // They have no status that is ours. What is wrong with a slice is said of its Service, and nothing is wrong with
+            // a Node or a Namespace.
+            Object::EndpointSlice(_) | Object::Node(_) | Object::Namespace(_) => return,
         };
         // What comes from a folder is answered nowhere.
         let Some(uid) = uid.as_deref().filter(|uid| !uid.is_empty()).map(Box::from) else { return };
         let reference = object.reference();
-        self.observed.insert(reference.clone(), Observed { uid, addresses, as_written });
+        self.observed.insert(reference.clone(), Observed { uid, ..observed });
         self.touch(reference);
     }
 
@@ -128,6 +145,29 @@ impl Statuses {
     fn touch_all(&mut self, kind: Kind) {
         let all = self.observed.keys().filter(|object| object.kind == kind).cloned().collect::<Vec<_>>();
         self.dirty.extend(all);
+    }
+}
+
+fn observed_service(service: &Service) -> Observed {
+    let status = service.status.as_ref();
+    let shown = status.and_then(|status| status.load_balancer.as_ref());
+    let shown = shown.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let is_written_by_us =
+        service.metadata.managed_fields.iter().flatten().any(|entry| {
+            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.subresource.as_deref() == Some("status")
+        });
+    let spec = service.spec.as_ref();
+    let is_balancer = spec.and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer");
+    let class = spec.and_then(|spec| spec.load_balancer_class.as_deref());
+    let is_nobodys = !is_balancer || class.is_some_and(|class| class != LOAD_BALANCER_CLASS);
+    Observed {
+        addresses: shown.iter().filter_map(of_service).collect(),
+        as_written: shown.iter().all(|one| one.ip.is_none() || one.ip_mode.as_deref() == Some(IP_MODE)),
+        condition: conditions.iter().find(|one| one.type_ == CONDITION_TYPE).map(Condition::observed),
+        generation: service.metadata.generation,
+        is_left_over: is_written_by_us && is_nobodys,
+        ..Observed::default()
     }
 }
 
@@ -188,30 +228,57 @@ impl Controller {
         known.into_iter().for_each(|object| statuses.touch(object));
     }
 
+    /// What takes back all that this process has written, and that a status of ours shows: for who removes the gateway.
+    pub fn clear_statuses(&self) -> Vec<StatusWrite> {
+        let statuses = &self.objects().statuses;
+        let shows = |object: &&ObjectRef| {
+            let observed = statuses.observed.get(*object);
+            observed.is_some_and(|observed| !observed.addresses.is_empty() || observed.condition.is_some())
+        };
+        statuses.ours.iter().filter(shows).map(|object| StatusWrite { object: object.clone(), shown: None }).collect()
+    }
+
     fn status_write(&mut self, object: ObjectRef, published: &[Published]) -> Option<StatusWrite> {
-        let addresses = match object.kind {
-            Kind::Ingress => self.objects().is_claimed(&object).then(|| published.to_vec()),
-            Kind::Service => self.objects().is_our_balancer(&object).then(|| self.vips_of(&object)),
+        let observed = self.objects().statuses.observed.get(&object)?;
+        let was_ours = self.objects().statuses.ours.contains(&object) || observed.is_left_over;
+        let shown = match object.kind {
+            Kind::Ingress if self.objects().is_claimed(&object) => {
+                Some(Shown { addresses: published.to_vec(), condition: None })
+            }
+            Kind::Service if self.objects().is_our_balancer(&object) => Some(self.shown_by(&object)),
             _ => None,
         };
-        let was_ours = self.objects().statuses.ours.contains(&object);
-        let addresses = match addresses {
+        let observed = self.objects().statuses.observed.get(&object)?;
+        let mut addresses = observed.addresses.to_vec();
+        addresses.sort();
+        let differs = match &shown {
             // Nobody has said what Ingresses are to show.
-            Some(addresses) if addresses.is_empty() && object.kind == Kind::Ingress && !was_ours => return None,
-            Some(addresses) => {
-                self.statuses().ours.insert(object.clone());
-                addresses
+            Some(shown) if shown.addresses.is_empty() && object.kind == Kind::Ingress && !was_ours => return None,
+            Some(Shown { addresses: wanted, condition }) => {
+                let is_other = |wanted: &Condition| observed.condition.as_ref().is_none_or(|one| !one.says(wanted));
+                addresses != *wanted || !observed.as_written || condition.as_ref().is_some_and(is_other)
             }
-            None if was_ours => {
-                self.statuses().ours.remove(&object);
-                Vec::new()
-            }
+            None if was_ours => !addresses.is_empty() || observed.condition.is_some(),
             None => return None,
         };
-        let observed = self.objects().statuses.observed.get(&object)?;
-        let mut shown = observed.addresses.to_vec();
-        shown.sort();
-        (shown != addresses || !observed.as_written).then_some(StatusWrite { object, addresses })
+        let ours = &mut self.statuses().ours;
+        match &shown {
+            Some(_) => drop(ours.insert(object.clone())),
+            None => drop(ours.remove(&object)),
+        }
+        differs.then_some(StatusWrite { object, shown })
+    }
+
+    fn shown_by(&self, service: &ObjectRef) -> Shown {
+        let key = NamespacedName::new(service.namespace.clone(), service.name.clone());
+        // What was chosen is shown even where nothing serves it: the status is the record.
+        let chosen = self.objects().chosen_for(&key).into_iter().map(Published::Ip);
+        let addresses: BTreeSet<Published> = self.vips_of(service).into_iter().chain(chosen).collect();
+        let observed = self.objects().statuses.observed.get(service);
+        let generation = observed.and_then(|observed| observed.generation);
+        let condition = self.condition_of(&key, generation);
+        let before = observed.and_then(|observed| observed.condition.as_ref());
+        Shown { addresses: addresses.into_iter().collect(), condition: Some(condition.since(before, self.now_unix())) }
     }
 
     /// What Ingresses are to show.

@@ -12,6 +12,7 @@ use crate::dirty::Dirty;
 use crate::facts::ingress::{Class, Ingress};
 use crate::facts::note;
 use crate::facts::secret::Secret;
+use crate::facts::service::Service;
 use crate::objects::{Objects, reference};
 use sluicegate_config::draft::CertificateDraft;
 use sluicegate_config::settings::DIALECT_ANNOTATION;
@@ -75,7 +76,7 @@ impl<'a> Translator<'a> {
         let notes = match of.kind {
             Kind::Ingress => objects.ingresses.get(&key).map(|ingress| self.ingress_notes(ingress)),
             Kind::IngressClass => objects.classes.get(&of.name).map(|class| self.class_notes(of, class)),
-            Kind::Service => objects.services.get(&key).map(|service| service.notes(of, &objects.settings)),
+            Kind::Service => objects.services.get(&key).map(|service| self.service_notes(of, &key, service)),
             Kind::ConfigMap => {
                 let mut notes = Vec::new();
                 if objects.settings.tcp_services_configmap.as_ref() == Some(&key) {
@@ -86,12 +87,18 @@ impl<'a> Translator<'a> {
                 }
                 Some(notes)
             }
-            // Slices, Secrets and Nodes matter where something uses them: they are spoken of there.
-            Kind::EndpointSlice | Kind::Secret | Kind::Node | Kind::File => None,
+            // Slices, Secrets, Nodes and Namespaces matter where something uses them: they are spoken of there.
+            Kind::EndpointSlice | Kind::Secret | Kind::Node | Kind::Namespace | Kind::File => None,
         };
         for rejection in notes.into_iter().flatten() {
             self.say(SourceKey::Object(of.clone()), rejection);
         }
+    }
+
+    fn service_notes(&self, of: &ObjectRef, key: &NamespacedName, service: &Service) -> Vec<Rejection> {
+        let faults = self.objects.faults(key).into_iter().map(|fault| fault.problem);
+        let problems = faults.chain(self.objects.strangers_problem(key));
+        service.notes(of).into_iter().chain(problems.map(|problem| problem.into_note(of))).collect()
     }
 
     fn ingress_notes(&self, ingress: &Ingress) -> Vec<Rejection> {

@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sluicegate_config::{Desired, Rejection, Settings};
+use sluicegate_config::{Desired, Rejection, Settings, VipPools};
 use sluicegate_translate::{Controller, Object, ObjectChange};
 use std::fmt::Display;
 use std::fs;
@@ -25,6 +25,7 @@ struct GoldenSettings {
     default_load_balancer: bool,
     vip_pools: Vec<String>,
     backend_service: Option<String>,
+    vip_pool_namespaces: Vec<String>,
 }
 
 impl GoldenSettings {
@@ -36,7 +37,11 @@ impl GoldenSettings {
             tcp_services_configmap: self.tcp_services_configmap.map(|name| name.parse().expect("NAMESPACE/NAME")),
             watch_namespace: self.watch_namespace.map(Into::into),
             default_load_balancer: self.default_load_balancer,
-            vip_pools: self.vip_pools.iter().map(|pool| pool.parse().expect("a pool")).collect(),
+            vip_pools: VipPools::new(
+                self.vip_pools.iter().map(|ranges| ranges.parse().expect("a pool")),
+                self.vip_pool_namespaces.iter().map(|text| text.parse().expect("NAME=SELECTOR")),
+            )
+            .expect("pools"),
             backend_service: self.backend_service.map(|name| name.parse().expect("NAMESPACE/NAME")),
             ..base
         }
@@ -73,10 +78,12 @@ fn order_of_arrival_does_not_matter() {
         let objects = objects(&folder);
         let mut forward = Controller::new(settings(&folder));
         forward.apply(objects.iter().cloned().map(ObjectChange::Set), NOW);
+        forward.give_addresses(true, NOW);
         let mut backward = Controller::new(settings(&folder));
         for object in objects.into_iter().rev() {
             backward.apply([ObjectChange::Set(object)], NOW);
         }
+        backward.give_addresses(true, NOW);
         assert_eq!(serialized(&forward), serialized(&backward), "{}", folder.display());
     }
 }
@@ -84,6 +91,7 @@ fn order_of_arrival_does_not_matter() {
 fn translated(folder: &Path) -> Value {
     let mut controller = Controller::new(settings(folder));
     controller.apply(objects(folder).into_iter().map(ObjectChange::Set), NOW);
+    controller.give_addresses(true, NOW);
     serialized(&controller)
 }
 
@@ -117,6 +125,7 @@ fn object(document: Value, file: &Path) -> Object {
         "Secret" => serde_json::from_value(document).map(Object::Secret),
         "ConfigMap" => serde_json::from_value(document).map(Object::ConfigMap),
         "Node" => serde_json::from_value(document).map(Object::Node),
+        "Namespace" => serde_json::from_value(document).map(Object::Namespace),
         other => panic!("{}: kind {other:?} is not read", file.display()),
     };
     read.unwrap_or_else(|why| panic!("{}: {kind}: {why}", file.display()))

@@ -127,7 +127,7 @@ proptest! {
         ];
         let settings = Settings {
             tcp_services_configmap: Some("gateway/tcp".parse().expect("a name")),
-            vip_pools: vec!["0.0.0.0/0".parse().expect("a pool"), "::/0".parse().expect("a pool")],
+            vip_pools: "0.0.0.0/0,::/0".parse().expect("pools"),
             ..Settings::default()
         };
         let mut controller = Controller::new(settings);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use serde_json::{Value, json};
-use sluicegate_config::{Desired, Generation, Kind, ObjectRef, Rejection, Settings, Verdict, diff};
+use sluicegate_config::{Desired, Generation, Kind, ObjectRef, Rejection, Settings, Verdict, VipPools, diff};
 use sluicegate_translate::{Controller, Object, ObjectChange};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -34,7 +34,8 @@ proptest! {
     /// Without certificates that go bad there is no memory, and a controller that only sees the outcome agrees too.
     #[test]
     fn history_leaves_no_trace(settings in settings(), steps in prop::collection::vec(step(false), 1..30)) {
-        run(settings, steps, true)?;
+        // What is chosen without statuses depends on who came first.
+        run(Settings { addresses_by_status: true, ..settings }, steps, true)?;
     }
 
     /// What is said of an object before it is written is what comes of it, and asking leaves no trace.
@@ -45,10 +46,22 @@ proptest! {
         asked in prop::collection::vec(object(true), 1..8),
     ) {
         let mut controller = Controller::new(settings);
-        controller.apply(steps.into_iter().flatten(), NOW);
+        let steps = steps.into_iter().flatten().map(|change| match change {
+            ObjectChange::Set(object) => ObjectChange::Set(without_status(object)),
+            remove => remove,
+        });
+        controller.apply(steps, NOW);
         for object in asked {
-            ask_then_apply(&mut controller, object)?;
+            ask_then_apply(&mut controller, without_status(object))?;
         }
+    }
+}
+
+/// Who writes an object does not write its status.
+fn without_status(object: Object) -> Object {
+    match object {
+        Object::Service(service) => Object::Service(k8s_openapi::api::core::v1::Service { status: None, ..service }),
+        other => other,
     }
 }
 
@@ -89,7 +102,12 @@ fn run(settings: Settings, steps: Vec<Vec<ObjectChange>>, compare_fresh: bool) -
     let mut mirror = Desired::default();
     let mut seen: Vec<Rejection> = Vec::new();
     let mut objects: BTreeMap<ObjectRef, Object> = BTreeMap::new();
-    for changes in steps {
+    for (number, changes) in steps.into_iter().enumerate() {
+        if !compare_fresh {
+            let turned = controller.give_addresses(number % 5 != 3, NOW);
+            mirror.apply(&turned.diff);
+            seen = controller.rejections().cloned().collect();
+        }
         for change in &changes {
             match change {
                 ObjectChange::Set(object) => objects.insert(object.reference(), object.clone()),
@@ -135,7 +153,11 @@ fn settings() -> impl Strategy<Value = Settings> {
             take_over_ingress_nginx: take_over,
             watch_ingress_without_class: classless,
             default_load_balancer: load_balancer,
-            vip_pools: vec!["192.0.2.0/28".parse().expect("a pool"), "2001:db8::/64".parse().expect("a pool")],
+            vip_pools: VipPools::new(
+                ["192.0.2.0/28,2001:db8::/64,gold=198.51.100.0/30".parse().expect("ranges")],
+                ["gold=tier=gold".parse().expect("namespaces")],
+            )
+            .expect("pools"),
             tcp_services_configmap: Some("n0/tcp".parse().expect("a name")),
             ..if folder { Settings::for_folder() } else { Settings::default() }
         },
@@ -157,6 +179,7 @@ fn object(broken_secrets: bool) -> impl Strategy<Value = Object> {
         2 => secret(broken_secrets),
         1 => tcp_services(),
         2 => vips(),
+        1 => namespace(),
     ]
 }
 
@@ -272,26 +295,41 @@ fn service() -> impl Strategy<Value = Object> {
             json!({"ports": [{"port": 0}]}),
             json!({"ports": [{"name": "http", "port": 80}], "sessionAffinity": "ClientIP"}),
             json!({"type": "LoadBalancer", "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+            json!({"type": "LoadBalancer", "loadBalancerClass": "sluicegate.io/vip", "ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]}),
             json!({"type": "LoadBalancer", "loadBalancerIP": "192.0.2.10", "ports": [{"name": "http", "port": 80, "targetPort": "web"}]}),
             json!({"type": "LoadBalancer", "loadBalancerClass": "sluicegate.io/vip", "loadBalancerIP": "192.0.2.11", "ports": [{"port": 80}]}),
             json!({"type": "LoadBalancer", "loadBalancerClass": "sluicegate.io/vip", "loadBalancerIP": "192.0.2.99", "ports": [{"port": 80}]}),
         ]),
         prop::collection::vec(service_annotation(), 0..3),
         created(),
+        shown(),
     )
-        .prop_map(|(namespace, name, spec, annotations, created)| {
+        .prop_map(|(namespace, name, spec, annotations, created, shown)| {
             let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
             Object::Service(read(json!({
                 "metadata": {"name": name, "namespace": namespace, "annotations": annotations, "creationTimestamp": created},
-                "spec": spec,
+                "spec": spec, "status": {"loadBalancer": {"ingress": shown}},
             })))
         })
+}
+
+fn namespace() -> impl Strategy<Value = Object> {
+    (select(&NAMESPACES), select(vec!["gold", "lead"]))
+        .prop_map(|(name, tier)| Object::Namespace(read(json!({"metadata": {"name": name, "labels": {"tier": tier}}}))))
+}
+
+/// What an API server shows: nothing, what may have been chosen, and what others wrote.
+fn shown() -> impl Strategy<Value = Value> {
+    let address = select(vec!["192.0.2.1", "192.0.2.2", "192.0.2.10", "2001:db8::1", "198.51.100.1", "203.0.113.1"]);
+    prop::collection::vec(address, 0..3)
+        .prop_map(|addresses| addresses.into_iter().map(|address| json!({"ip": address, "ipMode": "Proxy"})).collect())
 }
 
 fn service_annotation() -> impl Strategy<Value = (&'static str, &'static str)> {
     select(vec![
         ("sluicegate.io/vip", "192.0.2.10,2001:db8::10"),
         ("sluicegate.io/vip", "192.0.2.11,192.0.2.99,nonsense"),
+        ("sluicegate.io/vip-pool", "gold"),
         ("sluicegate.io/method", "TUNNEL"),
         ("sluicegate.io/method", "NAT"),
         ("sluicegate.io/method", "POD"),

@@ -14,10 +14,7 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 fn settings() -> Settings {
-    Settings {
-        vip_pools: vec!["192.0.2.0/24".parse().expect("a pool"), "2001:db8::/64".parse().expect("a pool")],
-        ..Settings::default()
-    }
+    Settings { vip_pools: "192.0.2.0/24,2001:db8::/64".parse().expect("pools"), ..Settings::default() }
 }
 
 fn vips(lines: &[(&str, &str)]) -> ObjectChange {

@@ -13,7 +13,7 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
 /// A class of ours, one of others, a Service, and the Ingress `shop/old` with `a.test/`.
 fn cluster() -> Controller {
     let mut controller =
-        Controller::new(Settings { vip_pools: vec!["192.0.2.0/28".parse().expect("a pool")], ..Settings::default() });
+        Controller::new(Settings { vip_pools: "192.0.2.0/28".parse().expect("a pool"), ..Settings::default() });
     let class = |name: &str, controller: &str| {
         Object::IngressClass(read(json!({"metadata": {"name": name}, "spec": {"controller": controller}})))
     };

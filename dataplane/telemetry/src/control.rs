@@ -21,6 +21,17 @@ pub struct RejectionCounts {
     pub warning: u64,
 }
 
+/// How full a pool of virtual IPs is. Pools are few: the operator names each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolAddresses {
+    /// Name of the pool.
+    pub pool: Arc<str>,
+    /// Addresses that somebody has.
+    pub used: u64,
+    /// Addresses that can be given; of an IPv6 network more than any integer holds.
+    pub free: f64,
+}
+
 /// When a certificate expires. The order is by expiry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CertificateExpiry {
@@ -41,6 +52,7 @@ pub(crate) struct Control {
     pub(crate) rejections: RejectionCounts,
     pub(crate) objects: BTreeMap<&'static str, u64>,
     pub(crate) certificates: Vec<CertificateExpiry>,
+    pub(crate) pools: Vec<PoolAddresses>,
     pub(crate) packets: Option<Arc<PacketCounts>>,
     /// Of a real server, by reason.
     pub(crate) node_packets: Vec<(&'static str, u64)>,
@@ -57,6 +69,7 @@ impl Control {
             rejections: self.rejections,
             objects: self.objects.clone(),
             certificates: self.certificates.clone(),
+            pools: self.pools.clone(),
             packets: self.packets.clone(),
             node_packets: self.node_packets.clone(),
             source: self.source.clone(),

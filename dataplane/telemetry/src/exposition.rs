@@ -266,6 +266,10 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::CertificateNotAfter => control.certificates.iter().try_for_each(|certificate| {
             family.sample(&[&certificate.namespace, &certificate.name], &Value::Signed(certificate.not_after))
         }),
+        MetricId::VipPoolAddresses => control.pools.iter().try_for_each(|pool| {
+            family.integer(&[&pool.pool, "used"], pool.used)?;
+            family.sample(&[&pool.pool, "free"], &Value::Float(pool.free))
+        }),
         MetricId::SourceOutage
         | MetricId::SourceAge
         | MetricId::SourceClockAhead

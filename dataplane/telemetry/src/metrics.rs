@@ -1,6 +1,6 @@
 //! Every metric that exists, in one table, and the [`Metrics`] that hold their values.
 
-use crate::control::{CertificateExpiry, Control, RejectionCounts};
+use crate::control::{CertificateExpiry, Control, PoolAddresses, RejectionCounts};
 use crate::exposition::{self, Exposition};
 use crate::labels::{FaultReason, LimitName, ListenerKind, ReviewEnd};
 use crate::packets::PacketCounts;
@@ -166,6 +166,8 @@ metric_table! {
         "What the desired state holds.";
     CertificateNotAfter Gauge "sluicegate_certificate_not_after_seconds" ["namespace", "name"]
         "When a certificate in use expires, in seconds since the Unix epoch; the 1,000 that expire first.";
+    VipPoolAddresses Gauge "sluicegate_vip_pool_addresses" ["pool", "state"]
+        "Addresses of a pool of virtual IPs that are used, and that are free to be given to Services.";
     // Source
     SourceOutage Gauge "sluicegate_source_outage_seconds" []
         "For how long the API server has not answered; 0 while it does. What was read is served meanwhile.";
@@ -271,6 +273,11 @@ impl Metrics {
     /// How many things of each kind the desired state holds (`hosts`, `routes`, `backends`, `endpoints`, `Ingress` …).
     pub fn set_objects(&self, objects: impl IntoIterator<Item = (&'static str, u64)>) {
         lock(&self.control).objects = objects.into_iter().collect();
+    }
+
+    /// How full the pools of virtual IPs are.
+    pub fn set_pools(&self, pools: impl IntoIterator<Item = PoolAddresses>) {
+        lock(&self.control).pools = pools.into_iter().collect();
     }
 
     /// The certificates in use. The [`crate::control::MAX_CERTIFICATES`] that expire first are kept.

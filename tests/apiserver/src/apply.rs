@@ -1,7 +1,8 @@
 //! How a patch changes an object: JSON merge patch (RFC 7386) and server-side apply.
 //!
 //! Of server-side apply it knows what decides over conflicts: which manager owns which field, a field being a leaf of the
-//! object. Lists are leaves (atomic), which is true of `status.loadBalancer.ingress` and wrong of lists with keys.
+//! object. Lists are leaves (atomic), which is true of `status.loadBalancer.ingress` and wrong of lists with keys: of these it
+//! knows `status.conditions` alone, each of whose items is a leaf by its `type`.
 
 use crate::status::Refusal;
 use serde_json::{Map, Value};
@@ -55,8 +56,11 @@ pub fn apply(
     let mut conflicts = BTreeSet::new();
     for (other, fields) in owners.iter().filter(|(other, _)| **other != me) {
         for field in fields {
-            let differs = wanted.get(field).is_some_and(|value| object.pointer(field) != Some(*value));
-            let is_within = wanted.keys().any(|mine| is_below(field, mine) || is_below(mine, field));
+            let is_other = |value: &Value| !is_empty_object(value) && find(object, field) != Some(value);
+            let differs = wanted.get(field).is_some_and(|value| is_other(value));
+            let is_within = wanted
+                .iter()
+                .any(|(mine, value)| is_below(mine, field) || (is_below(field, mine) && !is_empty_object(value)));
             if differs || is_within {
                 conflicts.insert((other.name.clone(), field.clone()));
             }
@@ -77,7 +81,10 @@ pub fn apply(
         }
     }
     for (field, value) in &wanted {
-        put(object, field, (*value).clone());
+        // An object without fields claims none of those that are in it.
+        if !(is_empty_object(value) && find(object, field).is_some_and(Value::is_object)) {
+            put(object, field, (*value).clone());
+        }
     }
     owners.insert(me, wanted.into_keys().collect());
     owners.retain(|_, fields| !fields.is_empty());
@@ -111,6 +118,11 @@ fn leaves(object: &Value) -> BTreeMap<String, &Value> {
                     path.truncate(length);
                 }
             }
+            Value::Array(items) if path == CONDITIONS => {
+                for (step, item) in items.iter().filter_map(|item| Some((keyed(item)?, item))) {
+                    found.insert(format!("{path}/{}", step.replace('~', "~0").replace('/', "~1")), item);
+                }
+            }
             _ => {
                 found.insert(path.clone(), value);
             }
@@ -126,6 +138,25 @@ fn leaves(object: &Value) -> BTreeMap<String, &Value> {
     found
 }
 
+fn is_empty_object(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty)
+}
+
+/// The list whose items are known by their key.
+const CONDITIONS: &str = "/status/conditions";
+
+/// The step that leads to an item of such a list.
+fn keyed(item: &Value) -> Option<String> {
+    Some(format!("type={}", item.get("type")?.as_str()?))
+}
+
+fn find<'a>(object: &'a Value, pointer: &str) -> Option<&'a Value> {
+    steps(pointer).iter().try_fold(object, |at, step| match at {
+        Value::Array(items) => items.iter().find(|item| keyed(item).as_ref() == Some(step)),
+        at => at.get(step),
+    })
+}
+
 fn is_below(inner: &str, outer: &str) -> bool {
     inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
 }
@@ -137,6 +168,18 @@ fn steps(pointer: &str) -> Vec<String> {
 fn put(object: &mut Value, pointer: &str, value: Value) {
     let mut at = object;
     for step in steps(pointer) {
+        if step.starts_with("type=") && pointer.starts_with(CONDITIONS) {
+            if !at.is_array() {
+                *at = Value::Array(Vec::new());
+            }
+            let Value::Array(items) = at else { return };
+            let place = items.iter().position(|item| keyed(item).as_ref() == Some(&step)).unwrap_or_else(|| {
+                items.push(Value::Null);
+                items.len() - 1
+            });
+            at = &mut items[place];
+            continue;
+        }
         if !at.is_object() {
             *at = Value::Object(Map::new());
         }
@@ -146,18 +189,26 @@ fn put(object: &mut Value, pointer: &str, value: Value) {
     *at = value;
 }
 
-/// Removes a field, and the objects around it that it leaves empty.
+/// Removes a field, and the objects and lists around it that it leaves empty.
 fn remove(object: &mut Value, pointer: &str) {
     fn walk(value: &mut Value, steps: &[String]) {
-        let (Value::Object(fields), [first, rest @ ..]) = (value, steps) else { return };
-        if rest.is_empty() {
-            fields.remove(first);
-            return;
-        }
-        let Some(inner) = fields.get_mut(first) else { return };
-        walk(inner, rest);
-        if inner.as_object().is_some_and(Map::is_empty) {
-            fields.remove(first);
+        let [first, rest @ ..] = steps else { return };
+        let is_empty = |value: &Value| match value {
+            Value::Object(fields) => fields.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        };
+        match value {
+            Value::Array(items) => items.retain(|item| keyed(item).as_ref() != Some(first)),
+            Value::Object(fields) if rest.is_empty() => drop(fields.remove(first)),
+            Value::Object(fields) => {
+                let Some(inner) = fields.get_mut(first) else { return };
+                walk(inner, rest);
+                if is_empty(inner) {
+                    fields.remove(first);
+                }
+            }
+            _ => {}
         }
     }
     walk(object, &steps(pointer));
@@ -203,6 +254,22 @@ mod tests {
         assert_eq!(object["status"], json!({"ip": [2]}));
         apply(&mut object, &mut owners, "two", &json!({}), false).expect("owns nothing any more");
         assert_eq!(object["status"], json!({"ip": [2]}), "force took it");
+    }
+
+    #[test]
+    fn conditions_are_known_by_their_type() {
+        let condition = |of: &str, reason: &str| json!({"type": of, "reason": reason});
+        let mut object = json!({"status": {"conditions": [condition("theirs", "A")]}});
+        let mut owners = Owners::new();
+        update(&Value::Null, &object.clone(), &mut owners, "them");
+        let ours = |reason: &str| json!({"status": {"conditions": [condition("x.io/Ours", reason)]}});
+        apply(&mut object, &mut owners, "us", &ours("B"), false).expect("nobody owns it");
+        apply(&mut object, &mut owners, "us", &ours("C"), false).expect("it is ours");
+        assert_eq!(object["status"]["conditions"], json!([condition("theirs", "A"), condition("x.io/Ours", "C")]));
+        let taken = json!({"status": {"conditions": [condition("theirs", "D")]}});
+        assert!(apply(&mut object.clone(), &mut owners.clone(), "us", &taken, false).is_err(), "it is theirs");
+        apply(&mut object, &mut owners, "us", &json!({"status": {}}), false).expect("gives up");
+        assert_eq!(object["status"]["conditions"], json!([condition("theirs", "A")]));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) enum Item {
     Barrier(oneshot::Sender<u64>),
     /// What was handed on before is the first state.
     First,
+    /// Everything that was there when this round began has been handed on.
+    Round(u64),
 }
 
 /// Waits until everything that was sent before has been taken by the sink; `None` where nobody takes it any more.
@@ -92,6 +94,10 @@ impl<S: FnMut(SourceEvent) -> bool> Batch<S> {
                 let _gone = answer.send(self.number);
                 return goes_on;
             }
+            Item::Round(round) => {
+                self.event().round = Some(round);
+                return self.flush(false);
+            }
             Item::First => {
                 self.event();
                 self.is_first_over = true;
@@ -111,6 +117,7 @@ impl<S: FnMut(SourceEvent) -> bool> Batch<S> {
                 initial: false,
                 noticed: now,
                 number: 0,
+                round: None,
             };
             (event, now)
         });

@@ -69,9 +69,15 @@ pub(crate) fn api_resource(kind: Kind) -> ApiResource {
     let group = match kind {
         Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
         Kind::EndpointSlice => "discovery.k8s.io",
-        Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Node | Kind::File => "",
+        Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Node | Kind::Namespace | Kind::File => "",
     };
-    resource(group, "v1", &kind.to_string(), plural(kind))
+    ApiResource {
+        group: group.to_owned(),
+        version: "v1".to_owned(),
+        api_version: if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") },
+        kind: kind.to_string(),
+        plural: plural(kind).to_owned(),
+    }
 }
 
 fn plural(kind: Kind) -> &'static str {
@@ -83,17 +89,8 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Secret => "secrets",
         Kind::ConfigMap => "configmaps",
         Kind::Node => "nodes",
+        Kind::Namespace => "namespaces",
         Kind::File => "files",
-    }
-}
-
-fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
-    ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") },
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
     }
 }
 
@@ -103,11 +100,17 @@ pub(super) struct Reflector {
     pub client: Client,
     pub changes: mpsc::Sender<Item>,
     pub contact: Arc<ApiContact>,
+    /// Counted up when Services are to be read anew ([`super::Wishes::read_again`]).
+    pub round: watch::Receiver<u64>,
 }
 
 /// A watch that runs. Dropped, it goes on until its runtime ends.
 pub(super) struct Running {
-    read: watch::Receiver<bool>,
+    /// What it is about.
+    pub kind: Kind,
+    /// The round in which all was read last.
+    read: watch::Receiver<Option<u64>>,
+    names: watch::Receiver<Option<BTreeSet<Arc<str>>>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -116,7 +119,20 @@ impl Running {
     /// Until everything that there was has been handed on, or it is known that there is no right to read it.
     pub async fn until_read(&mut self) {
         // A watch that has ended is not waited for.
-        let _ended = self.read.wait_for(|read| *read).await;
+        let _ended = self.read.wait_for(Option::is_some).await;
+    }
+
+    /// The same for what there was after a round began.
+    pub fn read_in(&self, round: u64) -> impl Future<Output = ()> + Send + use<> {
+        let mut read = self.read.clone();
+        async move {
+            let _ended = read.wait_for(|read| read.is_some_and(|read| read >= round)).await;
+        }
+    }
+
+    /// The names of what there is, followed; `None` until it has been read. For kinds that are in no namespace.
+    pub fn names(&self) -> watch::Receiver<Option<BTreeSet<Arc<str>>>> {
+        self.names.clone()
     }
 
     /// Ends it, and removes from the controller what it gave.
@@ -129,7 +145,9 @@ impl Running {
 
 impl Reflector {
     pub fn start(&self, watched: Watched) -> Running {
-        let (read, is_read) = watch::channel(false);
+        let (read, is_read) = watch::channel(None);
+        let (names, all_names) = watch::channel(None);
+        let kind = watched.kind;
         let (stop, stopped) = oneshot::channel();
         let name = watched.name();
         self.contact.set(&name, WatchState::new(plural(watched.kind)));
@@ -138,6 +156,8 @@ impl Reflector {
             watched,
             name,
             read,
+            names,
+            round: 0,
             known: BTreeSet::new(),
             fresh: BTreeSet::new(),
             bad: BTreeSet::new(),
@@ -150,7 +170,7 @@ impl Reflector {
                 _ = stopped => reflection.withdraw().await,
             }
         });
-        Running { read: is_read, stop, task }
+        Running { kind, read: is_read, names: all_names, stop, task }
     }
 }
 
@@ -158,7 +178,10 @@ struct Reflection {
     reflector: Reflector,
     watched: Watched,
     name: Arc<str>,
-    read: watch::Sender<bool>,
+    read: watch::Sender<Option<u64>>,
+    names: watch::Sender<Option<BTreeSet<Arc<str>>>>,
+    /// The round that the list under way, or the last one, belongs to.
+    round: u64,
     /// What the controller has been given.
     known: BTreeSet<ObjectRef>,
     /// What the list under way has shown so far.
@@ -179,6 +202,8 @@ enum Ended {
     NoStreamingLists,
     /// The server has forgotten the version and says so before the stream begins, where the watcher expects it within.
     Expired,
+    /// All is to be read anew.
+    Again,
 }
 
 /// Nobody takes changes any more.
@@ -195,11 +220,23 @@ impl Reflection {
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE).streaming_lists();
         config.field_selector.clone_from(&self.watched.fields);
         config.label_selector.clone_from(&self.watched.labels);
+        self.round = *self.reflector.round.borrow_and_update();
+        let by_pages = |config: &watcher::Config| watcher::Config {
+            initial_list_strategy: InitialListStrategy::ListWatch,
+            ..config.clone()
+        };
+        let mut next = config.clone();
         loop {
-            match self.follow(api.clone(), config.clone()).await {
+            let ended = self.follow(api.clone(), next).await;
+            next = match ended {
                 Ended::Gone => return,
-                Ended::NoStreamingLists => config.initial_list_strategy = InitialListStrategy::ListWatch,
-                Ended::Expired => {}
+                Ended::NoStreamingLists => {
+                    config = by_pages(&config);
+                    config.clone()
+                }
+                // What a stream begins with may be older than the request (version 0); a list is not.
+                Ended::Again => by_pages(&config),
+                Ended::Expired => config.clone(),
             }
         }
     }
@@ -207,10 +244,18 @@ impl Reflection {
     async fn follow(&mut self, api: Api<Raw>, config: watcher::Config) -> Ended {
         let is_streaming = config.initial_list_strategy == InitialListStrategy::StreamingList;
         let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
-        while let Some(event) = events.next().await {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = next_round(&mut self.reflector.round, self.watched.kind) => {
+                    self.round = *self.reflector.round.borrow_and_update();
+                    return Ended::Again;
+                }
+            };
+            let Some(event) = event else { break };
             let goes_on = match event {
                 Ok(event) => self.take(event).await,
-                Err(error) if is_streaming && !*self.read.borrow() && is_unknown_demand(&error) => {
+                Err(error) if is_streaming && self.read.borrow().is_none() && is_unknown_demand(&error) => {
                     return Ended::NoStreamingLists;
                 }
                 Err(watcher::Error::WatchStartFailed(kube::Error::Api(status))) if status.code == 410 => {
@@ -246,22 +291,38 @@ impl Reflection {
                     }
                 }
                 self.well().await?;
-                self.read.send_replace(true);
+                self.name_all(true);
+                self.read.send_replace(Some(self.round));
             }
             Event::Apply(raw) => {
                 if let Some(reference) = self.set(&raw).await? {
                     self.known.insert(reference);
                 }
+                self.name_all(false);
                 self.well().await?;
             }
             Event::Delete(raw) => {
                 if let Some(reference) = self.reference(&raw) {
                     self.known.remove(&reference);
+                    self.name_all(false);
                     self.remove(reference).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whoever asks for names alone learns of them, once they are complete.
+    fn name_all(&self, is_complete: bool) {
+        if self.watched.kind != Kind::Namespace || !(is_complete || self.names.borrow().is_some()) {
+            return;
+        }
+        let names: BTreeSet<Arc<str>> = self.known.iter().map(|reference| Arc::clone(&reference.name)).collect();
+        self.names.send_if_modified(|shown| {
+            let is_other = shown.as_ref() != Some(&names);
+            *shown = Some(names);
+            is_other
+        });
     }
 
     fn reference(&self, raw: &Raw) -> Option<ObjectRef> {
@@ -344,14 +405,14 @@ impl Reflection {
             self.said = Some((message.clone(), Instant::now()));
         }
         let is_forbidden = status(error).is_some_and(|code| code == 403);
-        let is_read = *self.read.borrow() || is_forbidden;
+        let is_read = self.read.borrow().is_some() || is_forbidden;
         let error = Some(message.as_str().into());
         let state = WatchState { is_read, error, ..WatchState::new(plural(self.watched.kind)) };
         self.reflector.contact.set(&self.name, state);
         if is_forbidden {
             self.name_missing_right().await?;
             // The rest does not wait for a right that may never come.
-            self.read.send_replace(true);
+            self.read.send_replace(Some(self.round));
             tokio::time::sleep(self.refused.next().unwrap_or(REFUSED.1)).await;
         }
         Ok(())
@@ -432,52 +493,12 @@ fn plainly(error: &watcher::Error) -> String {
     }
 }
 
-/// The namespaces whose labels match, followed; `None` until they have been read.
-pub(super) fn watch_names(reflector: &Reflector, selector: &str) -> watch::Receiver<Option<BTreeSet<Arc<str>>>> {
-    let (sender, names) = watch::channel(None);
-    let api: Api<Raw> = Api::all_with(reflector.client.clone(), &resource("", "v1", "Namespace", "namespaces"));
-    let config = watcher::Config::default().timeout(WATCH_SECONDS).labels(selector);
-    let contact = Arc::clone(&reflector.contact);
-    tokio::spawn(async move {
-        let name: Arc<str> = "namespaces".into();
-        let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
-        let (mut known, mut fresh) = (BTreeSet::new(), BTreeSet::new());
-        let mut is_read = false;
-        while let Some(event) = events.next().await {
-            let named = |raw: &Raw| raw.meta().name.as_deref().map(Arc::<str>::from);
-            match event {
-                Ok(Event::Init) => fresh.clear(),
-                Ok(Event::InitApply(raw)) => fresh.extend(named(&raw)),
-                Ok(Event::InitDone) => {
-                    contact.listed("namespaces");
-                    known = std::mem::take(&mut fresh);
-                    is_read = true;
-                }
-                Ok(Event::Apply(raw)) => known.extend(named(&raw)),
-                Ok(Event::Delete(raw)) => {
-                    if let Some(name) = named(&raw) {
-                        known.remove(&name);
-                    }
-                }
-                Err(error) => {
-                    let error = plainly(&error);
-                    tracing::warn!(%error, "namespaces cannot be read from the API server; those that were chosen stay");
-                    let error = Some(error.as_str().into());
-                    contact.set(&name, WatchState { is_read, error, ..WatchState::new("namespaces") });
-                    continue;
-                }
-            }
-            contact.set(&name, WatchState { is_read, ..WatchState::new("namespaces") });
-            if is_read {
-                sender.send_if_modified(|shown| {
-                    let is_other = shown.as_ref() != Some(&known);
-                    *shown = Some(known.clone());
-                    is_other
-                });
-            }
-        }
-    });
-    names
+/// Waits until Services are to be read anew; for ever where it is about something else.
+async fn next_round(round: &mut watch::Receiver<u64>, kind: Kind) {
+    if kind == Kind::Service && round.changed().await.is_ok() {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Pauses between tries: from short to long, each by chance between half and the whole, so that many gateways do not come

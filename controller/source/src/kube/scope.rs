@@ -1,6 +1,6 @@
 //! Which namespaces are read: all, those that are named, or those whose labels match.
 
-use super::reflector::{Reflector, Running, Watched, watch_names};
+use super::reflector::{Reflector, Running, Watched};
 use super::{KubeSettings, watched_kinds};
 use sluicegate_config::{Kind, NamespacedName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,8 +46,11 @@ impl Scope {
             }));
         }
         let mut names = None;
+        if settings.namespace_selector.is_some() || settings.namespace_labels {
+            fixed.extend(watched_namespaces(settings).map(|watched| reflector.start(watched)));
+        }
         match &settings.namespace_selector {
-            Some(selector) => names = Some(watch_names(reflector, selector)),
+            Some(_) => names = fixed.last().map(Running::names),
             None if settings.namespaces.is_empty() => {
                 fixed.extend(kinds.iter().map(|kind| reflector.start(Watched::of(*kind))));
             }
@@ -68,6 +71,17 @@ impl Scope {
         }
         for running in self.fixed.iter_mut().chain(self.chosen.values_mut().flatten()) {
             running.until_read().await;
+        }
+    }
+
+    /// Until all Services that there are when the round has begun have been handed on, as far as they are watched now.
+    pub fn read_in(&self, round: u64) -> impl Future<Output = ()> + Send + use<> {
+        let services = self.fixed.iter().chain(self.chosen.values().flatten()).filter(|one| one.kind == Kind::Service);
+        let reads: Vec<_> = services.map(|running| running.read_in(round)).collect();
+        async move {
+            for read in reads {
+                read.await;
+            }
         }
     }
 
@@ -95,6 +109,15 @@ impl Scope {
             self.chosen.entry(name).or_insert_with_key(|name| in_namespace(reflector, kinds, name).collect());
         }
     }
+}
+
+/// One watch for the namespaces that are read and for the labels of those that pools are for.
+fn watched_namespaces(settings: &KubeSettings) -> impl Iterator<Item = Watched> {
+    let all = Watched { labels: settings.namespace_selector.clone(), ..Watched::of(Kind::Namespace) };
+    let one =
+        |name: &Arc<str>| Watched { fields: Some(format!("metadata.name={name}")), ..Watched::of(Kind::Namespace) };
+    let named: Vec<Watched> = settings.namespaces.iter().map(one).collect();
+    if named.is_empty() { vec![all] } else { named }.into_iter()
 }
 
 fn in_namespace(reflector: &Reflector, kinds: &'static [Kind], namespace: &Arc<str>) -> impl Iterator<Item = Running> {

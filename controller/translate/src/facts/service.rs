@@ -1,12 +1,12 @@
 //! Service.
 
+use super::balancer::LoadBalancer;
 use super::virtual_service::VirtualService;
 use super::{note, port_number};
 use crate::shared::Shared;
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sluicegate_config::{ObjectRef, PortRef, Rejection, Settings, TransportProtocol, UpstreamProtocol, Verdict};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What is kept of a Service.
@@ -70,14 +70,14 @@ impl Service {
         self.ports.iter().any(|port| port.protocol == TransportProtocol::Tcp)
     }
 
-    /// It is of type LoadBalancer, and of our class.
-    pub(crate) fn is_our_balancer(&self, settings: &Settings) -> bool {
-        self.virtual_service.as_ref().is_some_and(|of| of.is_our_balancer(settings))
+    /// What a Service of type LoadBalancer says about its addresses.
+    pub(crate) fn balancer(&self) -> Option<&LoadBalancer> {
+        self.virtual_service.as_ref()?.balancer.as_ref()
     }
 
-    /// The virtual IPs that it asks for by itself and may have.
-    pub(crate) fn claims<'a>(&'a self, settings: &'a Settings) -> impl Iterator<Item = IpAddr> + 'a {
-        self.virtual_service.iter().flat_map(|of| of.claims(settings))
+    /// It is of type LoadBalancer, and of our class.
+    pub(crate) fn is_our_balancer(&self, settings: &Settings) -> bool {
+        self.balancer().is_some_and(|balancer| balancer.is_ours(settings))
     }
 
     /// The TCP port that a reference means.
@@ -88,7 +88,7 @@ impl Service {
         })
     }
 
-    pub(crate) fn notes(&self, reference: &ObjectRef, settings: &Settings) -> Vec<Rejection> {
+    pub(crate) fn notes(&self, reference: &ObjectRef) -> Vec<Rejection> {
         let of_ports = self.bad_ports.iter().map(|(index, why)| {
             note(
                 reference,
@@ -98,7 +98,7 @@ impl Service {
                 "write a port from 1 to 65535 and the protocol TCP, UDP or SCTP",
             )
         });
-        of_ports.chain(self.virtual_service.iter().flat_map(|of| of.notes(reference, settings))).collect()
+        of_ports.chain(self.virtual_service.iter().flat_map(|of| of.notes(reference))).collect()
     }
 }
 

@@ -34,6 +34,7 @@ impl Translator<'_> {
             .filter_map(|(name, service)| Some((name, service, service.virtual_service.as_deref()?)))
             .collect();
         claimants.sort_by_key(|(name, _, of)| (of.created(), *name));
+        claimants.retain(|(name, _, of)| self.is_granted(address, name, of));
         services.extend(claimants.iter().map(|(name, service, of)| {
             let asking = reference(Kind::Service, name);
             self.service_on_vip(address, name, Some(service), said_method(of.method), asking, of.field())
@@ -45,6 +46,37 @@ impl Translator<'_> {
         };
         let alone = bound.is_some_and(|bound| bound.lines.is_empty());
         Some(VipDraft { services, alone, origin, field })
+    }
+
+    /// Says to whom an address was given, where that is somebody else.
+    fn is_granted(&mut self, address: IpAddr, name: &NamespacedName, of: &VirtualService) -> bool {
+        let objects = self.objects;
+        if objects.is_granted(&address, name) {
+            return true;
+        }
+        let service = reference(Kind::Service, name);
+        let asks = of.balancer.as_ref().is_some_and(|balancer| balancer.asked.is_some());
+        let holder = objects.sole_holder(&address).map(|holder| reference(Kind::Service, holder));
+        let holder = holder.map_or_else(|| "a Service that asks for it".to_owned(), |holder| holder.to_string());
+        let note = if asks {
+            note(
+                &service,
+                Verdict::Rejected,
+                of.field(),
+                format!("{address} has been given to {holder}"),
+                "ask for another address, or for none to be given one",
+            )
+        } else {
+            note(
+                &service,
+                Verdict::Warning,
+                "status.loadBalancer",
+                format!("{address} belongs to {holder}, and is not served for this Service; it is given another one"),
+                "nothing is to be done, unless another controller writes statuses of these Services",
+            )
+        };
+        self.say(SourceKey::Vip(address), note);
+        false
     }
 
     /// A line of the ConfigMap. Its method beats the annotation of the Service.
