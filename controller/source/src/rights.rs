@@ -318,7 +318,8 @@ mod tests {
             assert!(right.accounts.is_sorted() && !right.accounts.is_empty(), "{right:?}");
             let same = RIGHTS[..index].iter().find(|other| {
                 let is_of_one = other.accounts.iter().any(|account| right.accounts.contains(account));
-                is_of_one && (other.group, other.resource, other.reach) == (right.group, right.resource, right.reach)
+                let key = |right: &Right| (right.group, right.resource, right.reach, right.flag);
+                is_of_one && key(other) == key(right)
             });
             assert_eq!(same, None, "one rule for {}", right.resource);
         }

@@ -84,7 +84,7 @@ struct Shared {
 struct Pending {
     leads_until: Option<Instant>,
     /// `None` = nothing of what we wrote is to stay.
-    statuses: BTreeMap<ObjectRef, Option<Shown>>,
+    statuses: BTreeMap<ObjectRef, StatusWrite>,
     /// Statuses that are being written.
     under_way: usize,
     remarks: BTreeSet<Remark>,
@@ -158,7 +158,7 @@ impl Writer {
         if writes.is_empty() || !self.leads() {
             return;
         }
-        self.shared.pending().statuses.extend(writes.into_iter().map(|write| (write.object, write.shown)));
+        self.shared.pending().statuses.extend(writes.into_iter().map(|write| (write.object.clone(), write)));
         self.shared.changed.notify_one();
     }
 
@@ -242,9 +242,9 @@ async fn write(api: &Client, shared: &Shared, identity: &Arc<str>) {
 
 fn next(shared: &Shared) -> Option<Job> {
     let mut pending = shared.pending();
-    if let Some((object, shown)) = pending.statuses.pop_first() {
+    if let Some((_, write)) = pending.statuses.pop_first() {
         pending.under_way += 1;
-        return Some(Job::Status(StatusWrite { object, shown }));
+        return Some(Job::Status(write));
     }
     pending.remarks.pop_first().map(Job::Remark)
 }
@@ -255,7 +255,7 @@ fn put_back(shared: &Shared, job: Job) {
     match job {
         Job::Status(write) => {
             pending.under_way = pending.under_way.saturating_sub(1);
-            pending.statuses.entry(write.object).or_insert(write.shown);
+            pending.statuses.entry(write.object.clone()).or_insert(write);
         }
         Job::Remark(remark) if pending.remarks.len() < MOST_EVENTS => drop(pending.remarks.insert(remark)),
         Job::Remark(_) => pending.dropped += 1,
@@ -292,6 +292,8 @@ async fn carry_out(api: &Client, job: &Job, identity: &str) -> Outcome {
         Ok(()) => Outcome::Done,
         // Who is gone needs no status.
         Err(kube::Error::Api(status)) if status.code == 404 => Outcome::Done,
+        // The object has moved since this was decided; it is decided anew when that is read.
+        Err(kube::Error::Api(status)) if status.code == 409 && is_of_a_version(job) => Outcome::Done,
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
             // Trying again changes nothing about it.
             tracing::warn!(
@@ -304,6 +306,10 @@ async fn carry_out(api: &Client, job: &Job, identity: &str) -> Outcome {
         }
         Err(error) => Outcome::Again(error.to_string()),
     }
+}
+
+fn is_of_a_version(job: &Job) -> bool {
+    matches!(job, Job::Status(StatusWrite { version: Some(_), .. }))
 }
 
 fn missing_right(job: &Job, code: u16) -> &'static str {
@@ -324,12 +330,15 @@ fn missing_right(job: &Job, code: u16) -> &'static str {
 async fn write_status(api: &Client, write: &StatusWrite) -> Result<(), kube::Error> {
     let object = &write.object;
     let resource = api_resource(object.kind);
-    let body = json!({
+    let mut body = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": {"name": object.name, "namespace": object.namespace},
         "status": write.shown.as_ref().map_or_else(|| json!({}), |shown| status(object.kind, shown)),
     });
+    if let Some(version) = &write.version {
+        body["metadata"]["resourceVersion"] = (**version).into();
+    }
     let objects: Api<Raw> = Api::namespaced_with(api.clone(), &object.namespace, &resource);
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     objects.patch_status(&object.name, &parameters, &Patch::Apply(body)).await.map(drop)

@@ -59,6 +59,7 @@ fn status(kind: Kind, name: &str, addresses: &[&str]) -> StatusWrite {
             addresses: addresses.iter().map(|address| address.parse().expect("anything is one")).collect(),
             condition: None,
         }),
+        version: None,
     }
 }
 
@@ -125,11 +126,34 @@ fn a_condition_stands_beside_those_of_others_and_goes_with_the_rest() {
         "message": "no IPv4 address is free", "lastTransitionTime": "2027-01-15T08:00:00Z"});
     assert_eq!(conditions(), json!([theirs, ours]));
     let object = ObjectRef::new(Kind::Service, "shop", "web");
-    writer.write_statuses(vec![StatusWrite { object, shown: None }]);
+    writer.write_statuses(vec![StatusWrite { object, shown: None, version: None }]);
     assert!(writer.flush(PATIENCE), "it is taken back");
     assert_eq!(conditions(), json!([theirs]));
     assert_eq!(shown(&server, "Service", "web"), Value::Null);
     assert!(writer.flush(Duration::ZERO), "nothing is left to be done");
+}
+
+#[test]
+fn what_was_decided_about_an_older_state_is_not_written() {
+    let server = ApiServer::start().expect("a server");
+    let service = json!({"kind": "Service", "metadata": {"namespace": "shop", "name": "web"}, "spec": {}});
+    let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().expect("a version").into();
+    let old: Box<str> = version(&*server.put(service.clone()).expect("put"));
+    let mut moved = service;
+    moved["spec"]["type"] = "ClusterIP".into();
+    let new: Box<str> = version(&*server.put(moved).expect("put"));
+    let writer = start(&server, "one");
+    until("the lead", || writer.leads());
+    let write = |address, version: &str| StatusWrite {
+        version: Some(version.into()),
+        ..status(Kind::Service, "web", &[address])
+    };
+    writer.write_statuses(vec![write("192.0.2.10", &old)]);
+    assert!(writer.flush(PATIENCE), "it is refused, and not tried again");
+    assert_eq!(shown(&server, "Service", "web"), Value::Null);
+    writer.write_statuses(vec![write("192.0.2.11", &new)]);
+    assert!(writer.flush(PATIENCE), "it is written");
+    assert_eq!(shown(&server, "Service", "web"), json!([{"ip": "192.0.2.11", "ipMode": "Proxy"}]));
 }
 
 #[test]

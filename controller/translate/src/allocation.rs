@@ -4,11 +4,13 @@
 //!
 //! 1. A director serves a chosen address once the status of the Service shows it, and not before: whoever sees the same
 //!    objects serves the same addresses, the leader included.
-//! 2. The leader alone chooses ([`crate::Controller::give_addresses`]), after it has read every Service since it began to
+//! 2. A status is written only while the Service is what it was when that was decided (its `resourceVersion`): a write that was
+//!    overtaken by a change of the Service is refused, and what it would have given is free.
+//! 3. The leader alone chooses ([`crate::Controller::give_addresses`]), after it has read every Service since it began to
 //!    lead; so it knows all that leaders before it have given. What it has given itself it remembers until it is shown.
-//! 3. What a status shows stays, whatever other Services come and go. Only what nobody holds, asks for or shows is given.
-//! 4. Where two statuses show one address after all, the older Service keeps it, and the other one gets another.
-//! 5. A Service that asks for particular addresses has them from its `spec`. One that asks for an address that has been
+//! 4. What a status shows stays, whatever other Services come and go. Only what nobody holds, asks for or shows is given.
+//! 5. Where two statuses show one address after all, the older Service keeps it, and the other one gets another.
+//! 6. A Service that asks for particular addresses has them from its `spec`. One that asks for an address that has been
 //!    given comes too late, unless its own status shows it.
 //!
 //! A folder has no statuses. There, each process remembers by itself what it chose, for as long as it lives
@@ -56,9 +58,6 @@ pub(crate) struct Allocation {
     /// Given by this process, and not shown by the status yet.
     proposals: BTreeMap<NamespacedName, Vec<IpAddr>>,
     proposed: BTreeMap<IpAddr, NamespacedName>,
-    /// Given, and taken back before a status showed it: the write may be on its way, so nobody else gets it until it is shown
-    /// or this process leads no more.
-    withdrawn: BTreeSet<IpAddr>,
     /// Services that lack an address.
     wanting: BTreeSet<NamespacedName>,
     /// Those for which there was none.
@@ -279,9 +278,6 @@ impl Objects {
         allocation.gives = gives;
         allocation.stirred = true;
         if !gives {
-            allocation.withdrawn.clear();
-        }
-        if !gives {
             let unmet = std::mem::take(&mut allocation.unmet).into_keys();
             dirty.objects.extend(unmet.map(|key| reference(Kind::Service, &key)));
             dirty.vips.extend(std::mem::take(&mut allocation.proposed).into_keys());
@@ -340,9 +336,6 @@ impl Objects {
             if !is_open {
                 allocation.proposed.remove(address);
                 dirty.vips.insert(*address);
-                if allocation.recorded.of(address).next().is_none() {
-                    allocation.withdrawn.insert(*address);
-                }
             }
             is_open
         });
@@ -419,7 +412,6 @@ impl Objects {
             allocation.recorded.remove(address, key.clone());
         }
         for address in &addresses {
-            allocation.withdrawn.remove(address);
             allocation.recorded.insert(*address, key.clone());
         }
         if !addresses.is_empty() {
@@ -515,7 +507,6 @@ impl Objects {
     fn is_taken(&self, address: &IpAddr) -> bool {
         let allocation = &self.allocation;
         allocation.proposed.contains_key(address)
-            || allocation.withdrawn.contains(address)
             || self.vips.bindings.contains_key(address)
             || allocation.claimants.of(address).next().is_some()
             || allocation.recorded.of(address).next().is_some()

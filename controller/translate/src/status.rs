@@ -66,6 +66,10 @@ pub struct StatusWrite {
     pub object: ObjectRef,
     /// What it is to show; `None` = it is ours no more, and nothing of what we wrote stays.
     pub shown: Option<Shown>,
+    /// The `metadata.resourceVersion` that this was decided about: whoever writes lets the API server refuse it where the object
+    /// has moved since. Of Services: their statuses are the record of addresses, and a wish that changes while a write is
+    /// on its way would leave a record of what nobody holds. `None` = whatever the object is by now.
+    pub version: Option<Box<str>>,
 }
 
 /// All that a status is to show.
@@ -88,6 +92,8 @@ struct Observed {
     condition: Option<Condition>,
     /// `metadata.generation`, where the kind has it.
     generation: Option<i64>,
+    /// Of Services: `metadata.resourceVersion`.
+    version: Option<Box<str>>,
     /// We wrote its status, and nobody can think it his: it is of another type, or names another controller's class.
     is_left_over: bool,
 }
@@ -166,6 +172,7 @@ fn observed_service(service: &Service) -> Observed {
         as_written: shown.iter().all(|one| one.ip.is_none() || one.ip_mode.as_deref() == Some(IP_MODE)),
         condition: conditions.iter().find(|one| one.type_ == CONDITION_TYPE).map(Condition::observed),
         generation: service.metadata.generation,
+        version: service.metadata.resource_version.as_deref().map(Box::from),
         is_left_over: is_written_by_us && is_nobodys,
         ..Observed::default()
     }
@@ -235,7 +242,8 @@ impl Controller {
             let observed = statuses.observed.get(*object);
             observed.is_some_and(|observed| !observed.addresses.is_empty() || observed.condition.is_some())
         };
-        statuses.ours.iter().filter(shows).map(|object| StatusWrite { object: object.clone(), shown: None }).collect()
+        let write = |object: &ObjectRef| StatusWrite { object: object.clone(), shown: None, version: None };
+        statuses.ours.iter().filter(shows).map(write).collect()
     }
 
     fn status_write(&mut self, object: ObjectRef, published: &[Published]) -> Option<StatusWrite> {
@@ -261,12 +269,15 @@ impl Controller {
             None if was_ours => !addresses.is_empty() || observed.condition.is_some(),
             None => return None,
         };
+        let version = observed.version.clone();
         let ours = &mut self.statuses().ours;
         match &shown {
             Some(_) => drop(ours.insert(object.clone())),
+            // A write of a version may be refused: until nothing is shown it is looked at again.
+            None if differs && version.is_some() => {}
             None => drop(ours.remove(&object)),
         }
-        differs.then_some(StatusWrite { object, shown })
+        differs.then_some(StatusWrite { object, shown, version })
     }
 
     fn shown_by(&self, service: &ObjectRef) -> Shown {

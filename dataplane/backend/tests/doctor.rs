@@ -115,7 +115,7 @@ fn link(facts: &mut HostFacts) -> &mut LinkFacts {
 fn the_gravest_comes_first_and_all_settings_count() {
     let (mut facts, expected) = healthy();
     facts.links.get_mut("all").expect("a link").rp_filter = Some(1);
-    facts.kube_proxy = Some("ipvs".to_owned());
+    facts.clock_is_right = Some(false);
     facts.loopback.clear();
     let severities: Vec<Severity> = examine(&facts, &expected).iter().map(|finding| finding.severity).collect();
     assert_eq!(severities, [Severity::Broken, Severity::Risky, Severity::Hint]);
