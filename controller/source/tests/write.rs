@@ -138,10 +138,10 @@ fn what_was_decided_about_an_older_state_is_not_written() {
     let server = ApiServer::start().expect("a server");
     let service = json!({"kind": "Service", "metadata": {"namespace": "shop", "name": "web"}, "spec": {}});
     let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().expect("a version").into();
-    let old: Box<str> = version(&*server.put(service.clone()).expect("put"));
+    let old: Box<str> = version(&server.put(service.clone()).expect("put"));
     let mut moved = service;
     moved["spec"]["type"] = "ClusterIP".into();
-    let new: Box<str> = version(&*server.put(moved).expect("put"));
+    let new: Box<str> = version(&server.put(moved).expect("put"));
     let writer = start(&server, "one");
     until("the lead", || writer.leads());
     let write = |address, version: &str| StatusWrite {
