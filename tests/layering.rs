@@ -66,7 +66,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ),
     ("sluicegate-route", &["sluicegate-config"]),
     ("sluicegate-source", &["sluicegate-config", "sluicegate-translate"]),
-    ("sluicegate-telemetry", &[]),
+    ("sluicegate-telemetry", &["sluicegate-trace"]),
     ("sluicegate-trace", &[]),
     ("sluicegate-translate", &["sluicegate-config"]),
     ("sluicegate-xdp", &["sluicegate-dsr", "sluicegate-l4"]),

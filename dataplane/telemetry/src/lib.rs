@@ -13,6 +13,7 @@ pub mod logging;
 pub mod metrics;
 pub mod packets;
 pub mod process;
+pub mod request;
 pub mod source;
 pub mod worker;
 
@@ -24,4 +25,5 @@ pub use labels::{
 };
 pub use logging::{LogError, LogFormat};
 pub use metrics::Metrics;
+pub use request::{Downstream, DownstreamTls, FinishedRequest, HeadFields, RequestSink, RequestSinks, RouteTaken, Try};
 pub use worker::{BackendCounters, BackendTotals, MAX_BACKEND_SLOTS, RequestSample, WorkerMetrics};
