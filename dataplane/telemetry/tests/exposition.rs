@@ -160,7 +160,12 @@ fn every_metric_of_the_table_is_exposed_and_nothing_else() {
     metrics.set_packets(packet_counts());
     metrics.set_source(Arc::new(source_counts));
     metrics.expect_reviews();
+    metrics.set_node_packets([("to_pod", 6)]);
+    metrics.set_pools([control::PoolAddresses { pool: "default".into(), used: 3, free: 253.0 }]);
     for exposed in both(&metrics) {
+        assert_eq!(exposed.value("sluicegate_node_packets_total", &[("reason", "to_pod")]), Some(6.0));
+        let free = [("pool", "default"), ("state", "free")];
+        assert_eq!(exposed.value("sluicegate_vip_pool_addresses", &free), Some(253.0));
         let families: BTreeSet<&str> = exposed.families.keys().map(String::as_str).collect();
         let table: BTreeSet<&str> = TABLE.iter().map(|info| info.name).collect();
         assert_eq!(families, table);
