@@ -54,6 +54,8 @@ pub struct FinishedRequest<'a> {
     pub response_fields: Option<&'a dyn HeadFields>,
     /// The final status that the client was sent; 499 where it went before it got one, 0 where nothing was sent.
     pub status: u16,
+    /// What the backend said in `grpc-status`: in a trailer, or in the head of an answer without a body.
+    pub grpc_status: Option<u16>,
     /// Why the gateway answered by itself or cut the response, with words for people.
     pub fault: Option<(FaultReason, &'a str)>,
     /// Body bytes received from the client, without framing.
@@ -126,6 +128,10 @@ pub struct Try {
     pub pod: Option<Arc<str>>,
     /// The node that the pod runs on, where that is known.
     pub node: Option<Arc<str>>,
+    /// How the endpoint was spoken to.
+    pub protocol: Protocol,
+    /// Over TLS.
+    pub is_tls: bool,
     /// The connection had carried requests before.
     pub reused: bool,
     /// Waiting for a connection that was free or might be opened.
