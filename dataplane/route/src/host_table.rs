@@ -9,7 +9,8 @@ use crate::rewrite::Template;
 use crate::text::Text;
 use serde::Serialize;
 use sluicegate_config::{
-    Action, BackendId, Dialect, HostPattern, Matching, PathMatch, Policy, Redirect, Route, RuleRef, VirtualHost,
+    Action, BackendId, Dialect, HostPattern, Matching, ObjectRef, PathMatch, Policy, Redirect, Route, RuleRef,
+    VirtualHost,
 };
 use std::sync::Arc;
 
@@ -23,6 +24,23 @@ impl BackendSlot {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+}
+
+/// Where requests of one host, Ingress and Service are counted: a place that it has for as long as a table has such a
+/// route, and that is given to others afterwards.
+#[derive(Clone, Debug)]
+pub struct SeriesSlot {
+    /// The place; places are numbered densely from 0.
+    pub index: u32,
+    /// Whose place it is. Another one is another `Arc`, and this one is dropped with the last table that has the route.
+    pub tenure: Arc<()>,
+}
+
+/// What a host's requests are told apart by when they are counted.
+struct Counted {
+    ingress: ObjectRef,
+    service: Option<Arc<str>>,
+    slot: SeriesSlot,
 }
 
 /// What a route does with a request.
@@ -48,13 +66,15 @@ pub struct CompiledRoute {
     pub path: PathMatch,
     /// Why it matches nothing, if its regular expression cannot be compiled.
     pub unusable: Option<Arc<str>>,
+    /// Where its requests are counted.
+    pub series: SeriesSlot,
     pub(crate) dialect: Dialect,
     pub(crate) condition: Condition,
     pub(crate) template: Option<Box<Template>>,
 }
 
 impl CompiledRoute {
-    fn new(route: &Route, target: Target, dialect: Dialect) -> Self {
+    fn new(route: &Route, target: Target, series: SeriesSlot, dialect: Dialect) -> Self {
         let mut unusable = None;
         let literal = |text: &str| normalize_literal(dialect, text);
         let condition = match &route.path {
@@ -76,6 +96,7 @@ impl CompiledRoute {
             origin: route.origin.clone(),
             path: route.path.clone(),
             unusable,
+            series,
             dialect,
             condition,
             template,
@@ -164,11 +185,20 @@ pub struct HostTable {
     fallback: Option<u32>,
     /// The backends of its routes, each once, ascending.
     backends: Box<[u32]>,
+    /// Where its requests are counted.
+    counted: Box<[Counted]>,
 }
 
 impl HostTable {
-    /// Compiles a host. `slot_of` says where a backend is kept, and keeps a place for one that is not there.
-    pub(crate) fn new(pattern: &HostPattern, host: &VirtualHost, mut slot_of: impl FnMut(&BackendId) -> u32) -> Self {
+    /// Compiles a host. `slot_of` says where a backend is kept, and keeps a place for one that is not there; `fresh`
+    /// gives a place to count in, for what the `former` table of the host has none for.
+    pub(crate) fn new(
+        pattern: &HostPattern,
+        host: &VirtualHost,
+        former: Option<&Self>,
+        mut slot_of: impl FnMut(&BackendId) -> u32,
+        mut fresh: impl FnMut() -> u32,
+    ) -> Self {
         let mut order: Vec<&Route> = host.routes.iter().collect();
         order.sort_by(|one, other| {
             let (mut text, mut other_text) = (Vec::new(), Vec::new());
@@ -179,13 +209,28 @@ impl HostTable {
                 &mut other_text,
             ))
         });
+        let mut counted: Vec<Counted> = Vec::new();
+        let mut series_of = |route: &Route| {
+            let ingress = &route.origin.ingress;
+            let service = if let Action::Forward(id) = &route.action { Some(&id.service) } else { None };
+            let is_same = |one: &&Counted| one.ingress == *ingress && one.service.as_ref() == service;
+            if let Some(known) = counted.iter().find(is_same) {
+                return known.slot.clone();
+            }
+            let kept = former.and_then(|former| former.counted.iter().find(is_same));
+            let new = || SeriesSlot { index: fresh(), tenure: Arc::new(()) };
+            let slot = kept.map_or_else(new, |kept| kept.slot.clone());
+            counted.push(Counted { ingress: ingress.clone(), service: service.cloned(), slot: slot.clone() });
+            slot
+        };
         let compile = |route: &Route| {
+            let series = series_of(route);
             let target = match &route.action {
                 Action::Forward(id) => Target::Forward(BackendSlot(slot_of(id))),
                 Action::Redirect(redirect) => Target::Redirect(redirect.clone()),
                 Action::Deny(reason) => Target::Deny(Arc::clone(reason)),
             };
-            CompiledRoute::new(route, target, host.dialect)
+            CompiledRoute::new(route, target, series, host.dialect)
         };
         let routes: Vec<CompiledRoute> = order.into_iter().chain(&host.fallback).map(compile).collect();
         let fallback = host.fallback.as_ref().and_then(|_| routes.len().checked_sub(1));
@@ -202,7 +247,16 @@ impl HostTable {
             routes,
             pattern: pattern.clone(),
             backends: backends.into(),
+            counted: counted.into(),
         }
+    }
+
+    /// Places to count in that this table has and the next one of the host does not.
+    pub(crate) fn series_gone<'a>(&'a self, next: Option<&'a Self>) -> impl Iterator<Item = u32> + 'a {
+        let stays = move |slot: &SeriesSlot| {
+            next.is_some_and(|next| next.counted.iter().any(|one| one.slot.index == slot.index))
+        };
+        self.counted.iter().map(|one| &one.slot).filter(move |slot| !stays(slot)).map(|slot| slot.index)
     }
 
     /// What it claims.

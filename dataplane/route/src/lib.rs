@@ -24,7 +24,7 @@ mod table;
 mod text;
 
 pub use explain::{Candidate, Explanation, Reason};
-pub use host_table::{BackendSlot, CompiledRoute, HostTable, Target};
+pub use host_table::{BackendSlot, CompiledRoute, HostTable, SeriesSlot, Target};
 pub use normalize::BadPath;
 pub use pattern::{PatternError, check_pattern};
 pub use rewrite::{redirect_location, rewrite};

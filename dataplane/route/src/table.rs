@@ -56,6 +56,8 @@ pub struct RouteTable {
     server_names: Named<(HostPattern, Arc<ServerName>)>,
     backends: Slots<BackendEntry>,
     backend_index: Index,
+    /// Places to count in that are given out.
+    series: Slots<()>,
     listeners: Arc<BTreeMap<u16, Arc<StreamListener>>>,
     /// The last number given out as incarnation or version.
     last_number: u64,
@@ -77,6 +79,7 @@ impl RouteTable {
             server_names: Named::new(),
             backends: Slots::new(),
             backend_index: Index::new(),
+            series: Slots::new(),
             listeners: Arc::default(),
             last_number: 0,
         }
@@ -94,6 +97,7 @@ impl RouteTable {
             server_names: self.server_names.clone(),
             backends: self.backends.clone(),
             backend_index: self.backend_index.clone(),
+            series: self.series.clone(),
             listeners: Arc::clone(&self.listeners),
             last_number: self.last_number,
         };
@@ -266,17 +270,24 @@ impl RouteTable {
 
     fn set_host(&mut self, pattern: &HostPattern, host: &VirtualHost, references: &mut References) {
         let seed = self.seed;
-        let table = HostTable::new(pattern, host, |id| self.place_of_backend(id));
-        references.add(table.backends(), 1);
-        let entry = HostEntry::new(table, seed);
-        if let Some(old) = self.hosts.set(pattern, entry, seed, |entry| entry.table.pattern()) {
-            references.add(old.table.backends(), -1);
+        let former = self.hosts.get(pattern, seed, |entry| entry.table.pattern()).map(|entry| Arc::clone(&entry.table));
+        let mut series = std::mem::replace(&mut self.series, Slots::new());
+        let place = |id: &BackendId| self.place_of_backend(id);
+        let table = HostTable::new(pattern, host, former.as_deref(), place, || series.insert(()));
+        // What left is free only now: the same place must not go from one to another within one table.
+        if let Some(former) = &former {
+            former.series_gone(Some(&table)).for_each(|slot| _ = series.remove(slot));
+            references.add(former.backends(), -1);
         }
+        self.series = series;
+        references.add(table.backends(), 1);
+        self.hosts.set(pattern, HostEntry::new(table, seed), seed, |entry| entry.table.pattern());
     }
 
     fn remove_host(&mut self, pattern: &HostPattern, references: &mut References) {
         if let Some(old) = self.hosts.remove(pattern, self.seed, |entry| entry.table.pattern()) {
             references.add(old.table.backends(), -1);
+            old.table.series_gone(None).for_each(|slot| _ = self.series.remove(slot));
         }
     }
 
@@ -409,6 +420,10 @@ impl<T: Clone> Named<T> {
             HostPattern::Wildcard(_) => self.wildcard(name_of(pattern), seed, is_named),
             HostPattern::Any => self.any,
         }
+    }
+
+    fn get(&self, pattern: &HostPattern, seed: Seed, pattern_of: impl Fn(&T) -> &HostPattern) -> Option<&T> {
+        self.slots.get(self.slot_of(pattern, seed, pattern_of)?)
     }
 
     /// Puts a value under a pattern and returns what was there.

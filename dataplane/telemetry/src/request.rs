@@ -113,6 +113,9 @@ pub struct RouteTaken<'a> {
     pub path: &'a str,
     /// Name and port of the Service; `None` for redirects and refusals.
     pub service: Option<(&'a Arc<str>, &'a str)>,
+    /// Where requests of this host, Ingress and Service are counted: a place, and whose it is. The `Arc` lives as long
+    /// as a routing table has such a route, so who holds a `Weak` of it learns when it left.
+    pub series: (u32, &'a Arc<()>),
 }
 
 /// One try of a request at one endpoint.
