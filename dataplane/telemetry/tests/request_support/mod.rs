@@ -62,6 +62,7 @@ pub struct Route {
     pub host: String,
     pub path: String,
     pub service: Option<(Arc<str>, String)>,
+    pub series: (u32, Arc<()>),
 }
 
 impl Default for Request {
@@ -92,6 +93,7 @@ impl Default for Request {
                 host: "shop.example".to_owned(),
                 path: "/cart".to_owned(),
                 service: Some(("cart".into(), "80".to_owned())),
+                series: (0, Arc::default()),
             }),
             tries: vec![attempt(started, 1)],
             request_id: b"0123456789abcdef0123456789abcdef".to_vec(),
@@ -137,6 +139,7 @@ impl Request {
                 host: &route.host,
                 path: &route.path,
                 service: route.service.as_ref().map(|(name, port)| (name, port.as_str())),
+                series: (route.series.0, &route.series.1),
             }),
             tries: &self.tries,
             request_id: &self.request_id,
