@@ -131,6 +131,9 @@ pub struct Policy {
     pub send_timeout: Option<Duration>,
     /// Path rewrite.
     pub rewrite: Option<Rewrite>,
+    /// False keeps requests out of the access log, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<bool>,
 }
 
 /// One path of a virtual host.

@@ -114,6 +114,7 @@ impl Reader {
     fn implemented(&mut self, key: &str, short: &str, value: &str) {
         match short {
             "backend-protocol" => self.protocol(key, value),
+            "enable-access-log" => self.policy.access_log = self.truth(key, value),
             "canary" => {
                 if self.boolean(key, value) {
                     self.options.canary = true;
@@ -212,14 +213,19 @@ impl Reader {
         self.remark(key, Verdict::Rejected, reason, row.remedy);
     }
 
-    /// The forms that ingress-nginx takes (Go's ParseBool).
+    /// False where the value is none.
     fn boolean(&mut self, key: &str, value: &str) -> bool {
+        self.truth(key, value).unwrap_or(false)
+    }
+
+    /// The forms that ingress-nginx takes (Go's ParseBool).
+    fn truth(&mut self, key: &str, value: &str) -> Option<bool> {
         match value {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-            "0" | "f" | "F" | "false" | "FALSE" | "False" | "" => false,
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" | "" => Some(false),
             _ => {
                 self.refuse(key, value, "write \"true\" or \"false\"");
-                false
+                None
             }
         }
     }

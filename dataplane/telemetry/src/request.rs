@@ -116,6 +116,8 @@ pub struct RouteTaken<'a> {
     /// Where requests of this host, Ingress and Service are counted: a place, and whose it is. The `Arc` lives as long
     /// as a routing table has such a route, so who holds a `Weak` of it learns when it left.
     pub series: (u32, &'a Arc<()>),
+    /// Its owner wants its requests in the access log (`enable-access-log`, true where nothing is said).
+    pub access_log: bool,
 }
 
 /// One try of a request at one endpoint.

@@ -33,7 +33,6 @@ pub(crate) fn find(key: &str) -> Option<&'static Row> {
 
 const NOTHING: &[&str] = &[];
 const OFF: &[&str] = &["false", "off", "0", ""];
-const ON: &[&str] = &["true", "on"];
 
 const AUTH: &str =
     "authenticate in the backend, or keep this Ingress on a controller that has it, and remove the annotation";
@@ -122,7 +121,7 @@ const ROWS: &[Row] = &[
     row("default-backend", Ignored, NOTHING, "use spec.defaultBackend for paths that nothing takes, and remove the annotation"),
     row("denylist-source-range", Closes, NOTHING, SOURCE_RANGE),
     row("disable-proxy-intercept-errors", Ignored, OFF, "remove the annotation; answers of backends are never replaced"),
-    row("enable-access-log", Ignored, ON, TELEMETRY),
+    row("enable-access-log", Implemented, &["true", ""], ""),
     row("enable-cors", Ignored, OFF, CORS),
     row("enable-global-auth", Ignored, OFF, "remove the annotation; there is no global authentication to take part in"),
     row("enable-modsecurity", Closes, OFF, WAF),

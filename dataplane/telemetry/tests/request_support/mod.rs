@@ -63,6 +63,7 @@ pub struct Route {
     pub path: String,
     pub service: Option<(Arc<str>, String)>,
     pub series: (u32, Arc<()>),
+    pub access_log: bool,
 }
 
 impl Default for Request {
@@ -94,6 +95,7 @@ impl Default for Request {
                 path: "/cart".to_owned(),
                 service: Some(("cart".into(), "80".to_owned())),
                 series: (0, Arc::default()),
+                access_log: true,
             }),
             tries: vec![attempt(started, 1)],
             request_id: b"0123456789abcdef0123456789abcdef".to_vec(),
@@ -140,6 +142,7 @@ impl Request {
                 path: &route.path,
                 service: route.service.as_ref().map(|(name, port)| (name, port.as_str())),
                 series: (route.series.0, &route.series.1),
+                access_log: route.access_log,
             }),
             tries: &self.tries,
             request_id: &self.request_id,
