@@ -18,6 +18,7 @@ mod scope;
 mod secrets;
 
 pub use access::ClusterFacts;
+pub(crate) use client::innermost;
 pub use client::{ClientError, KubeClient, Login};
 pub use contact::{Answered, ApiContact, ApiCounts, WatchState};
 pub(crate) use raw::Raw;

@@ -59,7 +59,8 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Sends the process's events to standard error, but for the watcher of the Kubernetes client, which speaks at every try. `filter` is a level or a list of `target=level` directives.
+/// Sends the process's events to standard error, but for those of the Kubernetes client, which speaks at every try.
+/// `filter` is a level or a list of `target=level` directives.
 /// Text is coloured on a terminal, unless `NO_COLOR` is set and not empty (no-color.org).
 ///
 /// # Errors
@@ -100,7 +101,7 @@ where
 }
 
 /// What a library says of each try, where we say it once and again while it lasts. A directive for the same target wins.
-const SAID_ELSEWHERE: &str = "kube_runtime::watcher=off";
+const SAID_ELSEWHERE: &str = "kube_runtime::watcher=off,kube_client=off";
 
 fn is_plausible(directive: &str) -> bool {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

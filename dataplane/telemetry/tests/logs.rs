@@ -74,13 +74,14 @@ fn what_is_no_filter_or_format_is_refused_with_a_remedy() {
 }
 
 #[test]
-fn each_try_of_the_watcher_is_told_where_it_is_asked_for() {
+fn each_try_of_the_client_is_told_where_it_is_asked_for() {
     let told = |filter: &str| {
         let sink = Sink::default();
         let writer = sink.clone();
         let subscriber = subscriber(LogFormat::Text, filter, false, move || writer.clone()).expect("valid filter");
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(target: "kube_runtime::watcher", "refused again");
+            tracing::error!(target: "kube_client::client::builder", "refused again");
             tracing::warn!(target: "kube_runtime", "another matter");
         });
         let bytes = sink.0.lock().expect("no panic").clone();
@@ -89,5 +90,6 @@ fn each_try_of_the_watcher_is_told_where_it_is_asked_for() {
     assert_eq!(told("info"), 1);
     assert_eq!(told("trace"), 1);
     assert_eq!(told("info,kube_runtime::watcher=warn"), 2);
+    assert_eq!(told("info,kube_client=error"), 2);
     assert_eq!(told("kube_runtime=warn,info"), 1);
 }

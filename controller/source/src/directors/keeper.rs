@@ -4,7 +4,7 @@ use super::{
     ADDRESSES, BOOT, DURATION, DirectorMember, DirectorNews, DirectorRecord, LABEL, LIFE, Ledger, MEMBERSHIP, RECORD,
     RENEWAL, annotation, lease_name, lease_of, member_of, record_of,
 };
-use crate::kube::{KubeClient, Pauses};
+use crate::kube::{KubeClient, Pauses, innermost};
 use futures_util::StreamExt as _;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -181,7 +181,7 @@ impl Keeper {
                         watcher::Error::InitialListFailed(error)
                         | watcher::Error::WatchStartFailed(error)
                         | watcher::Error::WatchFailed(error) => self.plainly("list, watch", error),
-                        error => error.to_string(),
+                        error => innermost(error),
                     }),
                     None => return,
                 },
@@ -459,7 +459,7 @@ impl Keeper {
                     crate::rights::rule("coordination.k8s.io", "leases", verbs)
                 )
             }
-            error => error.to_string(),
+            error => innermost(error),
         }
     }
 }

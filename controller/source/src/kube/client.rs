@@ -209,7 +209,7 @@ impl Drop for Waiting {
 }
 
 /// The error at the bottom says what happened, those above it where.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

@@ -1,6 +1,7 @@
 //! One watch: everything that there is of a kind, and what becomes of it.
 
 use super::batch::Item;
+use super::client::innermost;
 use super::contact::{ApiContact, WatchState};
 use super::raw::Raw;
 use crate::object::{Decoded, Refusal, TypeMeta, decode};
@@ -483,13 +484,10 @@ fn is_unknown_demand(error: &watcher::Error) -> bool {
 }
 
 fn plainly(error: &watcher::Error) -> String {
-    let mut at: &dyn std::error::Error = error;
-    while let Some(source) = at.source() {
-        at = source;
-    }
+    let happened = innermost(error);
     match status(error) {
-        Some(code) => format!("{code} {at}"),
-        None => at.to_string(),
+        Some(code) => format!("{code} {happened}"),
+        None => happened,
     }
 }
 

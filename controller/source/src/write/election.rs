@@ -1,6 +1,7 @@
 //! The election over an API server: reads and writes the Lease as [`Election`] says.
 
 use super::{PATIENCE, Shared, WriterSettings};
+use crate::kube::innermost;
 use crate::lease::{Election, Record, Step};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -55,7 +56,7 @@ impl Elector {
     }
 
     async fn look(&mut self) -> Result<(), String> {
-        let text = |error: kube::Error| error.to_string();
+        let text = |error: kube::Error| innermost(&error);
         let found = self.leases.get_opt(&self.name).await.map_err(text)?;
         let record = found.as_ref().map(record_of);
         let begun = Instant::now();
@@ -72,7 +73,7 @@ impl Elector {
             Ok(lease) => self.election.written(record_of(&lease), begun),
             // Another one was faster: the next look shows it.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(innermost(&error)),
         }
         Ok(())
     }
