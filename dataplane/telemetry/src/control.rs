@@ -2,6 +2,7 @@
 
 use crate::packets::PacketCounts;
 use crate::source::Source;
+use crate::span::SpanQueue;
 use crate::worker::{BUCKETS_NS, HistogramTotal};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub(crate) struct Control {
     /// Of a real server, by reason.
     pub(crate) node_packets: Vec<(&'static str, u64)>,
     pub(crate) source: Source,
+    pub(crate) spans: Option<Arc<SpanQueue>>,
 }
 
 impl Control {
@@ -73,6 +75,7 @@ impl Control {
             packets: self.packets.clone(),
             node_packets: self.node_packets.clone(),
             source: self.source.clone(),
+            spans: self.spans.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::labels::{
 use crate::metrics::{MetricId, MetricInfo, MetricKind, Snapshot, TABLE};
 use crate::packets::{Counted, PacketCounts};
 use crate::source::SourceCounts;
+use crate::span::{DropReason, ExportCounts, ExportFailure};
 use crate::worker::{BUCKETS_NS, CODES, Counter, Histogram, HistogramTotal, WorkerMetrics, code_label};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -285,6 +286,9 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
             .reviews
             .as_ref()
             .map_or(Ok(()), |reviews| family.sample(&[], &Value::Histogram(&reviews.duration.0))),
+        MetricId::SpansExported | MetricId::SpansDropped | MetricId::SpansQueued | MetricId::SpanExportFailures => {
+            control.spans.as_ref().map_or(Ok(()), |queue| spans(queue.counts(), id, family))
+        }
         MetricId::BuildInfo => family.integer(&[env!("CARGO_PKG_VERSION")], 1),
         MetricId::Workers => family.integer(&[], snapshot.workers as u64),
         MetricId::ProcessCpu => family.float_if_known(process.cpu_seconds),
@@ -294,6 +298,21 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::ProcessOpenFds => family.integer_if_known(process.open_fds),
         MetricId::ProcessMaxFds => family.integer_if_known(process.max_fds),
         MetricId::ProcessStart => family.float_if_known(process.start_seconds),
+    }
+}
+
+/// What became of spans.
+fn spans(counts: &ExportCounts, id: MetricId, family: &mut Family<'_>) -> fmt::Result {
+    match id {
+        MetricId::SpansExported => family.integer(&[], counts.exported()),
+        MetricId::SpansDropped => {
+            each(DropReason::ALL, DropReason::as_str, |reason, label| family.integer(&[label], counts.dropped(reason)))
+        }
+        MetricId::SpansQueued => family.integer(&[], counts.queued() as u64),
+        MetricId::SpanExportFailures => each(ExportFailure::ALL, ExportFailure::as_str, |failure, label| {
+            family.integer(&[label], counts.failures(failure))
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -41,6 +41,8 @@ macro_rules! closed_set {
     };
 }
 
+pub(crate) use closed_set;
+
 closed_set! {
     /// The protocol that a client speaks.
     Protocol {

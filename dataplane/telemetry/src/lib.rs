@@ -15,6 +15,7 @@ pub mod packets;
 pub mod process;
 pub mod request;
 pub mod source;
+pub mod span;
 pub mod worker;
 
 pub use control::{CertificateExpiry, RejectionCounts};
@@ -26,4 +27,5 @@ pub use labels::{
 pub use logging::{LogError, LogFormat};
 pub use metrics::Metrics;
 pub use request::{Downstream, DownstreamTls, FinishedRequest, HeadFields, RequestSink, RequestSinks, RouteTaken, Try};
+pub use span::{DropReason, ExportCounts, ExportFailure, SpanQueue, SpanRecord, SpanSinks};
 pub use worker::{BackendCounters, BackendTotals, MAX_BACKEND_SLOTS, RequestSample, WorkerMetrics};

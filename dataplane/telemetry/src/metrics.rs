@@ -6,6 +6,7 @@ use crate::labels::{FaultReason, LimitName, ListenerKind, ReviewEnd};
 use crate::packets::PacketCounts;
 use crate::process::Process;
 use crate::source::{SourceCounts, SourceReader};
+use crate::span::SpanQueue;
 use crate::worker::{BackendTotals, MAX_BACKEND_SLOTS, WorkerMetrics};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -187,6 +188,15 @@ metric_table! {
         "Objects that the webhook was asked about, by what it said.";
     AdmissionDuration Histogram "sluicegate_admission_review_duration_seconds" []
         "Time from the end of a webhook's request to its answer.";
+    // Spans
+    SpansExported Counter "sluicegate_spans_exported_total" []
+        "Spans that a collector took.";
+    SpansDropped Counter "sluicegate_spans_dropped_total" ["reason"]
+        "Spans that are lost, by why.";
+    SpansQueued Gauge "sluicegate_spans_queued" []
+        "Spans that wait to be sent to a collector.";
+    SpanExportFailures Counter "sluicegate_span_export_failures_total" ["reason"]
+        "Requests to a collector that failed, whether or not they were repeated.";
     // Process
     BuildInfo Gauge "sluicegate_build_info" ["version"]
         "Always 1; the label says which build runs.";
@@ -300,6 +310,11 @@ impl Metrics {
     /// Who is asked about the API server at each scrape. Without it there are no series of it.
     pub fn set_source(&self, reader: Arc<SourceReader>) {
         lock(&self.control).source.reader = Some(reader);
+    }
+
+    /// Whose counts of spans are shown. Without it there are no series of them.
+    pub fn set_spans(&self, queue: Arc<SpanQueue>) {
+        lock(&self.control).spans = Some(queue);
     }
 
     /// There is a webhook: its series begin at zero.

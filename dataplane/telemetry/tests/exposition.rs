@@ -24,6 +24,16 @@ fn sample(status: u16) -> RequestSample {
     }
 }
 
+/// Of a queue that lost and sent some spans, and holds one.
+fn span_queue() -> Arc<SpanQueue> {
+    let queue = SpanQueue::new(100, 10, || {});
+    queue.push(SpanRecord { spans: 1, bytes: [0].into() });
+    queue.counts().count_exported(5);
+    queue.counts().count_dropped(DropReason::Refused, 3);
+    queue.counts().count_failure(ExportFailure::Busy);
+    Arc::new(queue)
+}
+
 fn both(metrics: &Metrics) -> [Exposed; 2] {
     let open = metrics.expose(Exposition::OpenMetrics);
     let text = metrics.expose(Exposition::Text);
@@ -107,6 +117,7 @@ fn what_is_asked_of_an_api_server_is_exposed_where_there_is_one() {
         }
     }
     metrics.set_source(Arc::new(source_counts));
+    metrics.set_spans(span_queue());
     metrics.expect_reviews();
     metrics.reviewed(ReviewEnd::Refused, Duration::from_millis(2));
     for exposed in both(&metrics) {
@@ -119,6 +130,11 @@ fn what_is_asked_of_an_api_server_is_exposed_where_there_is_one() {
         assert_eq!(exposed.value("sluicegate_source_watch_errors_total", &[("resource", "services")]), Some(5.0));
         let patch = [("verb", "patch"), ("resource", "ingresses/status"), ("code", "none")];
         assert_eq!(exposed.value("sluicegate_source_requests_total", &patch), Some(7.0));
+        assert_eq!(exposed.value("sluicegate_spans_exported_total", &[]), Some(5.0));
+        assert_eq!(exposed.value("sluicegate_spans_dropped_total", &[("reason", "refused")]), Some(3.0));
+        assert_eq!(exposed.value("sluicegate_spans_dropped_total", &[("reason", "queue_full")]), Some(0.0));
+        assert_eq!(exposed.value("sluicegate_spans_queued", &[]), Some(1.0));
+        assert_eq!(exposed.value("sluicegate_span_export_failures_total", &[("reason", "busy")]), Some(1.0));
         assert_eq!(exposed.value("sluicegate_admission_reviews_total", &[("verdict", "refused")]), Some(1.0));
         assert_eq!(exposed.value("sluicegate_admission_reviews_total", &[("verdict", "allowed")]), Some(0.0));
         assert_eq!(exposed.histogram_count("sluicegate_admission_review_duration_seconds", &[]), Some(1.0));
@@ -161,6 +177,7 @@ fn every_metric_of_the_table_is_exposed_and_nothing_else() {
     metrics.set_source(Arc::new(source_counts));
     metrics.expect_reviews();
     metrics.set_node_packets([("to_pod", 6)]);
+    metrics.set_spans(span_queue());
     metrics.set_pools([control::PoolAddresses { pool: "default".into(), used: 3, free: 253.0 }]);
     for exposed in both(&metrics) {
         assert_eq!(exposed.value("sluicegate_node_packets_total", &[("reason", "to_pod")]), Some(6.0));
