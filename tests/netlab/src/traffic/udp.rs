@@ -120,7 +120,9 @@ fn answer(socket: &UdpSocket, prefix: &[u8], count: &AtomicU64) {
         return;
     };
     let reply = [prefix, &buffer[..length]].concat();
-    if socket.send_to(&reply, client).is_ok() {
-        count.fetch_add(1, Ordering::Relaxed);
+    // Counted first: whoever has the reply finds it counted.
+    count.fetch_add(1, Ordering::Relaxed);
+    if socket.send_to(&reply, client).is_err() {
+        count.fetch_sub(1, Ordering::Relaxed);
     }
 }
