@@ -6,10 +6,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+helm=${HELM:-helm}
+command -v "$helm" >/dev/null || {
+    echo "deploy/render.sh: there is no $helm: install helm 3 or 4, or name it with HELM=" >&2
+    exit 2
+}
+
 render() {
     printf '# Sluicegate on a cluster: kubectl apply -f sluicegate.yaml; see docs/install.md.\n'
     printf '# The rendered default of deploy/helm/sluicegate, by deploy/render.sh: change it there.\n'
-    "${HELM:-helm}" template sluicegate helm/sluicegate --namespace sluicegate-system --set namespace.create=true
+    "$helm" template sluicegate helm/sluicegate --namespace sluicegate-system --set namespace.create=true
 }
 
 case ${1:-} in
