@@ -5,15 +5,19 @@
 
 use crate::answers::Answers;
 use crate::api_server::ApiServer;
+use crate::changes::{self, Cause};
 use crate::check::unix_now;
 use crate::director::{Director, NodeMarks};
 use crate::tap::TapLines;
-use crate::{explain, ownership};
+use crate::{explain, ownership, pulse};
 use sluicegate_admin::director::{ConflictState, CordonError, DirectorState};
 use sluicegate_admin::packets::{PacketsState, PortTraffic};
 use sluicegate_admin::source::SourceState;
 use sluicegate_admin::state::{ListenerProtocol, Live, LiveEndpoint, LiveRealServer, Traffic};
-use sluicegate_admin::{ExplainError, Lines, Readiness, Section, State, StateView, TapError, TapRequest, Unavailable};
+use sluicegate_admin::{
+    ChangeLog, ChangeState, ExplainError, Lines, Pulse, Readiness, Section, State, StateView, TapError, TapRequest,
+    TrafficVisitor, Unavailable,
+};
 use sluicegate_config::{BackendId, Change, Desired, Diff, Rejection, Settings, TransportProtocol, Verdict, VipPools};
 use sluicegate_forward::forwarder::NoAnswer;
 use sluicegate_forward::packet_tuple::NoPacket;
@@ -105,6 +109,7 @@ pub struct Parts {
     /// `None` where objects come from a folder.
     pub api_server: Option<ApiServer>,
     pub pools: Arc<VipPools>,
+    pub changes: Arc<ChangeLog>,
 }
 
 /// The running loop.
@@ -118,7 +123,7 @@ impl Control {
     /// `answers` is for a source that is answered.
     pub fn start(settings: Settings, parts: Parts, answers: Option<Answers>) -> io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
-        let Parts { proxy, director, metrics, status, pools, .. } = parts;
+        let Parts { proxy, director, metrics, status, pools, changes, .. } = parts;
         let shell = Loop {
             controller: Controller::new(settings),
             proxy,
@@ -127,6 +132,7 @@ impl Control {
             status,
             answers,
             pools,
+            changes,
             lead: Lead::None,
             failures: BTreeSet::new(),
         };
@@ -189,6 +195,7 @@ struct Loop {
     status: Arc<Status>,
     answers: Option<Answers>,
     pools: Arc<VipPools>,
+    changes: Arc<ChangeLog>,
     lead: Lead,
     /// What the director could not do of the bindings when it was last asked.
     failures: BTreeSet<(IpAddr, String)>,
@@ -211,7 +218,7 @@ impl Loop {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let update = self.controller.apply([], unix_now());
-                    self.serve(&update, Instant::now());
+                    self.serve(&update, Instant::now(), Cause::time());
                     self.tell(&update);
                     self.tell_failures();
                     self.count_pools();
@@ -231,8 +238,9 @@ impl Loop {
     }
 
     fn take(&mut self, event: SourceEvent) {
+        let cause = Cause::objects(&event.changes);
         let update = self.controller.apply(event.changes, unix_now());
-        self.serve(&update, event.noticed);
+        self.serve(&update, event.noticed, cause);
         self.tell(&update);
         for (file, rejections) in event.file_rejections {
             let update = self.controller.set_file_rejections(&file, rejections);
@@ -298,7 +306,7 @@ impl Loop {
 
     fn give_addresses(&mut self, gives: bool) {
         let update = self.controller.give_addresses(gives, unix_now());
-        self.serve(&update, Instant::now());
+        self.serve(&update, Instant::now(), Cause::pools());
         self.tell(&update);
     }
 
@@ -324,9 +332,10 @@ impl Loop {
     }
 
     /// Gives the proxy its next tables, and only then looks after everything else.
-    fn serve(&self, update: &Update, noticed: Instant) {
+    fn serve(&self, update: &Update, noticed: Instant, cause: Cause) {
         let Update { diff, generation, .. } = update;
         if diff.is_empty() {
+            self.keep(changes::describe(cause, update, noticed.elapsed(), &[""; 0]));
             return;
         }
         let before = self.proxy.table();
@@ -360,6 +369,13 @@ impl Loop {
             took_ms = millis(took),
             "applied"
         );
+        self.keep(changes::describe(cause, update, took, &applied.failures));
+    }
+
+    fn keep(&self, change: Option<ChangeState>) {
+        if let Some(change) = change {
+            self.changes.add(change);
+        }
     }
 
     fn count_pools(&self) {
@@ -513,6 +529,14 @@ impl StateView for View {
         }
     }
 
+    fn pulse(&self) -> Pulse {
+        pulse::pulse(&self.parts)
+    }
+
+    fn visit_traffic(&self, visitor: &mut dyn TrafficVisitor) {
+        pulse::visit(&self.parts, visitor);
+    }
+
     fn ready(&self) -> Readiness {
         let remark = self.parts.api_server.as_ref().and_then(|server| server.remark(Instant::now()));
         let readiness = self.parts.status.readiness();
@@ -590,6 +614,10 @@ impl Live for LiveParts<'_> {
 
     fn source(&self) -> Option<SourceState> {
         Some(self.parts.api_server.as_ref()?.state(Instant::now()))
+    }
+
+    fn changes(&self) -> Vec<ChangeState> {
+        self.parts.changes.newest_first()
     }
 
     fn director(&self) -> Option<DirectorState> {

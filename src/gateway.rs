@@ -102,6 +102,7 @@ impl Gateway {
             status: Arc::clone(&status),
             api_server: None,
             pools: Arc::new(settings.translate.vip_pools.clone()),
+            changes: Arc::default(),
         };
         let webhook = match &mut settings.source {
             SourceSettings::Cluster(cluster) => cluster.webhook.take(),

@@ -2,6 +2,7 @@
 
 use super::{Director, View};
 use sluicegate_admin::packets::{FlowCounts, PacketsState, PortState, PortTraffic, ReasonCount};
+use sluicegate_admin::traffic::PacketTotals;
 use sluicegate_announce::VipView;
 use sluicegate_config::TransportProtocol;
 use sluicegate_forward::explain::Explanation;
@@ -103,6 +104,31 @@ impl Director {
         state.failures = status.failures.iter().map(ToString::to_string).collect();
         state.problems.clone_from(&status.problems);
         state
+    }
+
+    /// What was counted of all VIPs together; `None` before counters were read.
+    pub fn packet_totals(&self) -> Option<PacketTotals> {
+        let status = self.shared.view().forwarder.clone()?;
+        let mut totals = PacketTotals { counted_ms: milliseconds(status.counted?), ..PacketTotals::default() };
+        for service in status.vips.iter().flat_map(|vip| &vip.services) {
+            totals.packets += service.traffic.packets;
+            totals.bytes += service.traffic.bytes;
+            totals.flows += service.traffic.flows;
+        }
+        let dropped = status.reasons.iter().filter(|(reason, _)| matches!(Outcome::of(*reason), Outcome::Dropped));
+        totals.dropped = dropped.map(|(_, packets)| packets).sum();
+        Some(totals)
+    }
+
+    /// Shows each VIP with when its counters were read, frames and bytes, all its ports together.
+    pub fn visit_vips(&self, visit: &mut dyn FnMut(IpAddr, u64, u64, u64)) {
+        let Some(status) = self.shared.view().forwarder.clone() else { return };
+        let Some(counted) = status.counted.map(milliseconds) else { return };
+        for vip in &status.vips {
+            let traffic = || vip.services.iter().map(|service| service.traffic);
+            let packets = traffic().map(|traffic| traffic.packets).sum();
+            visit(vip.address, counted, packets, traffic().map(|traffic| traffic.bytes).sum());
+        }
     }
 
     /// What of the bindings cannot be done here, VIP by VIP.

@@ -2,6 +2,7 @@
 
 use crate::body::{AnswerBody, Streams};
 use crate::director::CordonError;
+use crate::events::{self, Hub};
 use crate::guard::{Token, names_this_host};
 use crate::page;
 use crate::state::Section;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Views of the state that are made at one time; more wait.
 const VIEWS: usize = 2;
@@ -53,13 +54,19 @@ pub(crate) struct Answerer {
     metrics: Arc<Metrics>,
     token: Option<Token>,
     views: Arc<Semaphore>,
+    hub: Arc<Hub>,
 }
 
 pub(crate) type Answer = Response<AnswerBody>;
 
 impl Answerer {
     pub(crate) fn new(view: Arc<dyn StateView>, metrics: Arc<Metrics>, token: Option<Token>) -> Self {
-        Self { view, metrics, token, views: Arc::new(Semaphore::new(VIEWS)) }
+        Self { view, metrics, token, views: Arc::new(Semaphore::new(VIEWS)), hub: Hub::new() }
+    }
+
+    /// Samples traffic for who watches, until it is told to stop.
+    pub(crate) fn keep_sampling(&self, stopped: watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
+        events::keep_sampling(Arc::clone(&self.hub), Arc::clone(&self.view), Arc::clone(&self.metrics), stopped)
     }
 
     /// Answers a request that came in on `listening`.
@@ -93,7 +100,9 @@ impl Answerer {
             let remedy = "ask under localhost, a loopback address or the address that is listened on";
             return Some(problem(StatusCode::MISDIRECTED_REQUEST, "the Host header names another machine", remedy));
         }
-        if let (Surface::Admin, Some(token)) = (surface, &self.token)
+        // The page itself tells nothing: a browser loads it without a token, and the page asks for one.
+        let is_page = surface == Surface::Admin && page::has(request.uri().path());
+        if let (Surface::Admin, Some(token), false) = (surface, &self.token, is_page)
             && !token.admits(request.headers())
         {
             let remedy = "send `Authorization: Bearer` with the content of --admin-token-file";
@@ -139,9 +148,15 @@ impl Answerer {
     }
 
     async fn admin_surface<B>(&self, request: &Request<B>, streams: &Streams) -> Answer {
+        if let Some(answer) = page::answer(request.uri().path()) {
+            return answer;
+        }
         let query = request.uri().query().unwrap_or_default();
         match request.uri().path() {
-            "/" => self.page().await,
+            "/api/v1/events" => match parameters(query, &[]) {
+                Ok(_) => self.events(streams.clone()).await,
+                Err(error) => problem(StatusCode::BAD_REQUEST, &error, "ask as in /api/v1/events"),
+            },
             "/api/v1/state" => match one_parameter(query, "section").and_then(|text| {
                 text.map(|text| text.parse::<Section>().map_err(|error| error.to_string())).transpose()
             }) {
@@ -174,7 +189,7 @@ impl Answerer {
             _ => problem(
                 StatusCode::NOT_FOUND,
                 "there is nothing here",
-                "ask for /, /api/v1/state, /api/v1/explain?url=… or /api/v1/tap; metrics and probes are on the --metrics address",
+                "ask for /, /api/v1/state, /api/v1/explain?url=…, /api/v1/events or /api/v1/tap; metrics and probes are on the --metrics address",
             ),
         }
     }
@@ -251,16 +266,16 @@ impl Answerer {
         .await
     }
 
-    async fn page(&self) -> Answer {
-        let metrics = Arc::clone(&self.metrics);
-        self.beside(move |view| match view.state(None) {
-            Ok(state) => {
-                let mut answer = text(StatusCode::OK, "text/html; charset=utf-8", page::render(&state, &metrics));
-                let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-                answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    async fn events(&self, streams: Streams) -> Answer {
+        let hub = Arc::clone(&self.hub);
+        self.beside(move |_| match hub.watch() {
+            Ok(lines) => {
+                let mut answer = Response::new(AnswerBody::Lines { lines, _open: streams.begin() });
+                let kind = HeaderValue::from_static("text/event-stream");
+                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
                 answer
             }
-            Err(unavailable) => problem(StatusCode::SERVICE_UNAVAILABLE, &unavailable.to_string(), "ask again later"),
+            Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), "ask again later"),
         })
         .await
     }
@@ -357,7 +372,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     }
 }
 
-fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(crate) fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(AnswerBody::Whole(Full::new(body.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -211,8 +211,8 @@ impl Running {
     fn start(listeners: Vec<Listener>, answerer: Answerer) -> Result<Self, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // Two for views of the state; the runtime itself needs none.
-            .max_blocking_threads(2)
+            // Two for views of the state and one for samples; the runtime itself needs none.
+            .max_blocking_threads(3)
             .thread_name("admin-view")
             .build()
             .map_err(StartError::Thread)?;
@@ -311,6 +311,9 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 async fn serve(listeners: Vec<Listener>, answerer: Arc<Answerer>, stopped: watch::Receiver<bool>) {
+    // Where there is no page, nobody watches.
+    let has_page = listeners.iter().any(|listener| listener.surface == Surface::Admin);
+    let sampling = has_page.then(|| tokio::spawn(answerer.keep_sampling(stopped.clone())));
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| tokio::spawn(accept(listener, Arc::clone(&answerer), stopped.clone())))
@@ -319,6 +322,11 @@ async fn serve(listeners: Vec<Listener>, answerer: Arc<Answerer>, stopped: watch
         if let Err(error) = task.await {
             tracing::error!(%error, "an admin listener failed");
         }
+    }
+    if let Some(sampling) = sampling
+        && let Err(error) = sampling.await
+    {
+        tracing::error!(%error, "the sampler of the status page failed");
     }
 }
 

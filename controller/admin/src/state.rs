@@ -3,6 +3,7 @@
 //! The types are their own, and not those of the vocabulary, because scripts depend on their shape. They can be read
 //! back, so that the commands that print tables use the same definition.
 
+use crate::changes::ChangeState;
 use crate::director::{ConflictState, DirectorState};
 use crate::packets::{PacketsState, PortTraffic};
 use crate::source::SourceState;
@@ -35,11 +36,13 @@ pub enum Section {
     Listeners,
     /// What was not taken.
     Rejections,
+    /// The last changes.
+    Changes,
 }
 
 impl Section {
     /// Every section, in the order of the document.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Vips,
         Self::Routes,
         Self::Backends,
@@ -47,6 +50,7 @@ impl Section {
         Self::ServerNames,
         Self::Listeners,
         Self::Rejections,
+        Self::Changes,
     ];
 
     /// Its name in the document and in `?section=`.
@@ -59,6 +63,7 @@ impl Section {
             Self::ServerNames => "server_names",
             Self::Listeners => "listeners",
             Self::Rejections => "rejections",
+            Self::Changes => "changes",
         }
     }
 }
@@ -72,7 +77,7 @@ impl fmt::Display for Section {
 /// A text that names no section.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no section `{0}`; ask for vips, routes, backends, certificates, server_names, listeners or rejections"
+    "there is no section `{0}`; ask for vips, routes, backends, certificates, server_names, listeners, rejections or changes"
 )]
 pub struct UnknownSection(pub String);
 
@@ -137,6 +142,11 @@ pub trait Live {
         None
     }
 
+    /// The last changes, the newest first.
+    fn changes(&self) -> Vec<ChangeState> {
+        Vec::new()
+    }
+
     /// The director of this process.
     fn director(&self) -> Option<DirectorState> {
         None
@@ -198,7 +208,7 @@ pub struct LiveRealServer {
 }
 
 /// The document. Sections that were not asked for are absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Version of the program.
     pub version: String,
@@ -238,6 +248,9 @@ pub struct State {
     /// What was not taken, by object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejections: Option<Vec<RejectionState>>,
+    /// The last changes, the newest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<ChangeState>>,
 }
 
 /// A virtual IP.
@@ -536,6 +549,7 @@ impl State {
             server_names: wanted(Section::ServerNames).then(|| server_name_states(desired)),
             listeners: wanted(Section::Listeners).then(|| listener_states(desired, live)),
             rejections: wanted(Section::Rejections).then(|| rejection_states(rejections)),
+            changes: wanted(Section::Changes).then(|| live.changes()),
         }
     }
 }

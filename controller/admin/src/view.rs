@@ -3,6 +3,7 @@
 use crate::body::Lines;
 use crate::director::{CordonError, DirectorState};
 use crate::state::{Section, State};
+use crate::traffic::{Pulse, TrafficVisitor};
 use serde::Serialize;
 use std::net::IpAddr;
 
@@ -66,6 +67,14 @@ pub trait StateView: Send + Sync + 'static {
         Err(TapError(NO_PACKETS.to_owned()))
     }
 
+    /// How things stand, once a second. It is not called on the thread that answers probes, and is to be had in a moment.
+    fn pulse(&self) -> Pulse {
+        Pulse::default()
+    }
+
+    /// Shows the counters of everything that has some of its own, once in five seconds.
+    fn visit_traffic(&self, _visitor: &mut dyn TrafficVisitor) {}
+
     /// Whether traffic may be sent here. It must not block: probes wait for it.
     fn ready(&self) -> Readiness;
 }
@@ -116,6 +125,11 @@ impl Readiness {
     /// What speaks against it.
     pub fn reasons(&self) -> &[String] {
         &self.reasons
+    }
+
+    /// What is to be known beside it.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 }
 

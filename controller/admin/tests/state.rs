@@ -1,5 +1,6 @@
 //! The document of `/api/v1/state`, built from desired state.
 
+use sluicegate_admin::changes::{ChangeState, ChangedName, MovedState, NamedChanges};
 use sluicegate_admin::state::*;
 use sluicegate_admin::{Readiness, Section};
 use sluicegate_config::vip::TransportProtocol;
@@ -169,6 +170,12 @@ fn desired() -> Desired {
 struct Running;
 
 impl Live for Running {
+    fn changes(&self) -> Vec<ChangeState> {
+        let named =
+            NamedChanges { count: 1, first: vec![ChangedName { name: "Ingress shop/web".to_owned(), gone: true }] };
+        let moved = vec![MovedState { kind: "hosts".to_owned(), names: named.clone() }];
+        vec![ChangeState { number: 1, objects: named, moved, ..ChangeState::default() }]
+    }
     fn listeners(&self) -> Vec<(ListenerProtocol, SocketAddr)> {
         vec![(ListenerProtocol::Https, address("[::]:443")), (ListenerProtocol::Http, address("[::]:80"))]
     }

@@ -16,6 +16,7 @@ pub mod process;
 pub mod request;
 pub mod source;
 pub mod span;
+pub mod totals;
 pub mod worker;
 
 pub use control::{CertificateExpiry, RejectionCounts};
@@ -28,4 +29,5 @@ pub use logging::{LogError, LogFormat};
 pub use metrics::Metrics;
 pub use request::{Downstream, DownstreamTls, FinishedRequest, HeadFields, RequestSink, RequestSinks, RouteTaken, Try};
 pub use span::{DropReason, ExportCounts, ExportFailure, SpanQueue, SpanRecord, SpanSinks};
+pub use totals::{DurationTotals, TrafficTotals};
 pub use worker::{BackendCounters, BackendTotals, MAX_BACKEND_SLOTS, RequestSample, WorkerMetrics};

@@ -376,6 +376,26 @@ impl Metrics {
             .fold([0; 3], |sum, parts| std::array::from_fn(|part| sum[part].wrapping_add(parts[part])))
     }
 
+    /// The generation that is applied, and when it was, in seconds since the Unix epoch; both 0 before the first.
+    pub fn generation(&self) -> (u64, f64) {
+        let control = lock(&self.control);
+        (control.generation, control.applied_at)
+    }
+
+    /// How many rejections, ignored parts and warnings there are.
+    pub fn rejections(&self) -> RejectionCounts {
+        lock(&self.control).rejections
+    }
+
+    /// How many things of each kind the desired state holds, as [`Metrics::set_objects`] was told.
+    pub fn objects(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.control).objects.clone()
+    }
+
+    pub(crate) fn each_thread(&self, mut read: impl FnMut(&WorkerMetrics)) {
+        lock(&self.shards).iter().for_each(|worker| read(worker));
+    }
+
     fn sum(&self, read: impl Fn(&WorkerMetrics) -> u64) -> u64 {
         lock(&self.shards).iter().map(|worker| read(worker)).sum()
     }

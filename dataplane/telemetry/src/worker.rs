@@ -145,6 +145,14 @@ pub(crate) struct HistogramTotal {
     pub(crate) sum: f64,
 }
 
+/// The class of a code's series, as an index into `1xx` to `5xx` and what is no status.
+pub(crate) fn class_of_code(index: usize) -> usize {
+    match EXACT_CODES.get(index) {
+        Some(code) => usize::from(code / 100 - 1),
+        None => index - EXACT_CODES.len(),
+    }
+}
+
 /// What one worker counts for one backend.
 #[derive(Debug, Default)]
 pub struct BackendCounters {
