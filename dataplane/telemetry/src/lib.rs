@@ -6,6 +6,7 @@
 //! label value that the request path can choose is a variant of a closed set ([`labels`]), so traffic cannot create
 //! series. What the control side sets ([`control`]) is bounded where it is taken in.
 
+pub mod access_log;
 pub mod control;
 pub mod exposition;
 pub mod labels;
@@ -13,12 +14,18 @@ pub mod logging;
 pub mod metrics;
 pub mod packets;
 pub mod process;
+pub mod redact;
 pub mod request;
+pub mod request_filter;
+pub mod request_json;
+pub mod request_tap;
 pub mod source;
 pub mod span;
+mod text;
 pub mod totals;
 pub mod worker;
 
+pub use access_log::{AccessLog, AccessLogError, AccessLogSettings, LineFormat, LogTarget, SkippedUrl};
 pub use control::{CertificateExpiry, RejectionCounts};
 pub use exposition::Exposition;
 pub use labels::{
@@ -28,6 +35,8 @@ pub use labels::{
 pub use logging::{LogError, LogFormat};
 pub use metrics::Metrics;
 pub use request::{Downstream, DownstreamTls, FinishedRequest, HeadFields, RequestSink, RequestSinks, RouteTaken, Try};
+pub use request_filter::{Comparison, FilterError, RequestFilter};
+pub use request_tap::{RequestTap, RequestTaps, TooManyTaps};
 pub use span::{DropReason, ExportCounts, ExportFailure, SpanQueue, SpanRecord, SpanSinks};
 pub use totals::{DurationTotals, TrafficTotals};
 pub use worker::{BackendCounters, BackendTotals, MAX_BACKEND_SLOTS, RequestSample, WorkerMetrics};

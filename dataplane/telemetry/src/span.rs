@@ -11,7 +11,6 @@
 //! the trace's decision.
 
 mod queue;
-mod redact;
 mod sink;
 mod wire;
 
@@ -20,6 +19,7 @@ pub use sink::SpanSinks;
 pub use wire::MAX_TEXT;
 
 use crate::labels::{FaultReason, MethodLabel, Protocol, UpstreamError};
+use crate::redact;
 use crate::request::{FinishedRequest, RouteTaken, Try};
 use sluicegate_trace::Trace;
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! Queries without their secrets.
+//! Queries without their secrets: for spans, logs and taps.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ const REDACTED: &[u8] = b"REDACTED";
 
 /// Parameters whose values let whoever reads them in: signatures of object stores (those that OpenTelemetry's conventions
 /// name, first), tokens, keys and passwords. Compared without regard to case.
-const SECRET: &[&[u8]] = &[
+pub const SECRET: &[&[u8]] = &[
     b"awsaccesskeyid",
     b"signature",
     b"sig",

@@ -1,0 +1,229 @@
+//! A request that is over as one JSON object on one line: a line of the access log, and what taps show.
+
+use crate::redact;
+use crate::request::{FinishedRequest, Try};
+use crate::text::{self, Escape, WallClock};
+use std::time::Duration;
+
+/// The names of the fields in their order, and what they say. What is not known of a request is left out.
+pub const REQUEST_FIELDS: &[(&str, &str)] = &[
+    ("time", "when the first byte came, UTC (RFC 3339)"),
+    ("status", "what the client was sent; 499 where it went before, 0 where nothing was sent"),
+    ("reason", "why the gateway answered by itself or cut the response: the `reason` of `sluicegate_faults_total`"),
+    ("detail", "the same in words"),
+    ("method", "as it came"),
+    ("host", "`Host` or `:authority` as it came"),
+    ("path", "as it came, without the query"),
+    ("query", "with `REDACTED` for values of secrets"),
+    ("protocol", "`http/1.0`, `http/1.1` or `h2`"),
+    ("tls", "version of TLS"),
+    ("server_name", "the name that the client asked for in its TLS handshake"),
+    ("client", "address of the client: as trusted proxies say, else the peer's"),
+    ("peer", "address and port that has the connection"),
+    ("local", "address and port that it connected to"),
+    ("bytes_in", "body bytes from the client"),
+    ("bytes_out", "body bytes to the client"),
+    ("request_length", "bytes of the request, head and body"),
+    ("duration_ms", "milliseconds from the first byte in to the last one out"),
+    ("grpc_status", "what the backend said in `grpc-status`"),
+    ("namespace", "of the Ingress that took it"),
+    ("ingress", "its name"),
+    ("rule_host", "the rule's host as the Ingress writes it"),
+    ("rule_path", "the rule's path as the Ingress writes it"),
+    ("service", "the Service behind the rule"),
+    ("service_port", "its port as the Ingress writes it"),
+    ("tries", "one object for each try, see below; empty where no backend was asked"),
+    ("referer", "`Referer`, with `REDACTED` for values of secrets"),
+    ("user_agent", "`User-Agent`"),
+    ("request_id", "`X-Request-ID`, the client's or the gateway's"),
+    ("trace_id", "of the trace that backends see"),
+    ("span_id", "of the gateway's own span in it"),
+    ("parent_span_id", "of the caller's span"),
+    ("sampled", "whether the trace is recorded"),
+];
+
+/// The same of each try.
+pub const TRY_FIELDS: &[(&str, &str)] = &[
+    ("endpoint", "address and port"),
+    ("pod", "the pod behind it, where that is known"),
+    ("node", "the node that the pod runs on"),
+    ("status", "what it answered"),
+    ("error", "why it came to nothing: the `reason` of `sluicegate_upstream_errors_total`"),
+    ("start_ms", "milliseconds from the request's beginning to the try's"),
+    ("duration_ms", "from then to its end"),
+    ("queued_ms", "of that, waiting for a connection"),
+    ("connect_ms", "of that, the TCP handshake"),
+    ("tls_ms", "of that, the TLS handshake"),
+    ("first_byte_ms", "from the request being sent to the end of the response's head"),
+    ("reused", "whether the connection had carried requests before"),
+    ("bytes", "body bytes from the endpoint"),
+    ("span_id", "of the span that the endpoint was told is its parent"),
+];
+
+/// A key behind a comma.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":").as_bytes()
+    };
+}
+
+/// Writes the object, without a line feed.
+pub(crate) fn write(out: &mut Vec<u8>, request: &FinishedRequest<'_>, clock: &mut WallClock) {
+    out.extend_from_slice(b"{\"time\":\"");
+    clock.write_rfc3339(out, request.started);
+    out.push(b'"');
+    number(out, key!("status"), request.status.into());
+    if let Some((reason, detail)) = request.fault {
+        plain(out, key!("reason"), reason.as_str());
+        string(out, key!("detail"), detail.as_bytes());
+    }
+    write_request(out, request);
+    number(out, key!("bytes_in"), request.bytes_in);
+    number(out, key!("bytes_out"), request.bytes_out);
+    number(out, key!("request_length"), request.request_length);
+    time(out, key!("duration_ms"), request.ended.saturating_duration_since(request.started));
+    if let Some(status) = request.grpc_status {
+        number(out, key!("grpc_status"), status.into());
+    }
+    write_route(out, request);
+    out.extend_from_slice(key!("tries"));
+    out.push(b'[');
+    for (index, attempt) in request.tries.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_try(out, request, attempt);
+    }
+    out.push(b']');
+    if let Some(referer) = request.request_fields.field("referer") {
+        out.extend_from_slice(key!("referer"));
+        out.push(b'"');
+        write_url(out, referer, Escape::Json);
+        out.push(b'"');
+    }
+    string(out, key!("user_agent"), request.request_fields.field("user-agent").unwrap_or_default());
+    string(out, key!("request_id"), request.request_id);
+    write_trace(out, request);
+    out.push(b'}');
+}
+
+fn write_request(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
+    string(out, key!("method"), request.method);
+    string(out, key!("host"), request.authority);
+    string(out, key!("path"), request.path);
+    if let Some(query) = request.query {
+        out.extend_from_slice(key!("query"));
+        out.push(b'"');
+        Escape::Json.write(out, &redact::query(query));
+        out.push(b'"');
+    }
+    let downstream = request.downstream;
+    plain(out, key!("protocol"), downstream.protocol.as_str());
+    if let Some(tls) = downstream.tls {
+        plain(out, key!("tls"), tls.version.as_str());
+        string(out, key!("server_name"), tls.server_name.unwrap_or_default().as_bytes());
+    }
+    quoted(out, key!("client"), |out| text::address(out, downstream.client));
+    quoted(out, key!("peer"), |out| text::socket(out, downstream.peer));
+    quoted(out, key!("local"), |out| text::socket(out, downstream.local));
+}
+
+fn write_route(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
+    let Some(route) = request.route else { return };
+    string(out, key!("namespace"), route.namespace.as_bytes());
+    string(out, key!("ingress"), route.ingress.as_bytes());
+    string(out, key!("rule_host"), route.host.as_bytes());
+    string(out, key!("rule_path"), route.path.as_bytes());
+    if let Some((service, port)) = route.service {
+        string(out, key!("service"), service.as_bytes());
+        string(out, key!("service_port"), port.as_bytes());
+    }
+}
+
+fn write_try(out: &mut Vec<u8>, request: &FinishedRequest<'_>, attempt: &Try) {
+    out.extend_from_slice(b"{\"endpoint\":\"");
+    text::socket(out, attempt.endpoint);
+    out.push(b'"');
+    string(out, key!("pod"), attempt.pod.as_deref().unwrap_or_default().as_bytes());
+    string(out, key!("node"), attempt.node.as_deref().unwrap_or_default().as_bytes());
+    if let Some(status) = attempt.status {
+        number(out, key!("status"), status.into());
+    }
+    if let Some(error) = attempt.error {
+        plain(out, key!("error"), error.as_str());
+    }
+    time(out, key!("start_ms"), attempt.started.saturating_duration_since(request.started));
+    time(out, key!("duration_ms"), attempt.ended.saturating_duration_since(attempt.started));
+    for (key, part) in [
+        (key!("queued_ms"), attempt.queued),
+        (key!("connect_ms"), attempt.connect),
+        (key!("tls_ms"), attempt.tls),
+        (key!("first_byte_ms"), attempt.first_byte),
+    ] {
+        if let Some(part) = part {
+            time(out, key, part);
+        }
+    }
+    out.extend_from_slice(key!("reused"));
+    out.extend_from_slice(if attempt.reused { b"true" } else { b"false" });
+    number(out, key!("bytes"), attempt.bytes);
+    if let Some(span) = attempt.span_id {
+        quoted(out, key!("span_id"), |out| text::hexadecimal::<16>(out, span.get().into()));
+    }
+    out.push(b'}');
+}
+
+fn write_trace(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
+    let Some(trace) = request.trace else { return };
+    quoted(out, key!("trace_id"), |out| text::hexadecimal::<32>(out, trace.trace_id.get()));
+    quoted(out, key!("span_id"), |out| text::hexadecimal::<16>(out, trace.span_id.get().into()));
+    if let Some(parent) = trace.parent {
+        quoted(out, key!("parent_span_id"), |out| text::hexadecimal::<16>(out, parent.get().into()));
+    }
+    out.extend_from_slice(key!("sampled"));
+    out.extend_from_slice(if trace.sampled { b"true" } else { b"false" });
+}
+
+/// A URL as it may be shown: its query without secrets, and no password before its host.
+pub(crate) fn write_url(out: &mut Vec<u8>, url: &[u8], escape: Escape) {
+    let (before, query) = match url.iter().position(|byte| *byte == b'?') {
+        Some(at) => url.split_at(at + 1),
+        None => (url, &[][..]),
+    };
+    let authority = before.windows(3).position(|part| part == b"://").map_or(0, |at| at + 3);
+    let (scheme, rest) = before.split_at(authority);
+    let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+    let shown = rest[..end].iter().rposition(|byte| *byte == b'@').map_or(0, |at| at + 1);
+    escape.write(out, scheme);
+    escape.write(out, &rest[shown..]);
+    escape.write(out, &redact::query(query));
+}
+
+fn number(out: &mut Vec<u8>, key: &[u8], number: u64) {
+    out.extend_from_slice(key);
+    text::integer(out, number);
+}
+
+fn time(out: &mut Vec<u8>, key: &[u8], time: Duration) {
+    out.extend_from_slice(key);
+    text::milliseconds(out, time);
+}
+
+/// Text that strangers chose; nothing where there is none.
+fn string(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    if !value.is_empty() {
+        quoted(out, key, |out| Escape::Json.write(out, value));
+    }
+}
+
+/// Text of ours, which needs no escaping.
+fn plain(out: &mut Vec<u8>, key: &[u8], value: &str) {
+    quoted(out, key, |out| out.extend_from_slice(value.as_bytes()));
+}
+
+fn quoted(out: &mut Vec<u8>, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(key);
+    out.push(b'"');
+    write(out);
+    out.push(b'"');
+}
