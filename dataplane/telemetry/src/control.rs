@@ -1,5 +1,6 @@
 //! What the control side sets: generations, rejections, objects, certificates. Bounded where it is taken in.
 
+use crate::access_log::AccessLog;
 use crate::packets::PacketCounts;
 use crate::source::Source;
 use crate::span::SpanQueue;
@@ -59,6 +60,7 @@ pub(crate) struct Control {
     pub(crate) node_packets: Vec<(&'static str, u64)>,
     pub(crate) source: Source,
     pub(crate) spans: Option<Arc<SpanQueue>>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
 }
 
 impl Control {
@@ -76,6 +78,7 @@ impl Control {
             node_packets: self.node_packets.clone(),
             source: self.source.clone(),
             spans: self.spans.clone(),
+            access_log: self.access_log.clone(),
         }
     }
 }

@@ -289,6 +289,11 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::SpansExported | MetricId::SpansDropped | MetricId::SpansQueued | MetricId::SpanExportFailures => {
             control.spans.as_ref().map_or(Ok(()), |queue| spans(queue.counts(), id, family))
         }
+        MetricId::AccessLogLines => control.access_log.as_ref().map_or(Ok(()), |log| {
+            let counts = log.counts();
+            family.integer(&["written"], counts.written)?;
+            family.integer(&["dropped"], counts.dropped)
+        }),
         MetricId::BuildInfo => family.integer(&[env!("CARGO_PKG_VERSION")], 1),
         MetricId::Workers => family.integer(&[], snapshot.workers as u64),
         MetricId::ProcessCpu => family.float_if_known(process.cpu_seconds),

@@ -1,5 +1,6 @@
 //! Every metric that exists, in one table, and the [`Metrics`] that hold their values.
 
+use crate::access_log::AccessLog;
 use crate::control::{CertificateExpiry, Control, PoolAddresses, RejectionCounts};
 use crate::exposition::{self, Exposition};
 use crate::labels::{FaultReason, LimitName, ListenerKind, ReviewEnd};
@@ -197,6 +198,9 @@ metric_table! {
         "Spans that wait to be sent to a collector.";
     SpanExportFailures Counter "sluicegate_span_export_failures_total" ["reason"]
         "Requests to a collector that failed, whether or not they were repeated.";
+    // Access log
+    AccessLogLines Counter "sluicegate_access_log_lines_total" ["outcome"]
+        "Lines of the access log: written, or dropped because the target is full, gone or too slow.";
     // Process
     BuildInfo Gauge "sluicegate_build_info" ["version"]
         "Always 1; the label says which build runs.";
@@ -310,6 +314,11 @@ impl Metrics {
     /// Who is asked about the API server at each scrape. Without it there are no series of it.
     pub fn set_source(&self, reader: Arc<SourceReader>) {
         lock(&self.control).source.reader = Some(reader);
+    }
+
+    /// The access log whose lines are counted. Without it there are no series of it.
+    pub fn set_access_log(&self, log: Arc<AccessLog>) {
+        lock(&self.control).access_log = Some(log);
     }
 
     /// Whose counts of spans are shown. Without it there are no series of them.

@@ -25,6 +25,18 @@ fn sample(status: u16) -> RequestSample {
 }
 
 /// Of a queue that lost and sent some spans, and holds one.
+fn access_log() -> Arc<AccessLog> {
+    let target = LogTarget::File("/dev/null".into());
+    let settings = AccessLogSettings {
+        target,
+        format: "json".parse().expect("a format"),
+        sample: None,
+        filters: vec![],
+        skip: vec![],
+    };
+    AccessLog::start(settings).expect("a log")
+}
+
 fn span_queue() -> Arc<SpanQueue> {
     let queue = SpanQueue::new(100, 10, || {});
     queue.push(SpanRecord { spans: 1, bytes: [0].into() });
@@ -178,6 +190,7 @@ fn every_metric_of_the_table_is_exposed_and_nothing_else() {
     metrics.expect_reviews();
     metrics.set_node_packets([("to_pod", 6)]);
     metrics.set_spans(span_queue());
+    metrics.set_access_log(access_log());
     metrics.set_pools([control::PoolAddresses { pool: "default".into(), used: 3, free: 253.0 }]);
     for exposed in both(&metrics) {
         assert_eq!(exposed.value("sluicegate_node_packets_total", &[("reason", "to_pod")]), Some(6.0));
