@@ -51,6 +51,10 @@ pub(crate) struct Control {
     pub(crate) applied_at: f64,
     pub(crate) apply_duration: Observed,
     pub(crate) apply_failures: u64,
+    /// Of the last generation alone.
+    pub(crate) last_failures: u64,
+    /// Generations of which something could not be applied.
+    pub(crate) failed_applies: u64,
     pub(crate) rejections: RejectionCounts,
     pub(crate) objects: BTreeMap<&'static str, u64>,
     pub(crate) certificates: Vec<CertificateExpiry>,
@@ -70,6 +74,8 @@ impl Control {
             applied_at: self.applied_at,
             apply_duration: Observed(self.apply_duration.0.clone()),
             apply_failures: self.apply_failures,
+            last_failures: self.last_failures,
+            failed_applies: self.failed_applies,
             rejections: self.rejections,
             objects: self.objects.clone(),
             certificates: self.certificates.clone(),

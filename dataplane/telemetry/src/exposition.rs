@@ -20,7 +20,14 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use rows::{Rows, Writer};
 use std::fmt;
+use std::sync::Arc;
+
+mod nginx;
+pub(crate) mod rows;
+
+pub use nginx::{NGINX_TABLE, NginxMetric, NginxNames};
 
 /// The format of an exposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,37 +58,56 @@ impl Exposition {
     }
 }
 
-pub(crate) fn encode(snapshot: Snapshot, format: Exposition) -> String {
+/// Writes everything in pieces of some hundred KiB.
+pub(crate) fn encode(snapshot: Snapshot, rows: &Rows, format: Exposition, take: &mut dyn FnMut(&str)) {
+    let snapshot = Arc::new(snapshot);
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape { snapshot, format }));
-    let mut out = String::with_capacity(32 * 1024);
-    let written = text::encode_registry(&mut out, &registry).and_then(|()| match format {
-        Exposition::OpenMetrics => text::encode_eof(&mut out),
-        Exposition::Text => Ok(()),
-    });
+    registry.register_collector(Box::new(Scrape { snapshot: Arc::clone(&snapshot), format }));
+    let mut out = String::with_capacity(64 * 1024);
     // Writing into a String cannot fail, and a scrape that is cut is better than none.
-    if let Err(error) = written {
+    if let Err(error) = text::encode_registry(&mut out, &registry) {
         tracing::error!(%error, "the exposition is incomplete");
     }
-    out
+    take(&out);
+    let mut writer = Writer::new(format, take);
+    TABLE.iter().filter(|info| info.id.has_rows()).for_each(|info| rows::family(&mut writer, info, rows));
+    if let Some(names) = &snapshot.nginx {
+        nginx::families(&mut writer, names, &snapshot, rows);
+    }
+    writer.flush();
+    if format == Exposition::OpenMetrics {
+        take("# EOF\n");
+    }
+}
+
+/// Writes a label's value as both formats want it between quotes.
+pub(crate) fn escape_into(out: &mut String, value: &str) {
+    for character in value.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Scrape {
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     format: Exposition,
 }
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for info in TABLE {
+        for info in TABLE.iter().filter(|info| !info.id.has_rows()) {
             let (name, metric_type) = match (info.kind, self.format) {
                 (MetricKind::Counter, Exposition::OpenMetrics) => {
                     (info.name.strip_suffix("_total").unwrap_or(info.name), MetricType::Counter)
                 }
                 (MetricKind::Counter, Exposition::Text) => (info.name, MetricType::Counter),
                 (MetricKind::Gauge, _) => (info.name, MetricType::Gauge),
-                (MetricKind::Histogram, _) => (info.name, MetricType::Histogram),
+                (MetricKind::Histogram | MetricKind::Summary, _) => (info.name, MetricType::Histogram),
             };
             let encoder = encoder.encode_descriptor(name, info.help, None, metric_type)?;
             samples(&self.snapshot, info.id, &mut Family { info, format: self.format, encoder })?;
@@ -303,6 +329,19 @@ fn samples(snapshot: &Snapshot, id: MetricId, family: &mut Family<'_>) -> fmt::R
         MetricId::ProcessOpenFds => family.integer_if_known(process.open_fds),
         MetricId::ProcessMaxFds => family.integer_if_known(process.max_fds),
         MetricId::ProcessStart => family.float_if_known(process.start_seconds),
+        // Written beside this, since they are many.
+        MetricId::RouteRequests
+        | MetricId::RouteDuration
+        | MetricId::RouteUpstream
+        | MetricId::RouteReceived
+        | MetricId::RouteSent
+        | MetricId::RouteRetries
+        | MetricId::EndpointRequests
+        | MetricId::EndpointFailures
+        | MetricId::EndpointActive
+        | MetricId::EndpointEjected
+        | MetricId::SeriesRows
+        | MetricId::SeriesOverflow => Ok(()),
     }
 }
 

@@ -8,6 +8,8 @@
 
 pub mod access_log;
 pub mod control;
+pub mod endpoints;
+mod exemplar;
 pub mod exposition;
 pub mod labels;
 pub mod logging;
@@ -19,6 +21,8 @@ pub mod request;
 pub mod request_filter;
 pub mod request_json;
 pub mod request_tap;
+mod routes;
+pub mod series;
 pub mod source;
 pub mod span;
 mod text;
@@ -27,16 +31,19 @@ pub mod worker;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogSettings, LineFormat, LogTarget, SkippedUrl};
 pub use control::{CertificateExpiry, RejectionCounts};
-pub use exposition::Exposition;
+pub use endpoints::{EndpointCounters, EndpointLabels};
+pub use exposition::{Exposition, NGINX_TABLE, NginxMetric, NginxNames};
 pub use labels::{
     FaultReason, LimitName, ListenerKind, MethodLabel, Protocol, ReviewEnd, StreamEnd, StreamKind, TlsFailure,
     TlsVersion, UpgradeKind, UpstreamError,
 };
 pub use logging::{LogError, LogFormat};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, MetricsSettings};
 pub use request::{Downstream, DownstreamTls, FinishedRequest, HeadFields, RequestSink, RequestSinks, RouteTaken, Try};
 pub use request_filter::{Comparison, FilterError, RequestFilter};
 pub use request_tap::{RequestTap, RequestTaps, TooManyTaps};
+pub use routes::{ROUTE_CELL_BYTES, RouteSinks};
+pub use series::DEFAULT_SERIES_LIMIT;
 pub use span::{DropReason, ExportCounts, ExportFailure, SpanQueue, SpanRecord, SpanSinks};
 pub use totals::{DurationTotals, TrafficTotals};
 pub use worker::{BackendCounters, BackendTotals, MAX_BACKEND_SLOTS, RequestSample, WorkerMetrics};

@@ -2,16 +2,21 @@
 
 use crate::access_log::AccessLog;
 use crate::control::{CertificateExpiry, Control, PoolAddresses, RejectionCounts};
-use crate::exposition::{self, Exposition};
+use crate::endpoints::{self, EndpointBook};
+use crate::exposition::rows::Rows;
+use crate::exposition::{self, Exposition, NginxNames};
 use crate::labels::{FaultReason, LimitName, ListenerKind, ReviewEnd};
 use crate::packets::PacketCounts;
 use crate::process::Process;
+use crate::routes::{self, RouteBook, RouteSinks};
+use crate::series::DEFAULT_SERIES_LIMIT;
 use crate::source::{SourceCounts, SourceReader};
 use crate::span::SpanQueue;
 use crate::worker::{BackendTotals, MAX_BACKEND_SLOTS, WorkerMetrics};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +27,20 @@ pub enum MetricKind {
     Gauge,
     /// A distribution in fixed buckets.
     Histogram,
+    /// A distribution of which only the count and the sum are kept.
+    Summary,
+}
+
+impl MetricKind {
+    /// As it stands in a `# TYPE` line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Summary => "summary",
+        }
+    }
 }
 
 /// One row of the table.
@@ -220,12 +239,77 @@ metric_table! {
         "File descriptors that the process may have open.";
     ProcessStart Gauge "sluicegate_process_start_time_seconds" []
         "When the process started, in seconds since the Unix epoch.";
+    // Routes
+    RouteRequests Counter "sluicegate_route_requests_total" ["namespace", "ingress", "service", "host", "method", "code"]
+        "Requests that are over, by the route that took them, method and class of the final status.";
+    RouteDuration Histogram "sluicegate_route_request_duration_seconds" ["namespace", "ingress", "service", "host"]
+        "Time from the first byte of a request to the last byte of its response, by route.";
+    RouteUpstream Summary "sluicegate_route_upstream_seconds" ["namespace", "ingress", "service", "host", "phase"]
+        "Time at endpoints by route: to connect (TLS included), to the end of the response's head, and of the last try.";
+    RouteReceived Counter "sluicegate_route_request_body_bytes_total" ["namespace", "ingress", "service", "host"]
+        "Body bytes received from clients, by route.";
+    RouteSent Counter "sluicegate_route_response_body_bytes_total" ["namespace", "ingress", "service", "host"]
+        "Body bytes sent to clients, by route.";
+    RouteRetries Counter "sluicegate_route_retries_total" ["namespace", "ingress", "service", "host"]
+        "Tries at endpoints after the first of a request, by route.";
+    // Endpoints
+    EndpointRequests Counter "sluicegate_endpoint_requests_total" ["namespace", "service", "pod", "node", "endpoint"]
+        "Tries and streams that an endpoint was given.";
+    EndpointFailures Counter "sluicegate_endpoint_failures_total" ["namespace", "service", "pod", "node", "endpoint"]
+        "Failures of an endpoint that count towards its ejection.";
+    EndpointActive Gauge "sluicegate_endpoint_active" ["namespace", "service", "pod", "node", "endpoint"]
+        "Tries and streams that an endpoint is working on.";
+    EndpointEjected Gauge "sluicegate_endpoint_ejected" ["namespace", "service", "pod", "node", "endpoint"]
+        "Workers that leave an endpoint out for its failures.";
+    SeriesRows Gauge "sluicegate_metrics_rows" ["of"]
+        "Rows of labels that are shown of routes and of endpoints; --metrics-series-limit bounds each.";
+    SeriesOverflow Counter "sluicegate_metrics_overflow_total" ["of"]
+        "Requests that were counted in the row other, because there were as many rows as may be.";
+}
+
+impl MetricId {
+    /// True where a sample stands for a route or an endpoint and not for a member of a closed set.
+    pub(crate) const fn has_rows(self) -> bool {
+        matches!(
+            self,
+            Self::RouteRequests
+                | Self::RouteDuration
+                | Self::RouteUpstream
+                | Self::RouteReceived
+                | Self::RouteSent
+                | Self::RouteRetries
+                | Self::EndpointRequests
+                | Self::EndpointFailures
+                | Self::EndpointActive
+                | Self::EndpointEjected
+                | Self::SeriesRows
+                | Self::SeriesOverflow
+        )
+    }
+}
+
+/// What is chosen when a process starts.
+#[derive(Clone, Debug)]
+pub struct MetricsSettings {
+    /// Threads that serve traffic, at least one.
+    pub workers: usize,
+    /// Rows of routes, and of endpoints, that are counted one by one.
+    pub series_limit: usize,
+    /// Also expose the names of ingress-nginx, with these labels.
+    pub nginx: Option<NginxNames>,
+}
+
+impl MetricsSettings {
+    /// The defaults for so many workers.
+    pub fn of_workers(workers: usize) -> Self {
+        Self { workers, series_limit: DEFAULT_SERIES_LIMIT, nginx: None }
+    }
 }
 
 /// The metrics of the process.
 ///
-/// Locks guard what the control side sets and the list of workers; the request path takes none.
-#[derive(Debug)]
+/// Locks guard what the control side sets and the list of workers; the request path takes none, but for handing in the
+/// cells of a route or an endpoint when it first counts there.
 pub struct Metrics {
     /// How many of `shards` belong to the workers; the rest were added for other threads.
     workers: usize,
@@ -233,18 +317,43 @@ pub struct Metrics {
     control: Mutex<Control>,
     /// What a slot had counted when its present backend got it.
     baselines: Mutex<BTreeMap<u32, [u64; 3]>>,
+    routes: Arc<RouteBook>,
+    endpoints: Arc<EndpointBook>,
+    nginx: Option<NginxNames>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("workers", &self.workers).finish_non_exhaustive()
+    }
 }
 
 impl Metrics {
     /// Makes the metrics of a process with so many workers (at least one).
     pub fn new(workers: usize) -> Arc<Self> {
-        let workers = workers.max(1);
+        Self::with(MetricsSettings::of_workers(workers))
+    }
+
+    /// Makes the metrics of a process.
+    pub fn with(settings: MetricsSettings) -> Arc<Self> {
+        let workers = settings.workers.max(1);
+        let endpoints = Arc::new(EndpointBook::new(settings.series_limit, &endpoints::OTHER, &[]));
+        let shard = || Arc::new(WorkerMetrics::new(Arc::clone(&endpoints)));
         Arc::new(Self {
             workers,
-            shards: Mutex::new((0..workers).map(|_| Arc::new(WorkerMetrics::new())).collect()),
+            shards: Mutex::new((0..workers).map(|_| shard()).collect()),
             control: Mutex::default(),
             baselines: Mutex::default(),
+            routes: Arc::new(RouteBook::new(settings.series_limit, &routes::OTHER, &[Arc::clone(&routes::UNKNOWN)])),
+            endpoints,
+            nginx: settings.nginx,
         })
+    }
+
+    /// The sinks by which workers count requests by route. To be handed requests on the worker's own thread, as every
+    /// sink.
+    pub fn route_sinks(&self) -> RouteSinks {
+        RouteSinks { book: Arc::clone(&self.routes), is_detailed: self.nginx.is_some() }
     }
 
     /// The counters of a worker, for that worker's thread alone.
@@ -259,14 +368,23 @@ impl Metrics {
     /// Counters for one more thread that serves traffic and is no worker, such as an io_uring relay. What it counted
     /// stays after the thread is gone, so this is for threads that live long.
     pub fn add_thread(&self) -> Arc<WorkerMetrics> {
-        let shard = Arc::new(WorkerMetrics::new());
+        let shard = Arc::new(WorkerMetrics::new(Arc::clone(&self.endpoints)));
         lock(&self.shards).push(Arc::clone(&shard));
         shard
     }
 
     /// Writes every metric in the format. It costs the request path nothing.
     pub fn expose(&self, format: Exposition) -> String {
-        exposition::encode(self.snapshot(), format)
+        let mut whole = String::new();
+        self.expose_in_pieces(format, Instant::now(), &mut |piece| whole.push_str(piece));
+        whole
+    }
+
+    /// As [`Self::expose`], in pieces of some hundred KiB: with tens of thousands of routes the whole is large. `now` says
+    /// for how long rows are there whose routes or endpoints left.
+    pub fn expose_in_pieces(&self, format: Exposition, now: Instant, take: &mut dyn FnMut(&str)) {
+        let rows = Rows { routes: self.routes.show(now), endpoints: self.endpoints.show(now) };
+        exposition::encode(self.snapshot(), &rows, format, take);
     }
 
     /// A generation was applied: when, how long it took from the change of an object to the swapped tables, and how
@@ -277,6 +395,8 @@ impl Metrics {
         control.applied_at = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         control.apply_duration.observe(took);
         control.apply_failures += failures;
+        control.last_failures = failures;
+        control.failed_applies += u64::from(failures > 0);
     }
 
     /// How many rejections, ignored parts and warnings there are.
@@ -413,6 +533,7 @@ impl Metrics {
         let control = lock(&self.control).copy();
         Snapshot {
             workers: self.workers,
+            nginx: self.nginx.clone(),
             shards: lock(&self.shards).clone(),
             // Not under a lock of ours: whoever reads has one too.
             source: control.source.reader.as_ref().map(|read| read()),
@@ -426,6 +547,7 @@ impl Metrics {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) workers: usize,
+    pub(crate) nginx: Option<NginxNames>,
     pub(crate) shards: Vec<Arc<WorkerMetrics>>,
     pub(crate) control: Control,
     pub(crate) source: Option<SourceCounts>,

@@ -3,12 +3,14 @@
 //! Every cell is written by the thread that owns the [`WorkerMetrics`] and by no other, so an addition is a relaxed
 //! load and a relaxed store: no locked instruction. A second writer would lose counts, never corrupt anything.
 
+use crate::endpoints::{EndpointBook, EndpointCells, EndpointCounters, EndpointLabels};
 use crate::labels::{
     FaultReason, LimitName, ListenerKind, MethodLabel, Protocol, StreamEnd, StreamKind, TlsFailure, TlsVersion,
     UpgradeKind, UpstreamError,
 };
-use std::sync::OnceLock;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Backends that can be counted one by one; slots from here on share one cell.
@@ -235,7 +237,6 @@ impl BackendSlab {
 ///
 /// Aligned so that no two workers share a cache line (nor the pair that the prefetcher fetches).
 #[repr(align(128))]
-#[derive(Debug)]
 pub struct WorkerMetrics {
     pub(crate) requests: [[[Counter; CODES]; MethodLabel::COUNT]; Protocol::COUNT],
     pub(crate) request_duration: [Histogram; Protocol::COUNT],
@@ -263,10 +264,17 @@ pub struct WorkerMetrics {
     pub(crate) upgrades_closed: [Counter; UpgradeKind::COUNT],
     pub(crate) upgrade_bytes: [[Counter; 2]; UpgradeKind::COUNT],
     backends: BackendSlab,
+    endpoints: Arc<EndpointBook>,
+}
+
+impl fmt::Debug for WorkerMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerMetrics").finish_non_exhaustive()
+    }
 }
 
 impl WorkerMetrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(endpoints: Arc<EndpointBook>) -> Self {
         Self {
             requests: counters_3(),
             request_duration: std::array::from_fn(|_| Histogram::default()),
@@ -294,6 +302,7 @@ impl WorkerMetrics {
             upgrades_closed: counters(),
             upgrade_bytes: std::array::from_fn(|_| counters()),
             backends: BackendSlab::new(),
+            endpoints,
         }
     }
 
@@ -436,6 +445,13 @@ impl WorkerMetrics {
     #[inline]
     pub fn backend(&self, slot: u32) -> &BackendCounters {
         self.backends.slot(slot)
+    }
+
+    /// Cells for one endpoint, which show up with the first thing that is counted.
+    pub fn endpoint(&self, labels: EndpointLabels) -> EndpointCounters {
+        let cells = Arc::new(EndpointCells::new(labels));
+        self.endpoints.hand_in(Arc::clone(&cells));
+        EndpointCounters(cells)
     }
 
     /// This worker's part of a slot's totals: started, finished, errors.

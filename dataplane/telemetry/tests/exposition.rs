@@ -1,6 +1,7 @@
 //! The exposition as a scraper sees it: read back with a strict parser and compared with what was counted.
 
 mod parser;
+mod request_support;
 
 use parser::{Exposed, parse_openmetrics, parse_text};
 use proptest::prelude::*;
@@ -192,6 +193,17 @@ fn every_metric_of_the_table_is_exposed_and_nothing_else() {
     metrics.set_spans(span_queue());
     metrics.set_access_log(access_log());
     metrics.set_pools([control::PoolAddresses { pool: "default".into(), used: 3, free: 253.0 }]);
+    let request = request_support::Request::default();
+    let mut worker = metrics.route_sinks().of_worker(0);
+    request.finish(|finished| worker.finished(finished));
+    let endpoint = metrics.worker(0).endpoint(EndpointLabels {
+        namespace: "n".into(),
+        service: "s".into(),
+        pod: "p".into(),
+        node: "m".into(),
+        endpoint: Some(([192, 0, 2, 101], 80).into()),
+    });
+    endpoint.started();
     for exposed in both(&metrics) {
         assert_eq!(exposed.value("sluicegate_node_packets_total", &[("reason", "to_pod")]), Some(6.0));
         let free = [("pool", "default"), ("state", "free")];

@@ -9,6 +9,8 @@ pub struct Sample {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub value: f64,
+    /// Labels and value of its exemplar.
+    pub exemplar: Option<(BTreeMap<String, String>, f64)>,
 }
 
 /// The samples under one `# TYPE`.
@@ -80,7 +82,7 @@ fn parse(body: &str, open: bool) -> Result<Exposed, String> {
             helped = Some(name.to_owned());
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').ok_or_else(|| format!("no type: {line}"))?;
-            if helped.as_deref() != Some(name) || !matches!(kind, "counter" | "gauge" | "histogram") {
+            if helped.as_deref() != Some(name) || !is_kind(kind, open) {
                 return Err(format!("bad type: {line}"));
             }
             let full = if open && kind == "counter" { format!("{name}_total") } else { name.to_owned() };
@@ -94,7 +96,12 @@ fn parse(body: &str, open: bool) -> Result<Exposed, String> {
         } else {
             let sample = sample(line)?;
             let (family, kind) = current.as_ref().ok_or_else(|| format!("sample without family: {line}"))?;
+            let has_bucket = kind == "histogram" && sample.name.ends_with("_bucket");
+            if sample.exemplar.is_some() && !(open && has_bucket) {
+                return Err(format!("an exemplar where none may be: {line}"));
+            }
             let allowed = match kind.as_str() {
+                "summary" => ["_sum", "_count"].iter().any(|end| sample.name == format!("{family}{end}")),
                 "histogram" => ["_bucket", "_sum", "_count"].iter().any(|end| sample.name == format!("{family}{end}")),
                 _ => sample.name == *family,
             };
@@ -136,32 +143,55 @@ fn check_histogram((name, family): (&String, &Family)) -> Result<(), String> {
     Ok(())
 }
 
+fn is_kind(kind: &str, open: bool) -> bool {
+    matches!(kind, "counter" | "gauge" | "histogram" | "summary") || open && kind == "unknown"
+}
+
 fn sample(line: &str) -> Result<Sample, String> {
     let bad = || format!("bad sample: {line}");
+    let (line, exemplar) = match line.split_once(" # ") {
+        None => (line, None),
+        Some((line, exemplar)) => (line, Some(exemplar_of(exemplar)?)),
+    };
     let name_end = line.find(['{', ' ']).ok_or_else(bad)?;
     let (name, mut rest) = line.split_at(name_end);
     let mut labels = BTreeMap::new();
     if let Some(inner) = rest.strip_prefix('{') {
-        rest = inner;
-        loop {
-            let (key, after) = rest.split_once("=\"").ok_or_else(bad)?;
-            let (value, after) = quoted(after).ok_or_else(bad)?;
-            if !is_name(key) || key.contains(':') || labels.insert(key.to_owned(), value).is_some() {
-                return Err(bad());
-            }
-            if let Some(after) = after.strip_prefix(',') {
-                rest = after;
-            } else {
-                rest = after.strip_prefix('}').ok_or_else(bad)?;
-                break;
-            }
-        }
+        (labels, rest) = label_set(inner).ok_or_else(bad)?;
     }
     let value = number(rest.strip_prefix(' ').ok_or_else(bad)?)?;
     if !is_name(name) {
         return Err(bad());
     }
-    Ok(Sample { name: name.to_owned(), labels, value })
+    Ok(Sample { name: name.to_owned(), labels, value, exemplar })
+}
+
+/// Labels up to the closing brace, and what is behind it.
+fn label_set(mut rest: &str) -> Option<(BTreeMap<String, String>, &str)> {
+    let mut labels = BTreeMap::new();
+    loop {
+        let (key, after) = rest.split_once("=\"")?;
+        let (value, after) = quoted(after)?;
+        if !is_name(key) || key.contains(':') || labels.insert(key.to_owned(), value).is_some() {
+            return None;
+        }
+        match after.strip_prefix(',') {
+            Some(after) => rest = after,
+            None => return after.strip_prefix('}').map(|rest| (labels, rest)),
+        }
+    }
+}
+
+/// `{labels} value timestamp`; the labels have 128 characters at most.
+fn exemplar_of(text: &str) -> Result<(BTreeMap<String, String>, f64), String> {
+    let bad = || format!("bad exemplar: {text}");
+    let (labels, rest) = text.strip_prefix('{').and_then(label_set).ok_or_else(bad)?;
+    let length: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let (value, at) = rest.strip_prefix(' ').and_then(|rest| rest.split_once(' ')).ok_or_else(bad)?;
+    if length > 128 || number(at)? <= 0.0 {
+        return Err(bad());
+    }
+    Ok((labels, number(value)?))
 }
 
 /// Reads up to the closing quote; `\\`, `\"` and `\n` are the only escapes.
