@@ -26,6 +26,7 @@ fn route(place: u32, host: &str) -> request_support::Route {
         path: "/".to_owned(),
         service: Some(("cart".into(), "80".to_owned())),
         series: (place, Arc::default()),
+        access_log: true,
     }
 }
 
