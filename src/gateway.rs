@@ -88,7 +88,7 @@ impl Gateway {
         }
         raise_file_limit();
         let metrics = Metrics::new(settings.proxy.workers);
-        let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics))?);
+        let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics), None)?);
         let status = Arc::new(Status::default());
         let director = settings
             .director

@@ -140,6 +140,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The pod behind it, if `targetRef` names one: for logs and tables.
     pub pod: Option<Arc<str>>,
+    /// The node that it runs on, if the EndpointSlice names it: for spans and tables.
+    pub node: Option<Arc<str>>,
     /// True while it is used only because nothing is ready (serving and terminating).
     pub terminating: bool,
 }

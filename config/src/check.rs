@@ -391,7 +391,7 @@ fn usable(endpoints: Vec<EndpointDraft>) -> Vec<Endpoint> {
     let mut usable: Vec<Endpoint> = endpoints
         .into_iter()
         .filter(|endpoint| nothing_ready || !endpoint.terminating)
-        .map(|EndpointDraft { address, pod, terminating }| Endpoint { address, pod, terminating })
+        .map(|EndpointDraft { address, pod, node, terminating }| Endpoint { address, pod, node, terminating })
         .collect();
     usable.sort_unstable();
     // Two slices may name one address while it moves between them: one of them stands for it, with the pod if known.
@@ -399,6 +399,7 @@ fn usable(endpoints: Vec<EndpointDraft>) -> Vec<Endpoint> {
         let same = later.address == kept.address;
         if same && kept.pod.is_none() {
             kept.pod = later.pod.take();
+            kept.node = later.node.take();
         }
         same
     });

@@ -178,6 +178,8 @@ pub struct EndpointDraft {
     pub address: SocketAddr,
     /// The pod behind it.
     pub pod: Option<Arc<str>>,
+    /// The node that it runs on.
+    pub node: Option<Arc<str>>,
     /// Not ready, but still serving while it terminates.
     pub terminating: bool,
 }

@@ -265,6 +265,7 @@ fn terminating_endpoints_serve_only_where_nothing_is_ready() {
     let endpoint = |last: u8, terminating: bool, pod: Option<&str>| EndpointDraft {
         address: ([192, 0, 2, last], 80).into(),
         pod: pod.map(Arc::from),
+        node: pod.map(|_| Arc::from("node-1")),
         terminating,
     };
     let usable = |endpoints: Vec<EndpointDraft>| {
@@ -282,6 +283,7 @@ fn terminating_endpoints_serve_only_where_nothing_is_ready() {
         (some.endpoints[0].address.to_string().as_str(), some.endpoints[0].pod.as_deref()),
         ("192.0.2.2:80", Some("pod"))
     );
+    assert_eq!(some.endpoints[0].node.as_deref(), Some("node-1"), "it comes with the pod");
     let last_resort = usable(vec![endpoint(2, true, None), endpoint(1, true, None)]);
     assert_eq!(last_resort.endpoints.iter().map(|endpoint| endpoint.terminating).collect::<Vec<_>>(), [true, true]);
     assert!(usable(Vec::new()).unavailable.as_ref().is_some_and(|why| why.contains("no ready endpoint")));

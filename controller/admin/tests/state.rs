@@ -30,7 +30,7 @@ fn route(path: PathMatch, action: Action, field: &str) -> Route {
 }
 
 fn endpoint(text: &str, pod: Option<&str>, terminating: bool) -> Endpoint {
-    Endpoint { address: address(text), pod: pod.map(Into::into), terminating }
+    Endpoint { address: address(text), pod: pod.map(Into::into), node: None, terminating }
 }
 
 fn desired() -> Desired {

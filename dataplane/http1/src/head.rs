@@ -259,6 +259,11 @@ impl Head {
         self.bytes.len()
     }
 
+    /// Bytes of the head on the wire, as far as it was read; of one that was built, those of its parts.
+    pub(crate) fn wire_len(&self) -> usize {
+        if self.stage == Stage::Built { self.bytes.len() } else { self.scanned }
+    }
+
     pub(crate) fn len_fields(&self) -> usize {
         self.fields.len()
     }

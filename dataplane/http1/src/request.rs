@@ -152,6 +152,12 @@ impl RequestHead {
         self.framing_is_given = true;
     }
 
+    /// Bytes of the head as it was parsed, from the request line to the empty line; of a head that was built by hand,
+    /// those of its names and values.
+    pub fn wire_len(&self) -> usize {
+        self.head.wire_len()
+    }
+
     /// The version that the request was sent in.
     pub fn version(&self) -> Version {
         self.version

@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (http, https, upstream) = (next()?.parse()?, next()?.parse()?, next()?.parse()?);
     let protocol = if next().is_ok_and(|text| text == "h2c") { UpstreamProtocol::H2c } else { UpstreamProtocol::Http1 };
     let settings = ProxySettings { http: vec![http], https: vec![https], workers: 1, ..Default::default() };
-    let proxy = Proxy::start(settings, Metrics::new(1))?;
+    let proxy = Proxy::start(settings, Metrics::new(1), None)?;
     let id = BackendId {
         namespace: "default".into(),
         service: "web".into(),
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         protocol: None,
         balance: Balance::RoundRobin,
     };
-    let endpoints = vec![Endpoint { address: upstream, pod: None, terminating: false }];
+    let endpoints = vec![Endpoint { address: upstream, pod: None, node: None, terminating: false }];
     let backend = Backend { id: id.clone(), protocol, endpoints, external: None, unavailable: None };
     let ingress = ObjectRef::new(Kind::Ingress, "default", "web");
     let route = Route {

@@ -236,17 +236,33 @@ impl ServerCertVerifier for AnyCertificate {
 ///
 /// # Errors
 /// Why there is no connection.
-pub async fn connect(address: SocketAddr, tls: Option<&TlsTarget>, limit: Duration) -> Result<Transport, ConnectError> {
+pub async fn connect(
+    address: SocketAddr,
+    tls: Option<&TlsTarget>,
+    limit: Duration,
+) -> Result<(Transport, Handshake), ConnectError> {
     timeout(limit, establish(address, tls)).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn establish(address: SocketAddr, tls: Option<&TlsTarget>) -> Result<Transport, ConnectError> {
+/// How long it took until a connection could be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// Until TCP was established.
+    pub tcp: Duration,
+    /// From then on, until TLS was; `None` in the clear.
+    pub tls: Option<Duration>,
+}
+
+async fn establish(address: SocketAddr, tls: Option<&TlsTarget>) -> Result<(Transport, Handshake), ConnectError> {
+    let begun = Instant::now();
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let Some(tls) = tls else { return Ok(Transport::Plain(stream)) };
+    let connected = Instant::now();
+    let handshake = Handshake { tcp: connected.duration_since(begun), tls: None };
+    let Some(tls) = tls else { return Ok((Transport::Plain(stream), handshake)) };
     let connector = TlsConnector::from(Arc::clone(&tls.config));
     match connector.connect(tls.server_name(address), stream).await {
-        Ok(stream) => Ok(Transport::from(stream)),
+        Ok(stream) => Ok((Transport::from(stream), Handshake { tls: Some(connected.elapsed()), ..handshake })),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(ConnectError::Reset),
         Err(error) => Err(ConnectError::Tls(error.to_string())),
     }
@@ -301,6 +317,8 @@ pub(crate) struct Http2Status {
     pub(crate) heard: Cell<u64>,
     /// Set when the connection has ended, or is not trusted with further streams.
     pub(crate) ended: Cell<bool>,
+    /// How it was opened; all zero before it is.
+    pub(crate) handshake: Cell<Handshake>,
 }
 
 /// Opens an HTTP/2 connection and leaves a task that drives it until it is closed or the last handle is dropped.
@@ -312,7 +330,8 @@ pub(crate) async fn connect_http2(
 ) -> Result<(SendRequest<Bytes>, Rc<Http2Status>), ConnectError> {
     let status = Rc::new(Http2Status::default());
     let opened = timeout(limit, async {
-        let transport = establish(address, tls).await?;
+        let (transport, handshake) = establish(address, tls).await?;
+        status.handshake.set(handshake);
         let io = Listening { transport, status: Rc::clone(&status) };
         // Writes the preface and does not wait for the endpoint's.
         let handshake = Builder::new()

@@ -1,9 +1,12 @@
 //! One client connection, from accept to close: PROXY header, ClientHello, TLS, and which protocol then speaks.
 
 use crate::client_hello::{ClientHelloError, ClientHelloReader};
+use crate::exchange::Session;
+use crate::fault::Fault;
 use crate::headers::ClientIdentity;
 use crate::http1_stream::Http1Io;
 use crate::proxy_protocol;
+use crate::record::Refusal;
 use crate::tls::{self, TlsSession};
 use crate::transport::{PrefixedStream, Transport};
 use crate::worker::{Registration, Worker};
@@ -11,7 +14,7 @@ use crate::{http1_server, http2_server, stream_proxy};
 use bytes::Bytes;
 use rustls::ProtocolVersion;
 use sluicegate_config::{BackendId, StreamListener, TlsTreatment};
-use sluicegate_telemetry::{FaultReason, LimitName, ListenerKind, StreamKind, TlsFailure, TlsVersion};
+use sluicegate_telemetry::{FaultReason, LimitName, ListenerKind, Protocol, StreamKind, TlsFailure, TlsVersion};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -60,7 +63,7 @@ struct Ends {
 pub(crate) fn start(worker: &Rc<Worker>, service: &Service, socket: TcpStream, peer: SocketAddr) {
     let kind = service.kind();
     let Some(registration) = Registration::new(worker, kind) else {
-        refuse(worker, service, &socket);
+        refuse(worker, service, &socket, peer);
         return;
     };
     // Nagle's algorithm would hold the last segment of each response back; a socket without it is only slower.
@@ -134,6 +137,8 @@ async fn preliminaries(
             Ok(()) => {}
             Err(error) => {
                 worker.metrics.fault(FaultReason::ProxyProtocol);
+                let detail = error.to_string();
+                tell(worker, ends, service, &Fault::new(0, FaultReason::ProxyProtocol, detail));
                 tracing::info!(peer = %ends.peer, %error, "connection refused: no valid PROXY protocol header");
                 return None;
             }
@@ -141,7 +146,7 @@ async fn preliminaries(
     }
     match service {
         Service::Http { .. } => Some(Established::Http1(PrefixedStream::new(socket, Bytes::from(early)).into(), None)),
-        Service::Https { acceptor, .. } => accept_tls(worker, acceptor, socket, early, ends).await,
+        Service::Https { acceptor, .. } => accept_tls(worker, service, acceptor, socket, early, ends).await,
         Service::Stream(listener) => Some(Established::Stream(
             socket,
             Bytes::from(early),
@@ -185,6 +190,7 @@ async fn read_proxy_header(socket: &mut TcpStream, early: &mut Vec<u8>, ends: &m
 /// Looks at the ClientHello, and passes the connection through or terminates it.
 async fn accept_tls(
     worker: &Rc<Worker>,
+    service: &Service,
     acceptor: &TlsAcceptor,
     mut socket: TcpStream,
     mut early: Vec<u8>,
@@ -203,7 +209,7 @@ async fn accept_tls(
                     return Some(Established::Over);
                 }
             }
-            Err(error) => return refuse_hello(worker, &error, socket, ends).await,
+            Err(error) => return refuse_hello(worker, service, &error, socket, ends).await,
         }
     };
     let table = worker.table();
@@ -232,7 +238,7 @@ async fn accept_tls(
     if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
         worker.metrics.tls_resumed();
     }
-    let facts = TlsSession::new(session, &table);
+    let facts = TlsSession::new(session, version, &table);
     if facts.is_default() {
         worker.metrics.tls_default_certificate();
     }
@@ -246,6 +252,7 @@ const PLAIN_HTTP_ON_TLS_PORT: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type
 
 async fn refuse_hello(
     worker: &Rc<Worker>,
+    service: &Service,
     error: &ClientHelloError,
     mut socket: TcpStream,
     ends: &Ends,
@@ -258,6 +265,7 @@ async fn refuse_hello(
     tracing::debug!(peer = %ends.peer, %error, "connection refused: no valid ClientHello");
     if matches!(error, ClientHelloError::NotTls { http: true }) {
         worker.metrics.fault(FaultReason::BadRequest);
+        tell(worker, ends, service, &Fault::new(400, FaultReason::BadRequest, "plain HTTP on a TLS port"));
         // Best effort: the client spoke the wrong protocol anyway.
         let _ = socket.write_all(PLAIN_HTTP_ON_TLS_PORT).await;
         let _ = socket.shutdown().await;
@@ -272,11 +280,30 @@ const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconten
     connection: close\r\nx-sluicegate-reason: too_many_connections\r\n\r\n";
 
 /// There are too many connections: a plain client is told, the others are closed, since a handshake is what costs.
-fn refuse(worker: &Worker, service: &Service, socket: &TcpStream) {
+fn refuse(worker: &Rc<Worker>, service: &Service, socket: &TcpStream, peer: SocketAddr) {
     worker.metrics.limit(LimitName::Connections);
     worker.metrics.fault(FaultReason::TooManyConnections);
     if matches!(service, Service::Http { .. }) {
         // Best effort; the connection ends here.
         let _ = socket.try_write(TOO_MANY_CONNECTIONS);
+    }
+    if let Ok(local) = socket.local_addr() {
+        let status = if matches!(service, Service::Http { .. }) { 503 } else { 0 };
+        let fault = Fault::new(status, FaultReason::TooManyConnections, "as many connections as there may be");
+        tell(worker, &Ends { peer, local }, service, &fault);
+    }
+}
+
+/// Tells of a connection that was refused before a request could come on it. Relayed streams are no requests.
+fn tell(worker: &Rc<Worker>, ends: &Ends, service: &Service, fault: &Fault) {
+    let https = match service {
+        Service::Http { .. } => false,
+        Service::Https { .. } => true,
+        Service::Stream(_) => return,
+    };
+    if worker.sink.is_some() {
+        let client = ClientIdentity::new(ends.peer, ends.local, https, &worker.settings.trusted);
+        let session = Session { worker, client: &client, tls: None };
+        Refusal::of(fault, Instant::now(), Protocol::Http11).tell(&session);
     }
 }

@@ -7,6 +7,7 @@ use crate::pool::UpstreamSettings;
 use crate::transport::Transport;
 use bytes::Bytes;
 use h2::client::SendRequest;
+use sluicegate_config::Endpoint;
 use sluicegate_telemetry::WorkerMetrics;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -140,11 +141,26 @@ pub(crate) struct Http2Connection {
 /// Tells those who wait for an HTTP/2 connection how its opening went.
 pub(crate) type Opening = watch::Receiver<Option<Result<(), ConnectError>>>;
 
+/// What runs at an endpoint's address, where that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The pod.
+    pub pod: Option<Arc<str>>,
+    /// The node that it runs on.
+    pub node: Option<Arc<str>>,
+}
+
+impl Whereabouts {
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+        Self { pod: endpoint.pod.clone(), node: endpoint.node.clone() }
+    }
+}
+
 /// One endpoint as one worker sees it. It lives as long as something uses it, also after it was removed.
 #[derive(Debug)]
 pub struct EndpointState {
     address: SocketAddr,
-    pod: Option<Arc<str>>,
+    whereabouts: Whereabouts,
     seed: u64,
     in_flight: Cell<u32>,
     latency: PeakEwma,
@@ -166,13 +182,13 @@ pub struct EndpointState {
 impl EndpointState {
     pub(crate) fn new(
         address: SocketAddr,
-        pod: Option<Arc<str>>,
+        whereabouts: Whereabouts,
         ejections: &Rc<Ejections>,
         shared: &Rc<Shared>,
     ) -> Rc<Self> {
         Rc::new(Self {
             address,
-            pod,
+            whereabouts,
             seed: address_seed(address),
             in_flight: Cell::new(0),
             latency: PeakEwma::default(),
@@ -199,7 +215,12 @@ impl EndpointState {
 
     /// The pod behind it, if known: for logs.
     pub fn pod(&self) -> Option<&Arc<str>> {
-        self.pod.as_ref()
+        self.whereabouts.pod.as_ref()
+    }
+
+    /// What runs there.
+    pub fn whereabouts(&self) -> &Whereabouts {
+        &self.whereabouts
     }
 
     /// Counts a request in for as long as the guard lives. Whoever connects without the pool (a stream relay) calls
@@ -237,7 +258,7 @@ impl EndpointState {
         if self.ejections.try_eject(self.address, now + length, now, settings) {
             self.ejected_until.set(Some(now + length));
             self.consecutive_ejections.set(before.saturating_add(1));
-            tracing::warn!(endpoint = %self.address, pod = self.pod.as_deref(), ?failure, consecutive, ?length,
+            tracing::warn!(endpoint = %self.address, pod = self.pod().map(AsRef::as_ref), ?failure, consecutive, ?length,
                 "endpoint ejected");
         }
     }
@@ -334,7 +355,7 @@ impl EndpointState {
     pub fn report(&self, now: Instant) -> EndpointReport {
         EndpointReport {
             address: self.address,
-            pod: self.pod.clone(),
+            pod: self.whereabouts.pod.clone(),
             in_flight: self.in_flight.get(),
             idle: self.idle.borrow().len() + self.http2.borrow().len(),
             requests: self.requests.get(),

@@ -7,14 +7,16 @@
 //!                 fault ─► the gateway's own answer
 //! ```
 
+use crate::answer::{answer_fault, redirect_with_slash};
 use crate::balance::{PickContext, hash_key};
 use crate::connect::ConnectError;
 use crate::endpoint::{EndpointState, Failure as EndpointFailure};
-use crate::fault::{self, Canned, Fault};
+use crate::fault::Fault;
 use crate::headers::{self, ClientIdentity, Forwarding, SmallText};
 use crate::http1_stream::Http1Io;
-use crate::peer::{Downstream, Filled, PeerError, Upstream};
+use crate::peer::{Downstream, PeerError, Upstream};
 use crate::pool::UpstreamBackend;
+use crate::record::{Attempt, Record};
 use crate::relay::{Break, Pace, Relay, Waiting};
 use crate::request_line;
 use crate::tls::TlsSession;
@@ -23,17 +25,14 @@ use crate::upstream_http2::Http2Upstream;
 use crate::watchdog::Watchdog;
 use crate::worker::{Heads, Worker};
 use sluicegate_config::{Balance, HashKey, Redirect};
-use sluicegate_http1::{FieldName, Framing, HeadLimits, RequestHead, Version, canonical_reason};
-use sluicegate_route::{BackendSlot, CompiledRoute, Outcome, RouteId, RouteTable, Target, redirect_location};
-use sluicegate_telemetry::{
-    FaultReason, LimitName, MethodLabel, Protocol, RequestSample, UpgradeKind, UpstreamError, WorkerMetrics,
-};
+use sluicegate_http1::{FieldName, Framing, RequestHead, Version, canonical_reason};
+use sluicegate_route::{BackendSlot, CompiledRoute, Outcome, RouteId, RouteTable, Target};
+use sluicegate_telemetry::{FaultReason, LimitName, UpgradeKind, UpstreamError};
 use smallvec::SmallVec;
 use std::fmt::Write as _;
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The connection that a request came on.
 pub(crate) struct Session<'a> {
@@ -44,6 +43,8 @@ pub(crate) struct Session<'a> {
 
 /// What a request asks for besides its head.
 pub(crate) struct Ask {
+    /// When its first byte was read.
+    pub(crate) started: Instant,
     /// The protocol to upgrade to, where the request asks for one that crosses the proxy.
     pub(crate) upgrade: Option<UpgradeKind>,
     /// The client ends the connection after this request, or the gateway does.
@@ -68,29 +69,34 @@ pub(crate) async fn exchange<D: Downstream>(
     watchdog: &mut Watchdog,
 ) -> Ended {
     let worker = session.worker;
-    let mut record = Record::new(&heads.request);
+    let mut record = Record::new(ask.started);
     worker.earn_retry();
     let mut request_id = SmallText::default();
     write_request_id(&mut request_id, &heads.request, worker);
     heads.trace.begin(&heads.request, worker);
+    let table = worker.table();
     let mut attempt = Attempts { session, ask: &ask, request_id: &request_id, record: &mut record };
-    let ended = match attempt.serve(downstream, heads, watchdog).await {
+    let ended = match attempt.serve(&table, downstream, heads, watchdog).await {
         Ok(ended) => ended,
         Err(Failure::Cut(reason, detail)) => {
             report(worker, heads, reason, &detail, &request_id);
+            record.fault = Some((reason, detail));
             Ended::Cut
         }
         Err(Failure::Fault(fault)) => {
             report(worker, heads, fault.reason, &fault.detail, &request_id);
             record.status = fault.status;
-            if fault.status == 499 {
+            let ended = if fault.status == 499 {
                 Ended::Cut
             } else {
                 answer_fault(session, &ask, &fault, &request_id, downstream, heads, watchdog).await
-            }
+            };
+            record.has_answered = ended != Ended::Cut;
+            record.fault = Some((fault.reason, fault.detail));
+            ended
         }
     };
-    record.finish(&worker.metrics);
+    record.finish(session, &table, heads, &request_id);
     ended
 }
 
@@ -117,50 +123,9 @@ fn report(worker: &Worker, heads: &Heads, reason: FaultReason, detail: &str, req
         host = %String::from_utf8_lossy(heads.request.authority()),
         path = %String::from_utf8_lossy(heads.request.path()),
         request_id = %String::from_utf8_lossy(&request_id.0),
-        trace_id = heads.trace.trace_id().map(tracing::field::display),
+        trace_id = heads.trace.trace().map(|trace| tracing::field::display(trace.trace_id)),
         "request failed"
     );
-}
-
-/// What is counted of a request.
-struct Record {
-    started: Instant,
-    protocol: Protocol,
-    method: MethodLabel,
-    status: u16,
-    upstream: Option<Duration>,
-    bytes_in: u64,
-    bytes_out: u64,
-}
-
-impl Record {
-    fn new(request: &RequestHead) -> Self {
-        Self {
-            started: Instant::now(),
-            protocol: match request.version() {
-                Version::Http10 => Protocol::Http10,
-                Version::Http11 => Protocol::Http11,
-                Version::Http2 => Protocol::Http2,
-            },
-            method: MethodLabel::from_bytes(request.method()),
-            status: 0,
-            upstream: None,
-            bytes_in: 0,
-            bytes_out: 0,
-        }
-    }
-
-    fn finish(&self, metrics: &WorkerMetrics) {
-        metrics.request(RequestSample {
-            protocol: self.protocol,
-            method: self.method,
-            status: self.status,
-            duration: self.started.elapsed(),
-            upstream_duration: self.upstream,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-        });
-    }
 }
 
 fn write_request_id(out: &mut SmallText, request: &RequestHead, worker: &Worker) {
@@ -194,21 +159,42 @@ enum TryCause {
     Broke(Break),
 }
 
+impl TryFailed {
+    /// How it is told; `None` where it is not the endpoint that failed.
+    fn told(&self) -> Option<UpstreamError> {
+        match &self.cause {
+            TryCause::Connect(error) => Some(UpstreamError::from_label(error.reason())),
+            TryCause::Broke(Break::Upstream(_)) if self.reused && !self.answered => Some(UpstreamError::Stale),
+            TryCause::Broke(Break::Upstream(PeerError::Closed | PeerError::Io(_) | PeerError::Http2(_))) => {
+                Some(UpstreamError::Reset)
+            }
+            TryCause::Broke(Break::Upstream(_)) => Some(UpstreamError::BadResponse),
+            TryCause::Broke(Break::TimedOut(Waiting::UpstreamRead | Waiting::Tunnel)) => {
+                Some(UpstreamError::ReadTimeout)
+            }
+            TryCause::Broke(Break::TimedOut(Waiting::UpstreamSend)) => Some(UpstreamError::SendTimeout),
+            TryCause::Broke(_) => None,
+        }
+    }
+}
+
 impl Attempts<'_> {
     async fn serve<D: Downstream>(
         &mut self,
+        table: &RouteTable,
         downstream: &mut D,
         heads: &mut Heads,
         watchdog: &mut Watchdog,
     ) -> Result<Ended, Failure> {
         let worker = self.session.worker;
-        let table = worker.table();
-        let route_id = self.decide(&table, &heads.request)?;
+        let route_id = self.decide(table, &heads.request)?;
+        self.record.route = Some(route_id);
         let route = table.route(route_id);
         let slot = match &route.target {
             Target::Forward(slot) => *slot,
             Target::Redirect(Redirect::AppendSlash) => {
                 self.record.status = 301;
+                self.record.has_answered = true;
                 return Ok(redirect_with_slash(self.session, route, self.ask, downstream, heads, watchdog).await);
             }
             Target::Deny(reason) => {
@@ -223,7 +209,7 @@ impl Attempts<'_> {
             return Err(Fault::body_too_large(&worker.metrics).into());
         }
         worker.metrics.backend(slot.index() as u32).started();
-        let result = self.forward(&table, route, slot, max_body, downstream, heads, watchdog).await;
+        let result = self.forward(table, route, slot, max_body, downstream, heads, watchdog).await;
         worker.metrics.backend(slot.index() as u32).finished(result.as_ref().is_err_and(is_backends_fault));
         result
     }
@@ -287,6 +273,7 @@ impl Attempts<'_> {
             let mut relay =
                 Relay::new(watchdog, self.pace(route), max_body, worker.response_limits, self.has_body(&heads.request));
             let begun = Instant::now();
+            self.record.attempt = Attempt::default();
             let was_ejected = endpoint.is_ejected(begun);
             let outcome = if backend.protocol().is_http2() {
                 self.over_http2(&backend, &endpoint, route, downstream, heads, &mut relay).await
@@ -294,7 +281,16 @@ impl Attempts<'_> {
                 self.over_http1(&backend, &endpoint, fresh, route, downstream, heads, &mut relay).await
             };
             (self.record.bytes_in, self.record.bytes_out) = (relay.bytes_in, relay.bytes_out);
-            self.record.upstream = Some(begun.elapsed());
+            if worker.sink.is_some() {
+                let error = outcome.as_ref().err().and_then(TryFailed::told);
+                heads.tries.push(self.record.attempt.told(
+                    begun,
+                    &endpoint,
+                    backend.protocol(),
+                    error,
+                    relay.bytes_out,
+                ));
+            }
             let failed = match outcome {
                 Ok(ended) => return Ok(ended),
                 Err(failed) => failed,
@@ -429,12 +425,14 @@ impl Attempts<'_> {
         };
         let lease = lease.map_err(not_connected)?;
         let reused = lease.reused;
+        self.record.attempt.reused = reused;
+        self.record.attempt.handshake = lease.handshake;
         if reused {
             worker.metrics.upstream_reused();
         }
         let mut upstream = Http1Io::new(lease, Rc::clone(&worker.buffers));
         let authority = authority_text(&heads.request, endpoint.address());
-        heads.trace.begin_try(worker);
+        self.record.attempt.span_id = heads.trace.begin_try(worker);
         let forwarding = self.forwarding(&heads.trace);
         request_line::write(&mut upstream, &heads.request, route, &authority, &forwarding, self.ask.upgrade.is_some());
         let result = self.converse(downstream, &mut upstream, heads, relay, endpoint).await;
@@ -467,12 +465,17 @@ impl Attempts<'_> {
     ) -> Result<Ended, TryFailed> {
         let worker = self.session.worker;
         let timeout = route.policy.connect_timeout.unwrap_or(worker.settings.timeouts.connect);
-        let lease = backend.http2(endpoint, Instant::now(), timeout).await.map_err(not_connected)?;
+        let begun = Instant::now();
+        let lease = backend.http2(endpoint, begun, timeout).await.map_err(not_connected)?;
         if lease.reused {
             worker.metrics.upstream_reused();
         }
+        self.record.attempt.reused = lease.reused;
+        if let Some(handshake) = lease.handshake {
+            self.record.attempt.waited_for(handshake, begun.elapsed());
+        }
         let authority = authority_text(&heads.request, endpoint.address());
-        heads.trace.begin_try(worker);
+        self.record.attempt.span_id = heads.trace.begin_try(worker);
         let forwarding = self.forwarding(&heads.trace);
         let tls = backend.protocol().is_tls();
         let opened =
@@ -526,7 +529,11 @@ impl Attempts<'_> {
         let begun = Instant::now();
         let Heads { request, response, .. } = heads;
         relay.head(downstream, upstream, request, response).await.map_err(|cause| (cause, false))?;
-        endpoint.succeeded(begun.elapsed(), Instant::now());
+        let now = Instant::now();
+        let first_byte = now.duration_since(begun);
+        endpoint.succeeded(first_byte, now);
+        self.record.attempt.answered(response.status(), first_byte);
+        self.record.upstream = Some(first_byte);
         let switching = response.status() == 101;
         if switching && self.ask.upgrade.is_none() {
             return Err((Break::Upstream(PeerError::Overflow), false));
@@ -543,6 +550,7 @@ impl Attempts<'_> {
         }
         let close = self.ask.close || worker.is_draining();
         downstream.send_head(request, response, close).map_err(|error| (Break::Client(error), false))?;
+        self.record.has_answered = true;
         if switching {
             let kind = self.ask.upgrade.unwrap_or(UpgradeKind::Other);
             worker.metrics.upgrade_opened(kind);
@@ -553,6 +561,9 @@ impl Attempts<'_> {
             return Ok((if result.is_ok() { Ended::Answered { close: true } } else { Ended::Cut }, false));
         }
         let complete = relay.body(downstream, upstream).await.map_err(|cause| (cause, true))?;
+        if worker.sink.is_some() {
+            self.record.read_trailers(response, upstream.trailers());
+        }
         Ok((Ended::Answered { close }, complete))
     }
 
@@ -642,105 +653,4 @@ fn connect_fault(error: &ConnectError) -> (u16, FaultReason) {
             (503, FaultReason::Overloaded)
         }
     }
-}
-
-/// Answers a request by itself.
-pub(crate) async fn answer_fault<D: Downstream>(
-    session: &Session<'_>,
-    ask: &Ask,
-    fault: &Fault,
-    request_id: &SmallText,
-    downstream: &mut D,
-    heads: &mut Heads,
-    watchdog: &mut Watchdog,
-) -> Ended {
-    let id = std::str::from_utf8(&request_id.0).unwrap_or_default();
-    let body = fault::render(fault, &heads.request, id, &session.worker.date(), &mut heads.response);
-    let close = ask.close || fault.close || session.worker.is_draining();
-    answer(session, close, body, downstream, heads, watchdog).await
-}
-
-async fn redirect_with_slash<D: Downstream>(
-    session: &Session<'_>,
-    route: &CompiledRoute,
-    ask: &Ask,
-    downstream: &mut D,
-    heads: &mut Heads,
-    watchdog: &mut Watchdog,
-) -> Ended {
-    let Heads { request, response, .. } = &mut *heads;
-    let mut location = Vec::new();
-    redirect_location(route, request.path(), request.query(), &mut location);
-    response.clear();
-    // Every text is ours, or part of a target that the codec took.
-    let _ = response.begin(Version::Http11, 301, canonical_reason(301).as_bytes());
-    let _ = response.push(b"location", &location);
-    let _ = response.push(b"date", &session.worker.date());
-    response.set_framing(if request.is_head() { Framing::None } else { Framing::Length(0) });
-    let _ = response.finish(&HeadLimits::default());
-    answer(session, ask.close || session.worker.is_draining(), Canned(bytes::Bytes::new()), downstream, heads, watchdog)
-        .await
-}
-
-/// Most bytes of a request body that are thrown away to keep a connection.
-const DISCARD: usize = 64 * 1024;
-
-/// Throws away what is here already of a request body that nobody wants, so that a small one does not cost the
-/// connection. False if some of it is still to come: then the connection ends, since nobody would read it.
-async fn discard_what_came<D: Downstream>(downstream: &mut D) -> bool {
-    if downstream.has_read_request() {
-        return true;
-    }
-    let mut left = DISCARD;
-    poll_fn(|cx| {
-        while let std::task::Poll::Ready(Ok(Filled::Data)) = downstream.poll_fill(cx) {
-            let count = downstream.chunk().len();
-            downstream.consume(count);
-            left = left.saturating_sub(count);
-            if left == 0 {
-                break;
-            }
-        }
-        std::task::Poll::Ready(downstream.has_read_request())
-    })
-    .await
-}
-
-/// Sends the response in `heads` with a body that is there already.
-async fn answer<D: Downstream>(
-    session: &Session<'_>,
-    close: bool,
-    mut body: Canned,
-    downstream: &mut D,
-    heads: &mut Heads,
-    watchdog: &mut Watchdog,
-) -> Ended {
-    use crate::peer::Peer;
-    let close = close || !discard_what_came(downstream).await;
-    if downstream.send_head(&heads.request, &heads.response, close).is_err() {
-        return Ended::Cut;
-    }
-    let deadline = Instant::now() + session.worker.settings.timeouts.client_write;
-    let sent = poll_fn(|cx| {
-        if watchdog.poll_expired(cx, deadline).is_ready() {
-            return std::task::Poll::Ready(Err(PeerError::Closed));
-        }
-        while !body.chunk().is_empty() {
-            std::task::ready!(downstream.poll_send(cx, &mut body))?;
-        }
-        std::task::Poll::Ready(Ok(()))
-    })
-    .await
-    .and_then(|()| downstream.finish(crate::peer::TrailerFields::None));
-    if sent.is_err() {
-        return Ended::Cut;
-    }
-    let flushed = poll_fn(|cx| {
-        if watchdog.poll_expired(cx, deadline).is_ready() {
-            return std::task::Poll::Ready(Err(PeerError::Closed));
-        }
-        downstream.poll_flush(cx)
-    })
-    .await;
-    if flushed.is_err() { Ended::Cut } else { Ended::Answered { close } }
 }

@@ -35,8 +35,8 @@ pub(crate) struct ClientIdentity {
     pub(crate) peer: SocketAddr,
     /// Its address as text.
     pub(crate) peer_text: Box<str>,
-    /// The port that the client connected to, as text.
-    pub(crate) port_text: Box<str>,
+    /// Where the client connected to.
+    pub(crate) local: SocketAddr,
     /// The connection is TLS here.
     pub(crate) https: bool,
     /// `X-Forwarded-*` from this peer is believed.
@@ -49,7 +49,7 @@ impl ClientIdentity {
         Self {
             peer: SocketAddr::new(address, peer.port()),
             peer_text: address.to_string().into(),
-            port_text: local.port().to_string().into(),
+            local: SocketAddr::new(local.ip().to_canonical(), local.port()),
             https,
             trusted: trusted.iter().any(|net| net.contains(&address)),
         }
@@ -190,7 +190,9 @@ fn forwarding_fields(request: &RequestHead, forwarding: &Forwarding<'_>, sink: &
     if !host.is_empty() {
         sink.field(b"x-forwarded-host", host);
     }
-    sink.field(b"x-forwarded-port", believed(FieldName::XForwardedPort).unwrap_or(client.port_text.as_bytes()));
+    let mut port = itoa::Buffer::new();
+    let port = port.format(client.local.port()).as_bytes();
+    sink.field(b"x-forwarded-port", believed(FieldName::XForwardedPort).unwrap_or(port));
     sink.field(b"x-request-id", forwarding.request_id);
     if forwarding.forwarded {
         forwarded_field(request, client, proto, host, sink);

@@ -1,16 +1,18 @@
 //! HTTP/1.1 towards a client: one request after the other on a kept-alive connection.
 
+use crate::answer::answer_fault;
 use crate::exchange::{self, Ask, Ended, Session};
 use crate::fault::Fault;
 use crate::headers::{ClientIdentity, SmallText};
 use crate::http1_stream::Http1Io;
 use crate::http2_server;
+use crate::record::Refusal;
 use crate::tls::TlsSession;
 use crate::transport::{PrefixedStream, Transport};
 use crate::watchdog::Watchdog;
 use crate::worker::{Heads, Registration, Worker};
 use bytes::Bytes;
-use sluicegate_telemetry::{LimitName, UpgradeKind};
+use sluicegate_telemetry::{LimitName, Protocol, UpgradeKind};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,13 +31,14 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// What came first on the connection, or next.
 enum Arrival {
-    Request,
+    /// With the moment at which its first byte was read.
+    Request(Instant),
     Preface,
     /// The client closed, or nothing came in time.
     Nothing,
     /// What made the connection readable was no part of a request: a false alarm, or a message of TLS.
     NotYet,
-    Bad(Fault),
+    Bad(Fault, Instant),
 }
 
 /// Serves the connection until it ends, or until the client turns out to speak HTTP/2 on it.
@@ -58,10 +61,10 @@ pub(crate) async fn serve(
         }
         let mut heads = worker.take_heads();
         let next = match read_head(&worker, &mut io, &mut heads, &mut watchdog, first && tls.is_none()).await {
-            Arrival::Request => {
+            Arrival::Request(started) => {
                 let session = Session { worker: &worker, client: &client, tls: tls.as_ref() };
                 // Boxed: what a request needs while it is on its way would double what an idle connection holds.
-                Box::pin(serve_request(&session, &mut io, &mut heads, &mut watchdog)).await
+                Box::pin(serve_request(&session, started, &mut io, &mut heads, &mut watchdog)).await
             }
             Arrival::Preface => {
                 worker.give_heads(heads);
@@ -73,9 +76,9 @@ pub(crate) async fn serve(
                 worker.give_heads(heads);
                 continue;
             }
-            Arrival::Bad(fault) => {
+            Arrival::Bad(fault, started) => {
                 let session = Session { worker: &worker, client: &client, tls: tls.as_ref() };
-                Box::pin(refuse(&session, &fault, &mut io, &mut heads, &mut watchdog)).await
+                Box::pin(refuse(&session, &fault, started, &mut io, &mut heads, &mut watchdog)).await
             }
         };
         worker.give_heads(heads);
@@ -140,7 +143,8 @@ async fn read_head(
     watchdog: &mut Watchdog,
     may_be_http2: bool,
 ) -> Arrival {
-    let deadline = Instant::now() + worker.settings.timeouts.request_head;
+    let started = Instant::now();
+    let deadline = started + worker.settings.timeouts.request_head;
     poll_fn(|cx| {
         loop {
             let unread = io.rbuf.unread();
@@ -153,10 +157,12 @@ async fn read_head(
                 match heads.request.parse(unread, &worker.request_limits) {
                     Ok(Some(used)) => {
                         io.rbuf.consume(used);
-                        return Poll::Ready(Arrival::Request);
+                        return Poll::Ready(Arrival::Request(started));
                     }
                     Ok(None) => {}
-                    Err(error) => return Poll::Ready(Arrival::Bad(Fault::head(&error, &worker.metrics))),
+                    Err(error) => {
+                        return Poll::Ready(Arrival::Bad(Fault::head(&error, &worker.metrics), started));
+                    }
                 }
             }
             match io.poll_read_head(cx) {
@@ -169,7 +175,7 @@ async fn read_head(
                         return Poll::Pending;
                     }
                     let fault = Fault::request_timeout(LimitName::HeaderTimeout, &worker.metrics);
-                    return Poll::Ready(Arrival::Bad(fault));
+                    return Poll::Ready(Arrival::Bad(fault, started));
                 }
             }
         }
@@ -179,12 +185,13 @@ async fn read_head(
 
 async fn serve_request(
     session: &Session<'_>,
+    started: Instant,
     io: &mut Http1Io<Transport>,
     heads: &mut Heads,
     watchdog: &mut Watchdog,
 ) -> Next {
     io.begin_read(heads.request.framing());
-    let ask = Ask { upgrade: wanted_upgrade(heads), close: !heads.request.keep_alive() };
+    let ask = Ask { started, upgrade: wanted_upgrade(heads), close: !heads.request.keep_alive() };
     match exchange::exchange(session, ask, io, heads, watchdog).await {
         Ended::Answered { close: false } if io.read_complete() && !io.is_closing() => Next::Request,
         Ended::Answered { .. } => Next::Linger,
@@ -214,6 +221,7 @@ fn wanted_upgrade(heads: &Heads) -> Option<UpgradeKind> {
 async fn refuse(
     session: &Session<'_>,
     fault: &Fault,
+    started: Instant,
     io: &mut Http1Io<Transport>,
     heads: &mut Heads,
     watchdog: &mut Watchdog,
@@ -227,8 +235,12 @@ async fn refuse(
         "request refused"
     );
     heads.request.clear();
-    let ask = Ask { upgrade: None, close: true };
-    match exchange::answer_fault(session, &ask, fault, &SmallText::default(), io, heads, watchdog).await {
+    let length = io.rbuf.len() as u64;
+    let ask = Ask { started, upgrade: None, close: true };
+    let ended = answer_fault(session, &ask, fault, &SmallText::default(), io, heads, watchdog).await;
+    let response = (ended != Ended::Cut).then_some(&heads.response);
+    Refusal { length, response, ..Refusal::of(fault, started, Protocol::Http11) }.tell(session);
+    match ended {
         Ended::Answered { .. } => Next::Linger,
         Ended::Cut => Next::Close,
     }

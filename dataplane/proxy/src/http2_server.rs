@@ -1,11 +1,13 @@
 //! HTTP/2 towards a client: the h2 crate's connection, one task for each stream, budgets against abuse, GOAWAY in two
 //! steps when the gateway drains.
 
+use crate::answer::answer_fault;
 use crate::downstream_http2::{Http2Downstream, read_head};
 use crate::exchange::{self, Ask, Ended, Session};
 use crate::fault::Fault;
 use crate::headers::{ClientIdentity, SmallText};
 use crate::peer::Downstream;
+use crate::record::Refusal;
 use crate::tls::TlsSession;
 use crate::transport::Transport;
 use crate::watchdog::Watchdog;
@@ -14,7 +16,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::Request;
-use sluicegate_telemetry::{FaultReason, LimitName, UpgradeKind};
+use sluicegate_telemetry::{FaultReason, LimitName, Protocol, UpgradeKind};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -36,6 +38,17 @@ struct Common {
     /// Streams that the client took back, minus those that it let finish.
     resets: Cell<u32>,
     last_end: Cell<Instant>,
+}
+
+impl Common {
+    /// The client took back more streams than it may; the connection ends.
+    fn tell_of_rapid_reset(&self) {
+        self.worker.metrics.limit(LimitName::Resets);
+        self.worker.metrics.fault(FaultReason::RapidReset);
+        let session = Session { worker: &self.worker, client: &self.client, tls: self.tls.as_ref() };
+        let fault = Fault::new(0, FaultReason::RapidReset, "too many streams were reset");
+        Refusal::of(&fault, Instant::now(), Protocol::Http2).tell(&session);
+    }
 }
 
 /// Serves the connection until it ends.
@@ -104,8 +117,7 @@ async fn drive(mut connection: Connection<Transport, Bytes>, common: &Rc<Common>
             }
             Some(Err(error)) => {
                 if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
-                    worker.metrics.limit(LimitName::Resets);
-                    worker.metrics.fault(FaultReason::RapidReset);
+                    common.tell_of_rapid_reset();
                 }
                 tracing::debug!(peer = %common.client.peer, %error, "HTTP/2 connection ended");
                 return;
@@ -113,8 +125,7 @@ async fn drive(mut connection: Connection<Transport, Bytes>, common: &Rc<Common>
             None => return,
         }
         if common.resets.get() > worker.settings.limits.max_resets {
-            worker.metrics.limit(LimitName::Resets);
-            worker.metrics.fault(FaultReason::RapidReset);
+            common.tell_of_rapid_reset();
             tracing::info!(peer = %common.client.peer, reason = "rapid_reset", "HTTP/2 connection closed");
             connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
         }
@@ -132,6 +143,7 @@ impl Drop for Active {
 }
 
 async fn serve_stream(common: Rc<Common>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let started = Instant::now();
     let active = Active(common);
     let common = &active.0;
     let worker = &common.worker;
@@ -153,24 +165,19 @@ async fn serve_stream(common: Rc<Common>, request: Request<RecvStream>, respond:
     };
     let ended = match admitted {
         Ok(upgrade) => {
-            let ask = Ask { upgrade, close: false };
+            let ask = Ask { started, upgrade, close: false };
             exchange::exchange(&session, ask, &mut stream, &mut heads, &mut watchdog).await
         }
         Err(fault) => {
             worker.metrics.fault(fault.reason);
             tracing::info!(peer = %common.client.peer, reason = fault.reason.as_str(), detail = fault.detail, "request refused");
             heads.request.clear();
-            let ask = Ask { upgrade: None, close: false };
-            exchange::answer_fault(
-                &session,
-                &ask,
-                &fault,
-                &SmallText::default(),
-                &mut stream,
-                &mut heads,
-                &mut watchdog,
-            )
-            .await
+            let ask = Ask { started, upgrade: None, close: false };
+            let id = SmallText::default();
+            let ended = answer_fault(&session, &ask, &fault, &id, &mut stream, &mut heads, &mut watchdog).await;
+            let response = (ended != Ended::Cut).then_some(&heads.response);
+            Refusal { response, ..Refusal::of(&fault, started, Protocol::Http2) }.tell(&session);
+            ended
         }
     };
     worker.give_heads(heads);

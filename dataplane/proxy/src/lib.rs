@@ -10,6 +10,7 @@
 //!                 └──► stream_proxy (opaque TCP)            └─► upstream_http2
 //! ```
 
+mod answer;
 pub mod balance;
 mod buffer;
 pub mod client_hello;
@@ -30,6 +31,7 @@ mod peer;
 pub mod pool;
 mod proxy;
 pub mod proxy_protocol;
+mod record;
 mod relay;
 mod request_line;
 pub mod resolve;

@@ -2,10 +2,12 @@
 //! design (`Rc`, `Cell`): nothing here is shared with another worker, and it sends no request itself.
 
 use crate::balance::{PickContext, Picker, mix};
-use crate::connect::{ConnectError, Http2Settings, Http2Status, TlsTarget, UpstreamTls, connect, connect_http2};
+use crate::connect::{
+    ConnectError, Handshake, Http2Settings, Http2Status, TlsTarget, UpstreamTls, connect, connect_http2,
+};
 use crate::endpoint::{
     Counted, EjectionSettings, Ejections, EndpointReport, EndpointState, Http2Connection, IdleConnection, InFlight,
-    Opening, Shared, is_too_old,
+    Opening, Shared, Whereabouts, is_too_old,
 };
 use crate::resolve::{ResolveSettings, Resolver};
 use crate::transport::Transport;
@@ -253,7 +255,8 @@ impl UpstreamBackend {
         self.tls.replace(self.tls_target(source));
         match source.external {
             None => {
-                self.set_endpoints(source.endpoints.iter().map(|endpoint| (endpoint.address, endpoint.pod.clone())))
+                let endpoints = source.endpoints.iter();
+                self.set_endpoints(endpoints.map(|endpoint| (endpoint.address, Whereabouts::of(endpoint))));
             }
             // Asks again at the next request; the endpoints stay until there is another answer.
             Some(_) => self.recheck.set(Some(clock())),
@@ -270,14 +273,15 @@ impl UpstreamBackend {
 
     /// Replaces the endpoints. The same address with another pod is another endpoint: the former pod's connections
     /// and failures say nothing about it.
-    fn set_endpoints(&self, wanted: impl Iterator<Item = (SocketAddr, Option<Arc<str>>)>) {
+    fn set_endpoints(&self, wanted: impl Iterator<Item = (SocketAddr, Whereabouts)>) {
         let former = self.endpoints.take().into_iter();
         let mut former: BTreeMap<_, _> = former.map(|endpoint| (endpoint.address(), endpoint)).collect();
         let mut endpoints = Vec::with_capacity(former.len());
-        for (address, pod) in wanted {
-            let is_kept = former.get(&address).is_some_and(|endpoint| endpoint.pod() == pod.as_ref());
+        for (address, whereabouts) in wanted {
+            let is_kept = former.get(&address).is_some_and(|endpoint| *endpoint.whereabouts() == whereabouts);
             let kept = if is_kept { former.remove(&address) } else { None };
-            endpoints.push(kept.unwrap_or_else(|| EndpointState::new(address, pod, &self.ejections, &self.shared)));
+            endpoints
+                .push(kept.unwrap_or_else(|| EndpointState::new(address, whereabouts, &self.ejections, &self.shared)));
         }
         former.values().for_each(|endpoint| endpoint.remove());
         self.ejections.set_members(endpoints.iter());
@@ -324,7 +328,9 @@ impl UpstreamBackend {
                 let former = self.resolved.replace(Some(Rc::clone(&resolution.addresses)));
                 if !former.is_some_and(|former| Rc::ptr_eq(&former, &resolution.addresses)) {
                     let addresses = resolution.addresses.iter();
-                    self.set_endpoints(addresses.map(|address| (SocketAddr::new(*address, external.1), None)));
+                    self.set_endpoints(
+                        addresses.map(|address| (SocketAddr::new(*address, external.1), Whereabouts::default())),
+                    );
                 }
                 Ok(())
             }
@@ -365,7 +371,8 @@ impl UpstreamBackend {
     ) -> Result<Lease, ConnectError> {
         match endpoint.take_idle(now) {
             Some(IdleConnection { transport, opened, requests, counted, .. }) => {
-                Ok(Lease { connection: transport, reused: true, opened, requests, counted, guard: endpoint.begin() })
+                let guard = endpoint.begin();
+                Ok(Lease { connection: transport, reused: true, handshake: None, opened, requests, counted, guard })
             }
             None => self.checkout_new(endpoint, limit).await,
         }
@@ -380,10 +387,11 @@ impl UpstreamBackend {
         let tls = self.tls.borrow().clone();
         // Boxed, so that requests that need no new connection do not carry the state of opening one.
         match Box::pin(connect(endpoint.address(), tls.as_ref(), limit)).await {
-            Ok(connection) => {
+            Ok((connection, handshake)) => {
                 endpoint.opened();
                 let counted = Counted::new(self.shared.metrics.as_ref());
-                Ok(Lease { connection, reused: false, opened: clock(), requests: 0, counted, guard })
+                let handshake = Some(handshake);
+                Ok(Lease { connection, reused: false, handshake, opened: clock(), requests: 0, counted, guard })
             }
             Err(error) => Err(blamed(endpoint, error)),
         }
@@ -538,6 +546,8 @@ pub struct Lease {
     /// True if it has carried requests before: then the endpoint may have closed it just now, and a failure before
     /// the first byte of a response says nothing about the endpoint.
     pub reused: bool,
+    /// What opening it took; `None` if it was there before.
+    pub handshake: Option<Handshake>,
     /// When it was opened.
     pub opened: Instant,
     /// Requests that it carried before this one.
@@ -581,6 +591,8 @@ pub struct Http2Lease {
     pub sender: SendRequest<Bytes>,
     /// True if the connection was there before: it may have been closed just now.
     pub reused: bool,
+    /// What opening it took; `None` if it was there before.
+    pub handshake: Option<Handshake>,
     status: Rc<Http2Status>,
     /// What had been heard when the stream began.
     heard: u64,
@@ -590,7 +602,8 @@ pub struct Http2Lease {
 impl Http2Lease {
     fn new(sender: SendRequest<Bytes>, reused: bool, status: &Rc<Http2Status>, guard: InFlight) -> Self {
         status.active.set(status.active.get() + 1);
-        Self { sender, reused, status: Rc::clone(status), heard: status.heard.get(), guard }
+        let handshake = (!reused).then(|| status.handshake.get());
+        Self { sender, reused, handshake, status: Rc::clone(status), heard: status.heard.get(), guard }
     }
 
     /// The endpoint at the other end; report success and failure to it.

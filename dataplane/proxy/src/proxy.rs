@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use sluicegate_config::diff::Change;
 use sluicegate_config::{Backend, Diff, Generation, StreamListener, StreamPort};
 use sluicegate_route::RouteTable;
-use sluicegate_telemetry::{LimitName, Metrics};
+use sluicegate_telemetry::{LimitName, Metrics, RequestSinks};
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -119,11 +119,16 @@ pub struct Proxy {
 type Sockets = Vec<(TcpListener, Service)>;
 
 impl Proxy {
-    /// Binds everything and starts the workers. Nothing is served before [`Self::apply`]: requests get 404.
+    /// Binds everything and starts the workers. Nothing is served before [`Self::apply`]: requests get 404. `sinks` are
+    /// told of every request when it is over; without them nothing is remembered for it.
     ///
     /// # Errors
     /// Names the address or the setting that is at fault and what to do about it.
-    pub fn start(settings: ProxySettings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+    pub fn start(
+        settings: ProxySettings,
+        metrics: Arc<Metrics>,
+        sinks: Option<Arc<dyn RequestSinks>>,
+    ) -> Result<Self, StartError> {
         let count = worker_count(&settings);
         let settings = Arc::new(settings);
         let shared = Arc::new(Shared {
@@ -151,6 +156,7 @@ impl Proxy {
                 shared: Arc::clone(&shared),
                 metrics: metrics.worker(index),
                 engine: engine.clone(),
+                sinks: sinks.clone(),
                 sockets,
             };
             workers.push(start.spawn()?);
@@ -362,6 +368,7 @@ struct WorkerStart {
     shared: Arc<Shared>,
     metrics: Arc<sluicegate_telemetry::WorkerMetrics>,
     engine: Engine,
+    sinks: Option<Arc<dyn RequestSinks>>,
     sockets: Sockets,
 }
 
@@ -386,8 +393,10 @@ impl WorkerStart {
         };
         let resolver = Resolver::new(resolve, SystemLookup::default());
         let upstreams = Upstreams::counted_by(Some(Arc::clone(&self.metrics)), upstream, resolver, seed(self.index));
-        let worker =
-            Rc::new(Worker::new(self.settings, self.shared, self.metrics, upstreams, self.engine, seed(self.index)));
+        let sink = self.sinks.map(|sinks| sinks.of_worker(self.index));
+        let seed = seed(self.index);
+        let worker = Worker::new(self.settings, self.shared, self.metrics, upstreams, self.engine, sink, seed);
+        let worker = Rc::new(worker);
         let (stop, stopped) = watch::channel(false);
         for (socket, service) in self.sockets {
             tokio::task::spawn_local(listener::accept(Rc::clone(&worker), socket, service, stopped.clone()));

@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sluicegate_config::diff::Change;
 use sluicegate_config::{Certificate, CertificateId, Diff, TlsTreatment};
 use sluicegate_route::RouteTable;
-use sluicegate_telemetry::TlsFailure;
+use sluicegate_telemetry::{DownstreamTls, TlsFailure, TlsVersion};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -135,15 +135,21 @@ fn certificate_for(table: &RouteTable, name: &str) -> Option<CertificateId> {
 /// What a terminated TLS connection was served with.
 #[derive(Debug)]
 pub(crate) struct TlsSession {
+    version: TlsVersion,
     server_name: Option<Box<str>>,
     certificate: Option<CertificateId>,
 }
 
 impl TlsSession {
-    pub(crate) fn new(session: &ServerConnection, table: &RouteTable) -> Self {
+    pub(crate) fn new(session: &ServerConnection, version: TlsVersion, table: &RouteTable) -> Self {
         let server_name: Option<Box<str>> = session.server_name().map(Into::into);
         let certificate = server_name.as_deref().and_then(|name| certificate_for(table, name));
-        Self { server_name, certificate }
+        Self { version, server_name, certificate }
+    }
+
+    /// How it is told to whoever records requests.
+    pub(crate) fn told(&self) -> DownstreamTls<'_> {
+        DownstreamTls { version: self.version, server_name: self.server_name.as_deref() }
     }
 
     /// True if the client never named a host that we know: it was served the default certificate.

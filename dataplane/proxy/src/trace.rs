@@ -3,7 +3,7 @@
 use crate::settings::TraceSettings;
 use crate::worker::Worker;
 use sluicegate_http1::{Field, FieldName, RequestHead};
-use sluicegate_trace::{FreshIds, Injection, SpanId, TraceFields, TraceId, decide};
+use sluicegate_trace::{FreshIds, Injection, SpanId, Trace, TraceFields, TraceId, decide};
 use std::time::Instant;
 
 /// What a request's tries say of its trace. Empty where the gateway leaves trace headers alone; kept between requests with
@@ -11,7 +11,7 @@ use std::time::Instant;
 #[derive(Default)]
 pub(crate) struct Propagation {
     injection: Injection,
-    trace_id: Option<TraceId>,
+    trace: Option<Trace>,
 }
 
 impl Propagation {
@@ -31,19 +31,20 @@ impl Propagation {
         let fresh = FreshIds { trace_id: TraceId::from_random(random), span_id: SpanId::from_random(worker.random()) };
         let trace = decide(&fields, &extracted, &settings.policy, fresh, || worker.may_force_sampling(Instant::now()));
         self.injection.prepare(&fields, &extracted, &trace, &settings.injection);
-        self.trace_id = Some(trace.trace_id);
+        self.trace = Some(trace);
     }
 
-    /// Each try is a span of its own, so that a backend is not the child of another one's failed try.
-    pub(crate) fn begin_try(&mut self, worker: &Worker) {
-        if self.trace_id.is_some() {
-            self.injection.set_span(SpanId::from_random(worker.random()));
-        }
+    /// Each try is a span of its own, so that a backend is not the child of another one's failed try. Returns it.
+    pub(crate) fn begin_try(&mut self, worker: &Worker) -> Option<SpanId> {
+        self.trace.as_ref()?;
+        let span = SpanId::from_random(worker.random());
+        self.injection.set_span(span);
+        Some(span)
     }
 
     /// Whether a field of the request is replaced or removed.
     pub(crate) fn replaces(&self, field: &Field<'_>) -> bool {
-        self.trace_id.is_some() && is_candidate(field) && self.injection.replaces(field.name)
+        self.trace.is_some() && is_candidate(field) && self.injection.replaces(field.name)
     }
 
     /// Names and values to add.
@@ -52,13 +53,13 @@ impl Propagation {
     }
 
     /// The trace, where the gateway carries one.
-    pub(crate) fn trace_id(&self) -> Option<TraceId> {
-        self.trace_id
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
     }
 
     pub(crate) fn clear(&mut self) {
         self.injection.clear();
-        self.trace_id = None;
+        self.trace = None;
     }
 
     pub(crate) fn capacity_bytes(&self) -> usize {

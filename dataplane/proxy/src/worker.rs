@@ -11,7 +11,7 @@ use crate::trace::Propagation;
 use arc_swap::ArcSwap;
 use sluicegate_http1::{HeadLimits, RequestHead, ResponseHead};
 use sluicegate_route::RouteTable;
-use sluicegate_telemetry::{ListenerKind, WorkerMetrics};
+use sluicegate_telemetry::{ListenerKind, RequestSink, Try, WorkerMetrics};
 use sluicegate_trace::SamplingBudget;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -32,12 +32,14 @@ pub(crate) struct Shared {
 /// `Arc` would pass its cache line around.
 pub(crate) type HeldTable = Rc<Arc<RouteTable>>;
 
-/// Request and response head of one exchange and its trace, lent to a connection while a request is on its way.
+/// Request and response head of one exchange, its trace and its tries, lent to a connection while a request is on its way.
 #[derive(Default)]
 pub(crate) struct Heads {
     pub(crate) request: RequestHead,
     pub(crate) response: ResponseHead,
     pub(crate) trace: Propagation,
+    /// The tries so far, where somebody wants to know.
+    pub(crate) tries: Vec<Try>,
 }
 
 const KEPT_HEADS: usize = 256;
@@ -50,6 +52,8 @@ pub(crate) struct Worker {
     pub(crate) buffers: Rc<BufferPool>,
     pub(crate) upstreams: Rc<Upstreams>,
     pub(crate) stream_engine: Engine,
+    /// Who is told of requests that are over.
+    pub(crate) sink: Option<RefCell<Box<dyn RequestSink>>>,
     pub(crate) request_limits: HeadLimits,
     pub(crate) response_limits: HeadLimits,
     table: RefCell<HeldTable>,
@@ -70,6 +74,7 @@ impl Worker {
         metrics: Arc<WorkerMetrics>,
         upstreams: Rc<Upstreams>,
         stream_engine: Engine,
+        sink: Option<Box<dyn RequestSink>>,
         seed: u64,
     ) -> Self {
         let limits = &settings.limits;
@@ -99,6 +104,7 @@ impl Worker {
             metrics,
             upstreams,
             stream_engine,
+            sink: sink.map(RefCell::new),
         }
     }
 
@@ -120,6 +126,7 @@ impl Worker {
         heads.request.clear();
         heads.response.clear();
         heads.trace.clear();
+        heads.tries.clear();
         let mut kept = self.heads.borrow_mut();
         if kept.len() < KEPT_HEADS
             && heads.request.capacity_bytes() + heads.trace.capacity_bytes() <= self.request_limits.max_head_bytes

@@ -50,7 +50,8 @@ async fn tls_pair() -> (Transport, Transport) {
         TlsAcceptor::from(Arc::new(config)).accept(stream).await.expect("a handshake")
     });
     let target = UpstreamTls::new(None).target(false, "web.test");
-    let client = connect(address, Some(&target), LIMIT).await.expect("a handshake");
+    let (client, handshake) = connect(address, Some(&target), LIMIT).await.expect("a handshake");
+    assert!(handshake.tls.is_some_and(|took| !took.is_zero()) && !handshake.tcp.is_zero());
     (client, server.await.expect("no panic").into())
 }
 

@@ -178,6 +178,7 @@ impl HostEntry {
 /// A virtual host as the table keeps it.
 pub struct HostTable {
     pattern: HostPattern,
+    written: Box<str>,
     dialect: Dialect,
     matching: Matching,
     /// In order of precedence; the fallback, if there is one, is the last.
@@ -246,6 +247,10 @@ impl HostTable {
             matching: host.matching,
             routes,
             pattern: pattern.clone(),
+            written: match pattern {
+                HostPattern::Any => "".into(),
+                HostPattern::Exact(_) | HostPattern::Wildcard(_) => pattern.to_string().into(),
+            },
             backends: backends.into(),
             counted: counted.into(),
         }
@@ -262,6 +267,11 @@ impl HostTable {
     /// What it claims.
     pub fn pattern(&self) -> &HostPattern {
         &self.pattern
+    }
+
+    /// The pattern as an Ingress writes it, `*.example.com`; empty for every host.
+    pub fn written(&self) -> &str {
+        &self.written
     }
 
     /// The dialect of its routes.

@@ -54,7 +54,7 @@ pub struct FinishedRequest<'a> {
     pub response_fields: Option<&'a dyn HeadFields>,
     /// The final status that the client was sent; 499 where it went before it got one, 0 where nothing was sent.
     pub status: u16,
-    /// What the backend said in `grpc-status`: in a trailer, or in the head of an answer without a body.
+    /// The status of a gRPC call: from the trailers, or from the head of a response that has nothing else.
     pub grpc_status: Option<u16>,
     /// Why the gateway answered by itself or cut the response, with words for people.
     pub fault: Option<(FaultReason, &'a str)>,
@@ -62,7 +62,7 @@ pub struct FinishedRequest<'a> {
     pub bytes_in: u64,
     /// Body bytes sent to the client, without framing.
     pub bytes_out: u64,
-    /// Bytes of the request as it came: head and body.
+    /// Bytes of the request: its head (in HTTP/2, of names and values), and the body without framing.
     pub request_length: u64,
     /// Who took it; `None` where no rule did.
     pub route: Option<RouteTaken<'a>>,
@@ -83,7 +83,7 @@ pub struct Downstream<'a> {
     pub protocol: Protocol,
     /// The client: from `X-Forwarded-For` where the peer is trusted, or from the PROXY protocol, else the peer.
     pub client: IpAddr,
-    /// Who has the connection.
+    /// Who has the connection, or whom its PROXY protocol header names.
     pub peer: SocketAddr,
     /// Where it connected to.
     pub local: SocketAddr,
@@ -145,7 +145,7 @@ pub struct Try {
     pub connect: Option<Duration>,
     /// The TLS handshake.
     pub tls: Option<Duration>,
-    /// From the request being sent to the end of the response's head.
+    /// From the request being queued to the end of the response's head.
     pub first_byte: Option<Duration>,
     /// The status that the endpoint answered.
     pub status: Option<u16>,

@@ -81,6 +81,7 @@ impl Translator<'_> {
                 endpoints.extend(slice.endpoints.iter().map(|endpoint| EndpointDraft {
                     address: SocketAddr::new(endpoint.address, number),
                     pod: endpoint.pod.clone(),
+                    node: endpoint.node.clone(),
                     terminating: endpoint.terminating,
                 }));
             }

@@ -117,7 +117,7 @@ pub async fn dead_address() -> SocketAddr {
 }
 
 pub fn backend(addresses: &[SocketAddr], protocol: UpstreamProtocol) -> Backend {
-    let endpoint = |address: &SocketAddr| Endpoint { address: *address, pod: None, terminating: false };
+    let endpoint = |address: &SocketAddr| Endpoint { address: *address, pod: None, node: None, terminating: false };
     let mut endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
     endpoints.sort();
     Backend {

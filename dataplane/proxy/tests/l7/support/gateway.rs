@@ -1,10 +1,11 @@
 //! A running proxy with the controller in front of it, fed with manifests as text.
 
 use super::http1::Http1;
+use super::recorder::Recorder;
 use sluicegate_config::{Kind, NamespacedName, ObjectRef, Rejection, Settings};
 use sluicegate_proxy::{Applied, Drained, Proxy, ProxySettings};
 use sluicegate_source::manifest::{Document, Format, Source, parse};
-use sluicegate_telemetry::{Exposition, FaultReason, LimitName, Metrics};
+use sluicegate_telemetry::{Exposition, FaultReason, LimitName, Metrics, RequestSinks};
 use sluicegate_translate::{Controller, ObjectChange};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,6 +30,15 @@ impl Gateway {
 
     /// With settings of its own.
     pub fn with(adjust: impl FnOnce(&mut ProxySettings)) -> Self {
+        Self::told_to(None, adjust)
+    }
+
+    /// The same, and every request that is over is told to the recorder.
+    pub fn recorded_by(recorder: &Recorder, adjust: impl FnOnce(&mut ProxySettings)) -> Self {
+        Self::told_to(Some(Arc::new(recorder.clone())), adjust)
+    }
+
+    fn told_to(sinks: Option<Arc<dyn RequestSinks>>, adjust: impl FnOnce(&mut ProxySettings)) -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings =
             ProxySettings { http: vec![loopback], https: vec![loopback], workers: 2, ..ProxySettings::default() };
@@ -36,7 +46,7 @@ impl Gateway {
         let default_certificate =
             settings.default_certificate.as_ref().map(|id| NamespacedName::new(id.namespace.clone(), id.name.clone()));
         let metrics = Metrics::new(settings.workers);
-        let proxy = Proxy::start(settings, Arc::clone(&metrics)).expect("the proxy starts");
+        let proxy = Proxy::start(settings, Arc::clone(&metrics), sinks).expect("the proxy starts");
         let objects = Settings {
             default_certificate,
             tcp_services_configmap: Some(NamespacedName::new("default", "tcp-services")),

@@ -26,7 +26,7 @@ fn of_service(name: &str, port_extra: &str, endpoints: &[SocketAddr]) -> String 
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
              metadata: {{name: {name}-{index}, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}\n\
              addressType: {family}\nports: [{{name: main, port: {}, protocol: TCP}}]\n\
-             endpoints: [{{addresses: [\"{}\"], conditions: {{ready: true}}, \
+             endpoints: [{{addresses: [\"{}\"], conditions: {{ready: true}}, nodeName: node-{index}, \
              targetRef: {{kind: Pod, name: {name}-{index}, namespace: default}}}}]\n",
             endpoint.port(),
             endpoint.ip(),

@@ -8,6 +8,7 @@ pub mod gateway;
 pub mod http1;
 pub mod http2;
 pub mod manifest;
+pub mod recorder;
 pub mod tls;
 pub mod upgrade;
 pub mod wire;
@@ -16,6 +17,7 @@ pub use gateway::Gateway;
 pub use http1::{Body, Http1, Response};
 pub use http2::Http2;
 pub use manifest::{Ingress, service, service_speaking};
+pub use recorder::{Recorded, Recorder};
 
 use std::future::Future;
 use std::time::Duration;
