@@ -289,9 +289,9 @@ async fn a_response_that_is_cut_is_told_with_the_reason() {
     let mut client = gateway.connect().await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let told = recorder.one().await;
-    assert_eq!((told.status, reason(&told), told.has_response), (200, Some(FaultReason::UpstreamReset), true));
+    assert_eq!((told.status, reason(&told), told.has_response), (200, Some(FaultReason::UpstreamBadResponse), true));
     assert_eq!((told.bytes_out, told.tries[0].status, told.tries[0].bytes), (4, Some(200), 4));
-    assert_eq!(told.tries[0].error, Some(UpstreamError::Reset));
+    assert_eq!(told.tries[0].error, Some(UpstreamError::BadResponse));
     // A client that goes before there is an answer.
     let silent = RawBackend::scripted([Step::AwaitHead, Step::Pause(Duration::from_secs(60))]).await.expect("start");
     gateway.set_endpoints("web", &[silent.address()]);
