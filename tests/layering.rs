@@ -52,6 +52,7 @@ const PICTURE: &[(&str, &[&str])] = &[
             "sluicegate-xdp",
         ],
     ),
+    ("sluicegate-collector", &[]),
     ("sluicegate-config", &[]),
     ("sluicegate-dsr", &["sluicegate-l4"]),
     ("sluicegate-echo", &[]),
@@ -60,6 +61,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("sluicegate-http1", &[]),
     ("sluicegate-l4", &[]),
     ("sluicegate-netlab", &[]),
+    ("sluicegate-otlp", &["sluicegate-telemetry", "sluicegate-trace"]),
     (
         "sluicegate-proxy",
         &["sluicegate-config", "sluicegate-http1", "sluicegate-route", "sluicegate-telemetry", "sluicegate-trace"],
