@@ -327,6 +327,12 @@ fn a_node_can_be_director_too() {
         let shown = site.run(&host, &["vips"]);
         if shown.contains("unhealthy") { Err(shown) } else { Ok(()) }
     });
+    for vip in vips() {
+        let pods = site.answering_to(&host, vip);
+        assert_eq!(pods.len(), 4, "a client of the machine itself reaches its own pods too: {pods:?}\n{}", site.log());
+        let mut bulk = site.connect(&host, (vip, PORT).into()).expect("connected");
+        bulk.echo(&bytes(1 << 19)).unwrap_or_else(|error| panic!("{vip}: {error}\n{}", site.log()));
+    }
     // What the agent made goes, and nothing else of the node.
     site.nodes[1].agent = None;
     let other = site.nodes[1].namespace.clone();

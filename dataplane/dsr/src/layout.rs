@@ -64,8 +64,8 @@ pub struct HostControl {
     pub flags: u32,
     /// Index of the interface by which clients of this host itself reach its pods ([`TURN_MAC`]); 0 = there is none.
     pub turn: u32,
-    /// Where answers come in to clients of this host whose packets came by `lo`: an uplink, since the kernel expects what has a
-    /// VIP as source there. Without an interface: where the packets came in.
+    /// Where answers come in to clients of this host whose packets came by `lo` or a director's pair of interfaces: an uplink,
+    /// since the kernel expects what has a VIP as source there. Without an interface: where the packets came in.
     pub home: Way,
 }
 

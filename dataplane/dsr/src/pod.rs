@@ -239,7 +239,7 @@ fn ask<P: StackFrame, T: HostTables + PodTables>(packet: &P, tables: &T, notes: 
         protocol: u32::from(notes.datagram.protocol),
     };
     notes.query.back = match is_own {
-        true if packet.ingress() == LOOPBACK && control.home.interface != 0 => control.home,
+        true if stays_inside(packet) && control.home.interface != 0 => control.home,
         true => here(packet),
         false => STRAIGHT,
     };
@@ -254,8 +254,17 @@ fn settle<T: HostTables + PodTables>(tables: &T, notes: &mut Scratch, pod: u16, 
     if teach_parts(tables, notes) { Found::new(chosen.reason()) } else { Found::not(Reason::PodUntracked) }
 }
 
-/// `lo` has this index in every network namespace.
-const LOOPBACK: u32 = 1;
+/// It has never been on a wire: on `lo` there are no addresses, and what a director's own clients send by its pair of interfaces,
+/// which resolve none, has that of the one end twice, so that the other end takes it for another machine's. Neither takes what has a
+/// VIP as source.
+#[inline(always)]
+pub fn stays_inside<P: StackFrame>(packet: &P) -> bool {
+    match packet.view::<12>(0) {
+        Some([a, b, c, d, e, f, g, h, i, j, k, l]) => [*a, *b, *c, *d, *e, *f] == [*g, *h, *i, *j, *k, *l],
+        None => false,
+    }
+}
+
 const STRAIGHT: Way = Way { interface: 0, mac: [0; 8] };
 
 /// Where a frame came in.

@@ -187,12 +187,14 @@ mod bpf {
     #[classifier]
     pub fn to_pod(context: TcContext) -> i32 {
         let frame = context.skb.skb;
-        // For another machine: a switch floods. The stack drops it, but the flow would have been taken.
         // SAFETY: the context is the kernel's `__sk_buff`.
-        if unsafe { (*frame).pkt_type } == PACKET_OTHERHOST {
+        let is_others = unsafe { (*frame).pkt_type } == PACKET_OTHERHOST;
+        let mut carried = Carried::new(context, INWARD);
+        // For another machine: a switch floods. The stack drops it, but the flow would have been taken.
+        if is_others && !pod::stays_inside(&carried) {
             return TC_ACT_UNSPEC;
         }
-        let delivery = pod::to_pod(&mut Carried::new(context, INWARD), &Maps);
+        let delivery = pod::to_pod(&mut carried, &Maps);
         // What is for no pod is the host's whole traffic.
         if delivery.reason != Reason::NotPods {
             count(&HOST_REASONS, delivery.reason.index());
