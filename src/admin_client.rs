@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 
 /// The largest answer that is read: the state of several hundred thousand routes.
 const MOST_BYTES: usize = 1 << 30;
-/// The longest line of a stream: a frame of 232 bytes in hexadecimal digits, and what is said of it.
-const MOST_LINE: usize = 64 * 1024;
+/// The longest line of a stream: a request with fields as long as they may be, escaped.
+const MOST_LINE: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One JSON document.

@@ -72,9 +72,9 @@ pub enum Command {
         after_help = "Examples:\n  sluicegate explain https://shop.example/cart\n  sluicegate explain shop.example/cart --manifests manifests/\n  sluicegate explain http://192.0.2.10/ -o json\n  sluicegate explain tcp,198.51.100.7:40000,192.0.2.10:80\n  sluicegate explain udp,[2001:db8::7]:40000,[2001:db8::10]:53 --manifests manifests/\n  sluicegate explain icmp,198.51.100.7,192.0.2.10"
     )]
     Explain(ExplainArguments),
-    /// Show sampled packets of the running director, each with what became of it
+    /// Show live requests of the running gateway as they end, or sampled packets of its director
     #[command(
-        after_help = "Examples:\n  sluicegate tap --packet --every 1000\n  sluicegate tap --packet --vip 192.0.2.10 --count 20\n  sluicegate tap --packet --for 10s --write vip.pcapng\n  sluicegate tap --packet --write - | tcpdump -r -"
+        after_help = "Examples:\n  sluicegate tap --host shop.example --status 5xx\n  sluicegate tap --slow 200ms --ingress shop/web --count 20\n  sluicegate tap --for 10s -o json | jq .tries\n  sluicegate tap --packet --every 1000\n  sluicegate tap --packet --vip 192.0.2.10 --count 20\n  sluicegate tap --packet --for 10s --write vip.pcapng\n  sluicegate tap --packet --write - | tcpdump -r -"
     )]
     Tap(TapArguments),
     /// Make this host a real server: VIPs on lo without ARP, tunnels of known directors unwrapped, packets into pods (needs root)
@@ -184,29 +184,50 @@ pub struct VipsArguments {
 
 #[derive(Debug, Args)]
 pub struct TapArguments {
-    /// Packets of the director: the only thing that there is to tap
-    #[arg(long, required = true)]
+    /// Requests for this host, or *.NAME for all below it
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Requests for this path, or with * behind it all that begin so
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// Requests with this method
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// Requests with this status: 404, 5xx, 400-499 or ">=400"
+    #[arg(long, value_name = "STATUS")]
+    pub status: Option<String>,
+    /// Requests that took this long and longer
+    #[arg(long, value_name = "TIME")]
+    pub slow: Option<String>,
+    /// Requests that this Ingress took; NAMESPACE/* for all of a namespace
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub ingress: Option<String>,
+    /// How to print requests; json: one object a line, with the fields of the access log
+    #[arg(short, long, value_enum, default_value_t, conflicts_with = "packet")]
+    pub output: OutputFormat,
+    /// Packets of the director instead of requests
+    #[arg(long, conflicts_with_all = ["host", "path", "method", "status", "slow", "ingress"])]
     pub packet: bool,
     /// One packet of so many; 1 = all
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "packet", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub every: u32,
     /// Packets to this virtual IP alone
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", requires = "packet")]
     pub vip: Option<std::net::IpAddr>,
     /// Also packets that are for no virtual IP
-    #[arg(long)]
+    #[arg(long, requires = "packet")]
     pub all: bool,
     /// Bytes of each frame, headers first
-    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=232))]
+    #[arg(long, value_name = "BYTES", requires = "packet", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=232))]
     pub snap: u16,
-    /// End after so many packets
+    /// End after so many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// End after this time
     #[arg(long = "for", value_name = "TIME", value_parser = crate::options::duration)]
     pub period: Option<std::time::Duration>,
-    /// Write a capture file (pcapng) instead of lines; - for standard output
-    #[arg(long, value_name = "FILE")]
+    /// Write packets as a capture file (pcapng) instead of lines; - for standard output
+    #[arg(long, value_name = "FILE", requires = "packet")]
     pub write: Option<PathBuf>,
     #[command(flatten)]
     pub admin: AdminAddress,

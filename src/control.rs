@@ -8,7 +8,8 @@ use crate::api_server::ApiServer;
 use crate::changes::{self, Cause};
 use crate::check::unix_now;
 use crate::director::{Director, NodeMarks};
-use crate::tap::TapLines;
+use crate::tap::{RequestLines, TapLines};
+use crate::telemetry::Telemetry;
 use crate::{explain, ownership, pulse};
 use sluicegate_admin::director::{ConflictState, CordonError, DirectorState};
 use sluicegate_admin::packets::{PacketsState, PortTraffic};
@@ -24,7 +25,7 @@ use sluicegate_forward::packet_tuple::NoPacket;
 use sluicegate_forward::sampling::{NoTap, Selection};
 use sluicegate_proxy::Proxy;
 use sluicegate_source::SourceEvent;
-use sluicegate_telemetry::Metrics;
+use sluicegate_telemetry::{Metrics, RequestFilter};
 use sluicegate_telemetry::control::{CertificateExpiry, PoolAddresses, RejectionCounts};
 use sluicegate_translate::{Controller, Object, PoolUsage, Update, WhatIf};
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,6 +104,8 @@ impl Status {
 #[derive(Clone)]
 pub struct Parts {
     pub proxy: Arc<Proxy>,
+    /// `None` where no requests are served.
+    pub telemetry: Option<Arc<Telemetry>>,
     pub director: Option<Arc<Director>>,
     pub metrics: Arc<Metrics>,
     pub status: Arc<Status>,
@@ -525,6 +528,15 @@ impl StateView for View {
         let director = self.parts.director.as_ref().ok_or(NoTap::Off);
         match director.and_then(|director| director.tap(Selection { every, vip, all })) {
             Ok(tap) => Ok(Box::new(TapLines::new(tap, snap))),
+            Err(error) => Err(TapError(error.to_string())),
+        }
+    }
+
+    fn tap_requests(&self, filter: RequestFilter) -> Result<Box<dyn Lines>, TapError> {
+        let none = || TapError("no requests are served here: that is for a gateway (--role gateway or all)".to_owned());
+        let taps = self.parts.telemetry.as_ref().ok_or_else(none)?.taps();
+        match taps.watch(filter) {
+            Ok(tap) => Ok(Box::new(RequestLines::new(tap))),
             Err(error) => Err(TapError(error.to_string())),
         }
     }

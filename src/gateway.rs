@@ -4,6 +4,7 @@ use crate::answers::Answers;
 use crate::api_server::ApiServer;
 use crate::control::{Control, Message, Parts, Status, View};
 use crate::director::{Director, DirectorSettings};
+use crate::telemetry::Telemetry;
 use crate::webhook::LoopJudge;
 use anyhow::{Context as _, anyhow, bail};
 use sluicegate_admin::{AdminServer, AdminSettings};
@@ -12,7 +13,7 @@ use sluicegate_config::{CertificateId, Kind, NamespacedName, ObjectRef, Settings
 use sluicegate_proxy::{Proxy, ProxySettings};
 use sluicegate_source::write::{Writer, WriterSettings};
 use sluicegate_source::{Directory, DirectorySettings, Kube, KubeClient, KubeSettings, Login, Wishes};
-use sluicegate_telemetry::Metrics;
+use sluicegate_telemetry::{AccessLogSettings, Metrics, RequestSinks};
 use sluicegate_translate::{Controller, ObjectChange, PublishSettings};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -24,6 +25,8 @@ pub struct GatewaySettings {
     pub translate: Settings,
     pub proxy: ProxySettings,
     pub admin: AdminSettings,
+    /// `None` = requests are not logged.
+    pub access_log: Option<AccessLogSettings>,
     /// Statuses are taken back when it is shut down.
     pub clear_statuses: bool,
     /// Virtual IPs; `None` = no packet is forwarded.
@@ -66,6 +69,7 @@ pub struct Gateway {
     control: Control,
     director: Option<Arc<Director>>,
     proxy: Arc<Proxy>,
+    telemetry: Arc<Telemetry>,
     status: Arc<Status>,
     clear_statuses: bool,
 }
@@ -87,8 +91,11 @@ impl Gateway {
             settings.proxy.default_certificate = Some(CertificateId { namespace, name });
         }
         raise_file_limit();
+        let serves_http = !settings.proxy.http.is_empty() || !settings.proxy.https.is_empty();
         let metrics = Metrics::new(settings.proxy.workers);
-        let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics), None)?);
+        let telemetry = Telemetry::start(settings.access_log, &metrics)?;
+        let sinks = Some(Arc::clone(&telemetry) as Arc<dyn RequestSinks>);
+        let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics), sinks)?);
         let status = Arc::new(Status::default());
         let director = settings
             .director
@@ -97,6 +104,7 @@ impl Gateway {
             .map(Arc::new);
         let parts = Parts {
             proxy: Arc::clone(&proxy),
+            telemetry: serves_http.then(|| Arc::clone(&telemetry)),
             director: director.clone(),
             metrics: Arc::clone(&metrics),
             status: Arc::clone(&status),
@@ -135,7 +143,7 @@ impl Gateway {
             tracing::info!(address = %webhook.address(), "the webhook listens");
         }
         let clear_statuses = settings.clear_statuses;
-        Ok(Self { webhook, admin, source, control, director, proxy, status, clear_statuses })
+        Ok(Self { webhook, admin, source, control, director, proxy, telemetry, status, clear_statuses })
     }
 
     /// The proxy.
@@ -177,6 +185,13 @@ impl Gateway {
         Ok(())
     }
 
+    /// Opens files of logs anew, for who has renamed them.
+    pub fn reopen_logs(&self) {
+        if self.telemetry.reopen() {
+            tracing::info!("SIGHUP: the access log is opened anew");
+        }
+    }
+
     /// Readiness off and virtual IPs handed over; accepting and forwarding go on.
     pub fn lame_duck(&self) {
         self.status.leave();
@@ -199,6 +214,7 @@ impl Gateway {
             self.control.clear_statuses();
         }
         drop(self.control);
+        self.telemetry.finish();
         self.admin.stop();
         tracing::info!(took_ms = drained.took.as_millis(), "drained");
     }

@@ -27,6 +27,7 @@ mod pulse;
 mod query;
 mod run;
 mod tap;
+mod telemetry;
 mod vips;
 mod webhook;
 

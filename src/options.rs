@@ -8,6 +8,7 @@ use sluicegate_announce::OnIsolation;
 use sluicegate_config::{InvalidVipPool, NamespacedName, PoolNamespaces, PoolRanges, Settings, VipPools};
 use sluicegate_forward::forwarder::ForwardMode;
 use sluicegate_proxy::StreamEngine;
+use sluicegate_telemetry::{LineFormat, LogTarget, RequestFilter, SkippedUrl};
 use sluicegate_trace::{Format, Ratio, Trust};
 use sluicegate_translate::Published;
 use std::collections::BTreeMap;
@@ -176,6 +177,22 @@ options! {
         /// Traces a second that callers may have recorded beyond that, per worker [default: 100]
         #[arg(long, env = "SLUICEGATE_TRACE_FORCED_LIMIT", value_name = "N", help_heading = "Tracing")]
         pub trace_forced_limit: Option<u32>,
+
+        /// Where a line for each request goes: a file, stdout or off [default: stdout]
+        #[arg(long, env = "SLUICEGATE_ACCESS_LOG", value_name = "FILE|stdout|off", value_parser = access_log, help_heading = "Access log")]
+        pub access_log: Option<AccessLogTo>,
+        /// json, nginx (the line of ingress-nginx) or a template with nginx's variables, such as '$remote_addr $status "$request"' [default: json]
+        #[arg(long, env = "SLUICEGATE_ACCESS_LOG_FORMAT", value_name = "FORMAT", help_heading = "Access log")]
+        pub access_log_format: Option<LineFormat>,
+        /// The part of requests that is logged, 0 to 1; errors always are [default: 1]
+        #[arg(long, env = "SLUICEGATE_ACCESS_LOG_SAMPLE", value_name = "RATIO", value_parser = ratio, help_heading = "Access log")]
+        pub access_log_sample: Option<Ratio>,
+        /// Only requests like these, such as status>=400, duration>=500ms, host=*.shop.example or ingress=shop/web, conditions joined by &; repeatable, one has to hold [default: all]
+        #[arg(long, env = "SLUICEGATE_ACCESS_LOG_FILTER", value_name = "FILTER", value_delimiter = ',', help_heading = "Access log")]
+        pub access_log_filter: Vec<RequestFilter>,
+        /// Not these: path and query as they come, or with * behind it all that begin so; repeatable [default: none]
+        #[arg(long, env = "SLUICEGATE_ACCESS_LOG_SKIP_URL", value_name = "URL", value_delimiter = ',', help_heading = "Access log")]
+        pub access_log_skip_url: Vec<SkippedUrl>,
 
         /// Worker threads [default: one per CPU]
         #[arg(long, env = "SLUICEGATE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Process")]
@@ -387,6 +404,13 @@ impl From<TrustName> for Trust {
     }
 }
 
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTo {
+    Off,
+    To(LogTarget),
+}
+
 /// Names of the log formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormatName {
@@ -527,6 +551,15 @@ fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("a time above 0 is expected".to_owned()),
         time => Ok(time),
+    }
+}
+
+fn access_log(text: &str) -> Result<AccessLogTo, String> {
+    match text {
+        "off" => Ok(AccessLogTo::Off),
+        "stdout" => Ok(AccessLogTo::To(LogTarget::Stdout)),
+        "" => Err("a file, stdout or off is expected".to_owned()),
+        path => Ok(AccessLogTo::To(LogTarget::File(path.into()))),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::capabilities::{self, Duty};
 use crate::cli::RunArguments;
 use crate::director::{DirectorSettings, LeaseSettings};
 use crate::gateway::{ClusterSettings, Gateway, GatewaySettings, SourceSettings};
-use crate::options::{ForwardName, LogFormatName, Role, RunOptions, ServeOptions};
+use crate::options::{AccessLogTo, ForwardName, LogFormatName, Role, RunOptions, ServeOptions};
 use anyhow::Context as _;
 use sluicegate_admin::AdminSettings;
 use sluicegate_admission::WebhookSettings;
@@ -18,6 +18,7 @@ use sluicegate_source::lease::ElectionTiming;
 use sluicegate_source::write::WriterSettings;
 use sluicegate_source::{DirectorySettings, KubeClient, KubeSettings, Login};
 use sluicegate_telemetry::logging::{self, LogFormat};
+use sluicegate_telemetry::{AccessLogSettings, LogTarget};
 use sluicegate_trace::{InjectionSettings, Policy, Sampler, Trust};
 use sluicegate_translate::PublishSettings;
 use std::collections::BTreeMap;
@@ -44,10 +45,14 @@ pub fn run(arguments: RunArguments) -> Result<(), Failure> {
     // Threads inherit what is left.
     capabilities::keep_only(duty).context("giving up capabilities")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let rotates = matches!(&settings.access_log, Some(log) if log.target != LogTarget::Stdout);
+    let (mut signals, mut hang_up) = runtime.block_on(async {
+        let hang_up = rotates.then(|| signal(SignalKind::hangup())).transpose()?;
+        std::io::Result::Ok((Signals::new()?, hang_up))
+    })?;
     let gateway = Gateway::start(settings)?;
     runtime.block_on(async {
-        let name = until_signal(&gateway, &mut signals).await?;
+        let name = until_signal(&gateway, &mut signals, &mut hang_up).await?;
         gateway.lame_duck();
         tracing::info!("{name}: not ready any more, accepting for {lame_duck:?}, then draining for at most {drain:?}");
         // Nobody was sent here before the first state.
@@ -78,11 +83,23 @@ fn second(name: &'static str) -> Failure {
     std::process::exit(1)
 }
 
-async fn until_signal(gateway: &Gateway, signals: &mut Signals) -> Result<&'static str, Failure> {
+async fn until_signal(
+    gateway: &Gateway,
+    signals: &mut Signals,
+    hang_up: &mut Option<Signal>,
+) -> Result<&'static str, Failure> {
     let mut pulse = tokio::time::interval(PULSE);
     loop {
+        // Where no file is written the signal does what it always did.
+        let hung_up = async {
+            match hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             name = signals.next() => return Ok(name),
+            _ = hung_up => gateway.reopen_logs(),
             _ = pulse.tick() => gateway.check_alive()?,
         }
     }
@@ -157,6 +174,7 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     translate.addresses_by_status = serve.manifests.is_empty();
     translate.default_certificate = serve.default_ssl_certificate.clone().filter(|_| serves_http);
     Ok(GatewaySettings {
+        access_log: access_log_settings(&serve, serves_http),
         clear_statuses: serve.clear_status_on_shutdown.unwrap_or(false),
         source: source(&serve, &translate, role),
         translate,
@@ -395,6 +413,24 @@ fn trace_settings(serve: &ServeOptions) -> Option<TraceSettings> {
         },
         forced_per_second: serve.trace_forced_limit.unwrap_or(defaults.forced_per_second),
         extract: defaults.extract,
+    })
+}
+
+/// Who runs an ingress controller looks for its requests where the pod's logs are, so that is where they go unless it is
+/// said otherwise. A director has none.
+fn access_log_settings(serve: &ServeOptions, serves_http: bool) -> Option<AccessLogSettings> {
+    let target = match &serve.access_log {
+        _ if !serves_http => return None,
+        Some(AccessLogTo::Off) => return None,
+        Some(AccessLogTo::To(target)) => target.clone(),
+        None => LogTarget::Stdout,
+    };
+    Some(AccessLogSettings {
+        target,
+        format: serve.access_log_format.clone().unwrap_or_default(),
+        sample: serve.access_log_sample,
+        filters: serve.access_log_filter.clone(),
+        skip: serve.access_log_skip_url.clone(),
     })
 }
 

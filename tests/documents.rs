@@ -7,7 +7,10 @@ use sluicegate_admin::packets::{PacketsState, PortState, PortTraffic, ReasonCoun
 use sluicegate_admin::source::{FailingWatch, SourceState};
 use sluicegate_proxy::{Limits, Timeouts};
 use sluicegate_source::rights::RIGHTS;
+use sluicegate_telemetry::access_log::VARIABLES;
 use sluicegate_telemetry::metrics::TABLE;
+use sluicegate_telemetry::redact::SECRET;
+use sluicegate_telemetry::request_json::{REQUEST_FIELDS, TRY_FIELDS};
 use sluicegate_telemetry::{FaultReason, LimitName, UpstreamError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -104,6 +107,32 @@ fn every_flag_is_listed() {
         .map(str::to_owned)
         .collect();
     assert_eq!(listed, offered);
+}
+
+#[test]
+fn every_field_and_variable_of_the_access_log_is_listed() {
+    let text = read("docs/operating.md");
+    let fields = |fields: &[(&str, &str)]| {
+        fields.iter().map(|(name, says)| vec![format!("`{name}`"), (*says).to_owned()]).collect::<Vec<_>>()
+    };
+    let json = section(&text, "### Lines of JSON");
+    let (of_request, of_try) = json.split_once("Each of `tries`").expect("two tables");
+    let rows = |part: &str| rows_below(&format!("\n### Fields\n{part}"), "### Fields");
+    assert_eq!(rows(of_request), fields(REQUEST_FIELDS));
+    assert_eq!(rows(of_try), fields(TRY_FIELDS));
+    let variables: Vec<Vec<String>> = VARIABLES
+        .iter()
+        .map(|(names, says)| {
+            let names: Vec<String> = names.iter().map(|name| format!("`${name}`")).collect();
+            vec![names.join(", "), (*says).to_owned()]
+        })
+        .collect();
+    assert_eq!(rows_below(&text, "### Lines by a template"), variables);
+    let secrets = section(&text, "## The access log");
+    for name in SECRET {
+        let name = format!("`{}`", String::from_utf8_lossy(name));
+        assert!(secrets.contains(&name), "{name} is not listed as redacted");
+    }
 }
 
 #[test]

@@ -80,6 +80,7 @@ impl Stage {
                 admin: free(SocketAddr::from((Ipv4Addr::LOCALHOST, 10253)))?,
                 token_file: None,
             },
+            access_log: None,
             director: None,
         })?;
         gateway.wait_until_ready(Duration::from_secs(20))?;

@@ -1,6 +1,6 @@
 //! One request to one of the two servers, from the checks to the response.
 
-use crate::body::{AnswerBody, Streams};
+use crate::body::{AnswerBody, Lines, Streams};
 use crate::director::CordonError;
 use crate::events::{self, Hub};
 use crate::guard::{Token, names_this_host};
@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use serde::Serialize;
-use sluicegate_telemetry::{Exposition, Metrics};
+use sluicegate_telemetry::{Comparison, Exposition, Metrics, RequestFilter};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -38,6 +38,9 @@ fn is_change(path: &str) -> bool {
 const DEFAULT_SNAP: u32 = 128;
 /// At most: what the packet path keeps.
 const MOST_SNAP: u32 = 232;
+
+/// What `/api/v1/tap/requests` can be asked.
+const REQUEST_CRITERIA: &[&str] = &["host", "path", "method", "status", "slow", "ingress"];
 
 /// Which of the two servers is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,15 +184,27 @@ impl Answerer {
             },
             "/api/v1/tap" => match parameters(query, &["every", "vip", "snap", "all"]).and_then(|asked| wanted(&asked))
             {
-                Ok(request) => self.tap(request, streams.clone()).await,
+                Ok(request) => {
+                    self.lines(streams.clone(), "application/x-ndjson", move |view| view.tap(&request)).await
+                }
                 Err(error) => {
                     problem(StatusCode::BAD_REQUEST, &error, "ask as in /api/v1/tap?every=100&vip=192.0.2.10&snap=128")
                 }
             },
+            "/api/v1/tap/requests" => {
+                match parameters(query, REQUEST_CRITERIA).and_then(|asked| wanted_requests(&asked)) {
+                    Ok(filter) => {
+                        self.lines(streams.clone(), "application/x-ndjson", move |view| view.tap_requests(filter)).await
+                    }
+                    Err(error) => {
+                        problem(StatusCode::BAD_REQUEST, &error, "ask as in /api/v1/tap/requests?status=5xx&slow=200ms")
+                    }
+                }
+            }
             _ => problem(
                 StatusCode::NOT_FOUND,
                 "there is nothing here",
-                "ask for /, /api/v1/state, /api/v1/explain?url=…, /api/v1/events or /api/v1/tap; metrics and probes are on the --metrics address",
+                "ask for /, /api/v1/state, /api/v1/explain?url=…, /api/v1/events, /api/v1/tap or /api/v1/tap/requests; metrics and probes are on the --metrics address",
             ),
         }
     }
@@ -238,12 +253,17 @@ impl Answerer {
         .await
     }
 
-    async fn tap(&self, request: TapRequest, streams: Streams) -> Answer {
-        self.beside(move |view| match view.tap(&request) {
+    /// An answer that goes on.
+    async fn lines<E: std::fmt::Display>(
+        &self,
+        streams: Streams,
+        kind: &'static str,
+        begin: impl FnOnce(&dyn StateView) -> Result<Box<dyn Lines>, E> + Send + 'static,
+    ) -> Answer {
+        self.beside(move |view| match begin(view) {
             Ok(lines) => {
                 let mut answer = Response::new(AnswerBody::Lines { lines, _open: streams.begin() });
-                let kind = HeaderValue::from_static("application/x-ndjson");
-                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+                answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
                 answer
             }
             Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), "ask again later"),
@@ -268,16 +288,7 @@ impl Answerer {
 
     async fn events(&self, streams: Streams) -> Answer {
         let hub = Arc::clone(&self.hub);
-        self.beside(move |_| match hub.watch() {
-            Ok(lines) => {
-                let mut answer = Response::new(AnswerBody::Lines { lines, _open: streams.begin() });
-                let kind = HeaderValue::from_static("text/event-stream");
-                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-                answer
-            }
-            Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), "ask again later"),
-        })
-        .await
+        self.lines(streams, "text/event-stream", move |_| hub.watch()).await
     }
 
     /// Makes an answer beside the thread that answers probes.
@@ -323,6 +334,20 @@ fn parameters(query: &str, known: &[&str]) -> Result<BTreeMap<String, String>, S
         }
     }
     Ok(values)
+}
+
+/// The requests that somebody wants to see.
+fn wanted_requests(asked: &BTreeMap<String, String>) -> Result<RequestFilter, String> {
+    let mut filter = RequestFilter::default();
+    for (name, value) in asked {
+        let (property, (comparison, value)) = match name.as_str() {
+            "slow" => ("duration", (Comparison::AtLeast, value.as_str())),
+            "status" => ("status", Comparison::split(value).unwrap_or((Comparison::Is, value))),
+            name => (name, (Comparison::Is, value.as_str())),
+        };
+        filter = filter.and(property, comparison, value).map_err(|error| error.to_string())?;
+    }
+    Ok(filter)
 }
 
 /// The packets that somebody wants to see.

@@ -5,6 +5,7 @@ use crate::director::{CordonError, DirectorState};
 use crate::state::{Section, State};
 use crate::traffic::{Pulse, TrafficVisitor};
 use serde::Serialize;
+use sluicegate_telemetry::RequestFilter;
 use std::net::IpAddr;
 
 const NO_PACKETS: &str = "no packets are forwarded here: that is for a director (--role director or all)";
@@ -65,6 +66,14 @@ pub trait StateView: Send + Sync + 'static {
     /// Where no packets are forwarded here, or as many read them already as may.
     fn tap(&self, _request: &TapRequest) -> Result<Box<dyn Lines>, TapError> {
         Err(TapError(NO_PACKETS.to_owned()))
+    }
+
+    /// Live requests from here on, those that the filter takes, a JSON object a line. It may block as [`Self::state`] may.
+    ///
+    /// # Errors
+    /// Where no requests are served here, or as many watch them already as may.
+    fn tap_requests(&self, _filter: RequestFilter) -> Result<Box<dyn Lines>, TapError> {
+        Err(TapError("no requests are served here".to_owned()))
     }
 
     /// How things stand, once a second. It is not called on the thread that answers probes, and is to be had in a moment.
