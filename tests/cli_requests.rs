@@ -70,7 +70,8 @@ impl World {
 
     fn start(&self, more: &[&str]) -> Gateway {
         let log = self.log();
-        let mut arguments = vec!["--access-log", log.to_str().unwrap(), "--lame-duck", "0s"];
+        // Lines of several workers are in no order.
+        let mut arguments = vec!["--access-log", log.to_str().unwrap(), "--lame-duck", "0s", "--workers", "1"];
         arguments.extend(more);
         Gateway::start(&self.folder, &arguments)
     }
@@ -182,7 +183,10 @@ fn every_request_is_a_line_with_where_it_went_and_why_it_failed() {
 fn the_line_of_ingress_nginx_filters_and_samples() {
     let world = World::new();
     let gateway = world.start(&["--access-log-format", "nginx"]);
-    send(gateway.http, "GET /a?b=c HTTP/1.1\r\nHost: web.example\r\nX-Request-ID: 7\r\nUser-Agent: curl\r\nConnection: close\r\n\r\n");
+    send(
+        gateway.http,
+        "GET /a?b=c HTTP/1.1\r\nHost: web.example\r\nX-Request-ID: 7\r\nUser-Agent: curl\r\nConnection: close\r\n\r\n",
+    );
     let line = lines(&world.log(), 1).remove(0);
     assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
     assert!(line.contains("] \"GET /a?b=c HTTP/1.1\" 200 ") && line.contains(" \"-\" \"curl\" "), "{line}");
@@ -191,11 +195,16 @@ fn the_line_of_ingress_nginx_filters_and_samples() {
     fs::remove_file(world.log()).unwrap();
 
     let filters = ["--access-log-filter", "status>=500&ingress=shop/*", "--access-log-filter", "path=/kept/*"];
-    let rest = ["--access-log-skip-url", "/kept/not", "--access-log-sample", "0", "--access-log-format", "$status $uri"];
+    let rest =
+        ["--access-log-skip-url", "/kept/not", "--access-log-sample", "0", "--access-log-format", "$status $uri"];
     let gateway = world.start(&[&filters[..], &rest[..]].concat());
-    for (host, path) in
-        [("web.example", "/"), ("gone.example", "/"), ("gone.example", "/kept/not"), ("web.example", "/kept/a"), ("gone.example", "/end")]
-    {
+    for (host, path) in [
+        ("web.example", "/"),
+        ("gone.example", "/"),
+        ("gone.example", "/kept/not"),
+        ("web.example", "/kept/a"),
+        ("gone.example", "/end"),
+    ] {
         get(gateway.http, host, path);
     }
     assert_eq!(lines(&world.log(), 2), ["502 /", "502 /end"]);
@@ -253,11 +262,30 @@ fn what_cannot_be_is_said_at_the_start() {
         (&["--access-log-filter", "statsu=1"], 2, "the property is none of"),
         (&["--access-log-skip-url", "~healthz"], 2, "/assets/*"),
         (&["--access-log-sample", "2"], 2, "from 0 (none) to 1 (all)"),
-        (&["--access-log", "/nowhere/access.log", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--admin", "127.0.0.1:0"], 1, "--access-log /nowhere/access.log: cannot be opened"),
+        (
+            &[
+                "--access-log",
+                "/nowhere/access.log",
+                "--http",
+                "127.0.0.1:0",
+                "--https",
+                "127.0.0.1:0",
+                "--metrics",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ],
+            1,
+            "--access-log /nowhere/access.log: cannot be opened",
+        ),
     ] {
         let end = run(more);
         assert_eq!(end.code, Some(code), "{more:?}: {}", end.stderr);
-        assert!(end.stderr.starts_with("error: ") && end.stderr.lines().count() == 1 && end.stderr.contains(part), "{more:?}: {}", end.stderr);
+        assert!(
+            end.stderr.starts_with("error: ") && end.stderr.lines().count() == 1 && end.stderr.contains(part),
+            "{more:?}: {}",
+            end.stderr
+        );
     }
 }
 
@@ -270,7 +298,9 @@ fn tapped(gateway: &Gateway, more: &[&str]) -> cli_support::End {
         let start = Instant::now();
         while !tap.is_finished() {
             assert!(start.elapsed() < AT_MOST, "{more:?}: tap does not end");
-            for (host, path) in [("web.example", "/a"), ("web.example", "/b?x=1"), ("gone.example", "/a"), ("quiet.example", "/a")] {
+            for (host, path) in
+                [("web.example", "/a"), ("web.example", "/b?x=1"), ("gone.example", "/a"), ("quiet.example", "/a")]
+            {
                 get(gateway.http, host, path);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -288,7 +318,10 @@ fn tap_shows_live_requests_that_somebody_asks_for() {
     let shown: Vec<Value> = end.stdout.lines().map(json).collect();
     assert_eq!(shown.len(), 3, "{}", end.stdout);
     for line in &shown {
-        assert_eq!((&line["host"], &line["path"], &line["query"]), (&"web.example".into(), &"/b".into(), &"x=1".into()));
+        assert_eq!(
+            (&line["host"], &line["path"], &line["query"]),
+            (&"web.example".into(), &"/b".into(), &"x=1".into())
+        );
         assert_eq!(line["tries"][0]["pod"], "web-pod-0");
     }
     assert!(end.stderr.contains("3 requests, 0 lost"), "{}", end.stderr);
