@@ -2,7 +2,7 @@
 
 use crate::cli::{CordonArguments, UncordonArguments};
 use crate::options::AdminAddress;
-use crate::output::{complain, print};
+use crate::output::{print, warn};
 use crate::{Failure, admin_client};
 use anyhow::bail;
 use sluicegate_admin::State;
@@ -19,7 +19,7 @@ pub fn cordon(arguments: &CordonArguments) -> Result<(), Failure> {
     let orphans = wait_until_it_holds_nothing(&arguments.admin, &director.name)?;
     print(&format!("{} is cordoned and holds no virtual IP\n", director.name))?;
     if !orphans.is_empty() {
-        complain(&format!("nobody holds {}", orphans.join(", ")));
+        warn(&format!("nobody holds {}", orphans.join(", ")));
     }
     Ok(())
 }

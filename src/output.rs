@@ -11,11 +11,20 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// One line on standard error.
+/// One line on standard error, about what failed.
 pub fn complain(message: &str) {
+    say("error", message);
+}
+
+/// The same about what was done, and has a consequence that may not have been meant.
+pub fn warn(message: &str) {
+    say("warning", message);
+}
+
+fn say(severity: &str, message: &str) {
     let line = message.split('\n').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
     // There is nowhere left to say that standard error is gone.
-    let _gone = writeln!(io::stderr(), "error: {line}");
+    let _gone = writeln!(io::stderr(), "{severity}: {line}");
 }
 
 /// Spaces between two columns.
