@@ -22,7 +22,7 @@ export class Backends {
       key: ({ backend, endpoint, left }) => `${backend.id} ${left ? "more" : (endpoint?.address ?? "")}`,
       columns: [
         { title: "Backend or endpoint", head: true, cell: (row) => this.name(row) },
-        { title: "State", cell: state },
+        { title: "State", wide: true, cell: state },
         { title: "Active", numeric: true, cell: (row) => traffic(row, ({ active }) => count(active)) },
         { title: "Requests", numeric: true, cell: (row) => traffic(row, ({ requests }) => count(requests)) },
         { title: "Errors", numeric: true, cell: (row) => traffic(row, ({ errors }) => (errors ? element("span", { class: "bad" }, count(errors)) : 0)) },

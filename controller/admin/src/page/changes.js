@@ -15,8 +15,8 @@ export class Changes {
       empty: "Nothing has changed yet. Apply or edit an object: what comes of it is here a moment later.",
       columns: [
         { title: "When", head: true, cell: ({ at_ms: at, generation }) => [element("time", { datetime: new Date(at).toISOString() }, clock(at)), element("span", { class: "sub dim" }, `generation ${count(generation)}`)] },
-        { title: "The source told", cell: told },
-        { title: "What moved", cell: ({ moved }) => (moved.length ? moved.map(({ kind, ...names }) => element("div", {}, element("b", {}, `${count(names.count)} ${label(kind, names.count)}`), ": ", list(names))) : element("span", { class: "dim" }, "nothing that is served")) },
+        { title: "The source told", wide: true, cell: told },
+        { title: "What moved", wide: true, cell: ({ moved }) => (moved.length ? moved.map(({ kind, ...names }) => element("div", {}, element("b", {}, `${count(names.count)} ${label(kind, names.count)}`), ": ", list(names))) : element("span", { class: "dim" }, "nothing that is served")) },
         { title: "Rejections", cell: ({ new_rejections: more, gone_rejections: less }) => [more ? mark("warn", `${count(more)} new`) : null, more && less ? " " : null, less ? mark("good", `${count(less)} gone`) : null] },
         { title: "Took", numeric: true, cell: ({ took_ms: took, failures }) => [millis(took), failures.map((failure) => element("span", { class: "sub bad" }, failure))] },
       ],

@@ -56,7 +56,7 @@ function request(told) {
     key: ({ host, path, origin }) => `${host} ${path} ${origin.field} ${origin.ingress.name}`, empty: "",
     columns: [
       { title: "", cell: ({ reason }) => (reason.code === "won" ? mark("good", "won") : mark("", "lost")) },
-      { title: "Because", cell: ({ because }) => because },
+      { title: "Because", wide: true, cell: ({ because }) => because },
       { title: "Host", cell: ({ host }) => host },
       { title: "Path", cell: ({ path }) => (path ? element("code", {}, path) : "any other") },
       { title: "Target", cell: ({ target }) => target },
@@ -86,7 +86,7 @@ function packet(told) {
       { title: "", cell: ({ code }) => (code === "won" ? mark("good", "won") : mark("", "lost")) },
       { title: "Bound to", cell: ({ address }) => address },
       { title: "Service", cell: ({ service }) => service },
-      { title: "Because", cell: ({ because }) => because },
+      { title: "Because", wide: true, cell: ({ because }) => because },
     ],
   });
   candidates.update(told.candidates);
@@ -99,7 +99,7 @@ function packet(told) {
       { title: "Slots", numeric: true, cell: ({ slots }) => count(slots) },
       { title: "Gets", cell: ({ gets }) => gets },
       { title: "Node", cell: ({ node }) => node ?? "" },
-      { title: "Because", cell: ({ because }) => because ?? "" },
+      { title: "Because", wide: true, cell: ({ because }) => because ?? "" },
     ],
   });
   reals.update(told.real_servers);

@@ -52,7 +52,7 @@ function open(byHand) {
   document.title = `${heading.textContent} · Sluicegate`;
   views[next].show(Object.fromEntries(new URLSearchParams(query)));
   // Whoever follows a link reads on at its target.
-  if (byHand && changed) heading.focus({ preventScroll: true });
+  if (byHand && (changed || !query)) heading.focus({ preventScroll: true });
   if (changed) window.scrollTo(0, 0);
   problem = null;
   refresh();
@@ -129,7 +129,7 @@ function notices() {
     const failing = status.source?.failing ?? [];
     if (failing.length) lines.push(["warn", `${plural(failing.length, "watch", "watches")} of the API server failing: ${failing.slice(0, 3).map(({ watch, error }) => `${watch} (${error})`).join("; ")}.`]);
     const { director } = status;
-    if (director && !director.fit && !director.cordoned) lines.push(["warn", `The director may hold no virtual IPs: ${director.reason ?? "not known why"}.`]);
+    if (director?.reason && !director.fit && !director.cordoned) lines.push(["warn", `The director may hold no virtual IPs: ${director.reason}.`]);
     if (director?.cordoned) lines.push(["warn", "The director is cordoned: it forwards and votes, and holds no virtual IPs. sluicegate uncordon lets it back in."]);
   }
   const old = new Map([...byId("notices").children].map((node) => [node.textContent, node]));

@@ -102,7 +102,7 @@ export class Overview {
   }
 
   hasPackets() {
-    return this.status?.director != null;
+    return this.status?.director != null && this.status.objects.vips > 0;
   }
 
   drawTiles() {
@@ -143,7 +143,7 @@ function contact({ outage_seconds: outage, why, heard_seconds_ago: heard, watche
 }
 
 function standing({ name, fit, cordoned, reason, peers }) {
-  const state = cordoned ? "cordoned" : fit ? "may hold virtual IPs" : `may hold none: ${reason ?? "not known why"}`;
+  const state = cordoned ? "cordoned" : fit ? "may hold virtual IPs" : `holds none${reason ? `: ${reason}` : ""}`;
   return `${name}, ${state}; ${plural(peers.filter((peer) => peer.present).length, "other director")} heard`;
 }
 

@@ -3,8 +3,8 @@
 import { element, say, svg } from "./dom.js";
 import { ago } from "./format.js";
 
-const HEIGHT = 132;
-const MARGIN = { left: 62, right: 12, top: 8, bottom: 20 };
+const HEIGHT = 138;
+const MARGIN = { left: 62, right: 12, top: 8, bottom: 24 };
 
 // `series` are `{ name, value(point), kind }`, `format` writes a value with its unit.
 export class Plot {
@@ -65,7 +65,7 @@ export class Plot {
     return marks.map((minute) => {
       const at = x(this.now - minute * 60_000);
       const anchor = minute === 0 ? "end" : "middle";
-      return svg("text", { x: at, y: bottom + 14, "text-anchor": anchor }, minute === 0 ? "now" : `−${minute} min`);
+      return svg("text", { x: at, y: bottom + 17, "text-anchor": anchor }, minute === 0 ? "now" : `−${minute} min`);
     });
   }
 

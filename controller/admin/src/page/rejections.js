@@ -14,9 +14,9 @@ export class Rejections {
       columns: [
         { title: "Verdict", cell: ({ verdict }) => mark(KINDS[verdict] ?? "", verdict) },
         { title: "Object", head: true, cell: ({ object }) => [`${object.namespace ? `${object.namespace}/` : ""}${object.name}`, element("span", { class: "sub dim" }, object.kind)] },
-        { title: "Field", cell: ({ field }) => element("code", {}, field) },
-        { title: "Why", cell: ({ reason }) => reason },
-        { title: "What to do", cell: ({ remedy }) => remedy },
+        { title: "Field", wide: true, cell: ({ field }) => element("code", {}, field) },
+        { title: "Why", wide: true, cell: ({ reason }) => reason },
+        { title: "What to do", wide: true, cell: ({ remedy }) => remedy },
       ],
     });
     this.search = new Search({

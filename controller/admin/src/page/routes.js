@@ -12,7 +12,7 @@ export class Routes {
       key: (route) => `${route.host} ${route.match} ${route.path} ${route.ingress} ${route.field}`,
       columns: [
         { title: "Host", head: true, cell: ({ host, dialect }) => [host, dialect === "nginx" ? element("span", { class: "tag" }, "nginx") : null] },
-        { title: "Path", cell: ({ path, match }) => [path ? element("code", {}, path) : "any other", " ", element("span", { class: "dim" }, words(match))] },
+        { title: "Path", cell: ({ path, match }) => [path ? element("code", {}, path) : "any other", element("span", { class: "sub dim" }, words(match))] },
         { title: "Goes to", cell: target },
         { title: "Ingress", cell: ({ ingress, field }) => [ingress, element("span", { class: "sub dim" }, field)] },
         { title: "Why", cell: (route) => element("a", { href: `#explain?${new URLSearchParams({ q: example(route) })}`, "aria-label": `Explain ${example(route)}` }, "explain") },
@@ -52,5 +52,5 @@ function target({ action, backend, reason }) {
 // A URL that the route could be meant for.
 function example({ host, path, match }) {
   const name = host === "*" ? "any.example" : host.replace(/^\*/, "any");
-  return `http://${name}${match === "regex" || !path.startsWith("/") ? "/" : path}`;
+  return `http://${name}${match === "regex" || !path.startsWith("/") ? "/" : encodeURI(path)}`;
 }

@@ -5,7 +5,7 @@ import { count, plural } from "./format.js";
 
 const STEP = 100;
 
-// A table in a box that scrolls by itself. `columns` are `{ title, cell(row), numeric, head }`; `key(row)` names a row.
+// A table in a box that scrolls by itself. `columns` are `{ title, cell(row), numeric, head, wide }`; `key(row)` names a row.
 // Rows whose JSON is the same stay as they are.
 export class Table {
   constructor({ caption, columns, key, empty, most = Infinity }) {
@@ -72,10 +72,10 @@ export class Table {
   }
 
   row(row) {
-    const cells = this.columns.map(({ cell, numeric, head }) =>
+    const cells = this.columns.map(({ cell, numeric, head, wide }) =>
       head
         ? element("th", { scope: "row" }, cell(row))
-        : element("td", { class: numeric ? "number" : null }, cell(row)),
+        : element("td", { class: numeric ? "number" : wide ? "wide" : null }, cell(row)),
     );
     return element("tr", { class: this.rowClass?.(row) ?? null }, cells);
   }

@@ -44,9 +44,9 @@ export class Vips {
 
   update({ vips, director, packets }) {
     this.measure(vips, packets);
-    const next = this.standing(director, packets);
+    const next = this.standing(director, vips.length > 0 ? packets : null);
     if (next.textContent !== this.director.textContent) this.director.replaceChildren(...next.childNodes);
-    this.counters.hidden = !packets;
+    this.counters.hidden = !packets || vips.length === 0;
     this.reasons.update(packets?.reasons ?? []);
     this.noDirector = !director;
     this.search.index(vips, ({ address, owner, origin, pool, services }) => [address, owner, origin, pool,
@@ -82,7 +82,7 @@ export class Vips {
     return element("div", {},
       complaints.map((text) => element("p", { class: "notice bad" }, text)),
       facts([
-        ["Director", director && [director.name, " ", director.cordoned ? mark("warn", "cordoned") : director.fit ? mark("good", "fit") : mark("bad", "not fit")]],
+        ["Director", director && [director.name, " ", director.cordoned ? mark("warn", "cordoned") : director.fit ? mark("good", "fit") : mark(director.reason ? "bad" : "", "holds none")]],
         ["Why", director?.reason],
         ["Others", director && (director.peers.length ? director.peers.map(({ name, present, holds }) => `${name} (${present ? `holds ${count(holds)}` : "not heard"})`).join(", ") : "none")],
         ["Take-overs", director && `${count(director.take_overs)}, losses ${count(director.losses)}, conflicts ${count(director.conflicts)}`],
