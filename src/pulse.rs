@@ -23,6 +23,9 @@ pub fn visit(parts: &Parts, visitor: &mut dyn TrafficVisitor) {
         let totals = parts.metrics.backend(backend.slot);
         visitor.backend(&backend.backend.id, RequestCounts { requests: totals.requests, errors: totals.errors });
     }
+    parts.metrics.visit_hosts(Instant::now(), &mut |host, requests, errors| {
+        visitor.host(host, RequestCounts { requests, errors });
+    });
     if let Some(director) = &parts.director {
         director.visit_vips(&mut |address, counted_ms, packets, bytes| {
             visitor.vip(address, counted_ms, packets, bytes);

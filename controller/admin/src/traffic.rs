@@ -43,7 +43,7 @@ pub struct RequestCounts {
 
 /// Is shown the counters of everything by name, each name at most once.
 pub trait TrafficVisitor {
-    /// A virtual host: `shop.example`, `*.apps.example`, `*`.
+    /// A virtual host: `shop.example`, `*.apps.example`, `*`; `(no route)` for requests that no route took.
     fn host(&mut self, host: &str, counts: RequestCounts);
 
     /// A backend by its id.

@@ -42,7 +42,7 @@ pub use metrics::{Metrics, MetricsSettings};
 pub use request::{Downstream, DownstreamTls, FinishedRequest, HeadFields, RequestSink, RequestSinks, RouteTaken, Try};
 pub use request_filter::{Comparison, FilterError, RequestFilter};
 pub use request_tap::{RequestTap, RequestTaps, TooManyTaps};
-pub use routes::{ROUTE_CELL_BYTES, RouteSinks};
+pub use routes::{NO_ROUTE, ROUTE_CELL_BYTES, RouteSinks};
 pub use series::DEFAULT_SERIES_LIMIT;
 pub use span::{DropReason, ExportCounts, ExportFailure, SpanQueue, SpanRecord, SpanSinks};
 pub use totals::{DurationTotals, TrafficTotals};

@@ -317,7 +317,7 @@ pub struct Metrics {
     control: Mutex<Control>,
     /// What a slot had counted when its present backend got it.
     baselines: Mutex<BTreeMap<u32, [u64; 3]>>,
-    routes: Arc<RouteBook>,
+    pub(crate) routes: Arc<RouteBook>,
     endpoints: Arc<EndpointBook>,
     nginx: Option<NginxNames>,
 }

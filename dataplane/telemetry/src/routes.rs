@@ -10,6 +10,7 @@ use crate::labels::MethodLabel;
 use crate::request::{FinishedRequest, RequestSink, RequestSinks, RouteTaken, Try};
 use crate::series::{Book, Cells};
 use crate::worker::Counter;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicU64, fence};
@@ -363,6 +364,42 @@ impl RouteTotals {
         exemplars.filter(in_bucket).max_by_key(|one| one.at).copied()
     }
 }
+
+impl RouteCells {
+    /// All requests, and those that were answered with 500 to 599.
+    fn requests(&self) -> [u64; 2] {
+        let sum = |class: usize| self.requests.iter().map(|classes| classes[class].value()).sum::<u64>();
+        [(0..CLASSES.len()).map(sum).sum(), sum(SERVER_ERRORS)]
+    }
+}
+
+/// What hosts have in the rows of a book, shown one by one: all requests, and those that were answered with 500 to 599.
+/// Requests that no route took are under [`NO_ROUTE`]; those beyond the limit of rows are left out.
+pub(crate) fn visit_hosts(book: &RouteBook, now: Instant, visit: &mut dyn FnMut(&str, u64, u64)) {
+    let mut hosts: BTreeMap<Box<str>, [u64; 2]> = BTreeMap::new();
+    book.visit(now, |labels, past, cells| {
+        if *labels == **OTHER {
+            return;
+        }
+        let errors = past.requests.iter().map(|classes| classes[SERVER_ERRORS]).sum();
+        let [requests, errors] = cells
+            .iter()
+            .map(|cells| cells.requests())
+            .fold([past.count(), errors], |sum, more| [sum[0] + more[0], sum[1] + more[1]]);
+        let name = if *labels == **UNKNOWN { NO_ROUTE } else { &*labels.host };
+        match hosts.get_mut(name) {
+            Some(sum) => *sum = [sum[0] + requests, sum[1] + errors],
+            None => drop(hosts.insert(name.into(), [requests, errors])),
+        }
+    });
+    hosts.iter().for_each(|(host, [requests, errors])| visit(host, *requests, *errors));
+}
+
+/// In place of a host: requests that no route took.
+pub const NO_ROUTE: &str = "(no route)";
+
+/// Index of `5xx` in [`CLASSES`].
+const SERVER_ERRORS: usize = 4;
 
 impl Cells for RouteCells {
     type Labels = RouteLabels;

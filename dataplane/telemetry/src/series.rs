@@ -44,8 +44,10 @@ pub(crate) struct Book<C: Cells> {
     rest: Arc<C::Labels>,
     incoming: Mutex<Incoming<C>>,
     /// Touched by who scrapes alone.
-    rows: Mutex<BTreeMap<Arc<C::Labels>, Row<C>>>,
+    rows: Mutex<Rows<C>>,
 }
+
+type Rows<C> = BTreeMap<Arc<<C as Cells>::Labels>, Row<C>>;
 
 struct Incoming<C> {
     cells: Vec<Arc<C>>,
@@ -94,10 +96,7 @@ impl<C: Cells> Book<C> {
 
     /// All rows in the order of their labels, after those that left [`KEPT`] ago are dropped.
     pub(crate) fn show(&self, now: Instant) -> Vec<Shown<C>> {
-        let incoming = std::mem::take(&mut lock(&self.incoming).cells);
-        let mut rows = lock(&self.rows);
-        rows.retain(|_, row| row.settle(now));
-        self.admit(&mut rows, incoming);
+        let rows = self.settled(now);
         let shown = rows.iter().map(|(labels, row)| {
             let mut totals = row.past.clone();
             row.cells.iter().for_each(|cells| cells.add_to(&mut totals, now));
@@ -106,7 +105,21 @@ impl<C: Cells> Book<C> {
         shown.collect()
     }
 
-    fn admit(&self, rows: &mut BTreeMap<Arc<C::Labels>, Row<C>>, incoming: Vec<Arc<C>>) {
+    /// As [`Self::show`], for who wants little of each: the labels, what cells counted that are over, and those that are
+    /// not.
+    pub(crate) fn visit(&self, now: Instant, mut each: impl FnMut(&C::Labels, &C::Totals, &[Arc<C>])) {
+        self.settled(now).iter().for_each(|(labels, row)| each(labels, &row.past, &row.cells));
+    }
+
+    fn settled(&self, now: Instant) -> MutexGuard<'_, Rows<C>> {
+        let incoming = std::mem::take(&mut lock(&self.incoming).cells);
+        let mut rows = lock(&self.rows);
+        rows.retain(|_, row| row.settle(now));
+        self.admit(&mut rows, incoming);
+        rows
+    }
+
+    fn admit(&self, rows: &mut Rows<C>, incoming: Vec<Arc<C>>) {
         let mut count = rows.values().filter(|row| !row.is_permanent).count();
         // Rows that left make room where it is short; those that left last come last.
         let mut leaving: Option<Vec<Arc<C::Labels>>> = None;
@@ -131,7 +144,7 @@ impl<C: Cells> Book<C> {
     }
 }
 
-fn longest_gone_last<C: Cells>(rows: &BTreeMap<Arc<C::Labels>, Row<C>>) -> Vec<Arc<C::Labels>> {
+fn longest_gone_last<C: Cells>(rows: &Rows<C>) -> Vec<Arc<C::Labels>> {
     let left = rows.iter().filter_map(|(labels, row)| row.left.map(|left| (left, labels)));
     let mut left: Vec<_> = left.collect();
     left.sort_by(|one, other| other.cmp(one));

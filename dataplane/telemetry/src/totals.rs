@@ -2,8 +2,9 @@
 
 use crate::labels::ListenerKind;
 use crate::metrics::Metrics;
+use crate::routes;
 use crate::worker::{BUCKETS_NS, CODES, HistogramTotal, class_of_code};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Classes of status codes: `1xx` to `5xx`, and those that are none.
 pub const STATUS_CLASSES: usize = 6;
@@ -112,6 +113,14 @@ impl Metrics {
         totals.durations.buckets = durations.buckets;
         totals.connections = ListenerKind::ALL.iter().map(|kind| self.connections(*kind)).sum();
         totals
+    }
+
+    /// Shows each host, as Ingresses write them, with its requests and those of them that were answered with 500 to 599,
+    /// as the sinks of [`Metrics::route_sinks`] count them. Requests that no route took are under [`NO_ROUTE`].
+    ///
+    /// [`NO_ROUTE`]: crate::NO_ROUTE
+    pub fn visit_hosts(&self, now: Instant, visit: &mut dyn FnMut(&str, u64, u64)) {
+        routes::visit_hosts(&self.routes, now, visit);
     }
 }
 

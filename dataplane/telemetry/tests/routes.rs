@@ -459,3 +459,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn hosts_are_summed_over_their_routes_and_workers_and_keep_what_left() {
+    let metrics = Metrics::new(2);
+    let sinks = metrics.route_sinks();
+    let mut workers = [sinks.of_worker(0), sinks.of_worker(1)];
+    let hosts = |now| {
+        let mut hosts = BTreeMap::new();
+        metrics.visit_hosts(now, &mut |host, requests, errors| {
+            assert!(hosts.insert(host.to_owned(), (requests, errors)).is_none(), "{host} twice");
+        });
+        hosts
+    };
+    let now = Instant::now();
+    assert_eq!(hosts(now), BTreeMap::from([(NO_ROUTE.to_owned(), (0, 0))]));
+    let mut first = request_of(route(0, "shop.example"));
+    let mut second = request_of(request_support::Route { ingress: "other".into(), ..route(1, "shop.example") });
+    second.status = 503;
+    for worker in &mut workers {
+        send(worker.as_mut(), &first);
+        send(worker.as_mut(), &second);
+        send(worker.as_mut(), &request_of(route(2, "")));
+        send(worker.as_mut(), &Request { route: None, status: 404, ..Request::default() });
+    }
+    let expected =
+        BTreeMap::from([("shop.example".to_owned(), (4, 2)), ("*".to_owned(), (2, 0)), (NO_ROUTE.to_owned(), (2, 0))]);
+    assert_eq!(hosts(now), expected);
+    // A route that left keeps what it counted for as long as its row is there.
+    (first.route, second.route) = (None, None);
+    assert_eq!(hosts(now)["shop.example"], (4, 2));
+    assert!(!hosts(now + Duration::from_secs(700)).contains_key("shop.example"));
+}

@@ -171,7 +171,7 @@ function tables() {
   const table = (caption, first, second, section, empty) => new Table({
     caption, key: ({ name }) => name, empty, most: 10,
     columns: [
-      { title: "Name", head: true, cell: ({ name }) => jump(section, name) },
+      { title: "Name", head: true, cell: ({ name }) => (name.startsWith("(") ? name : jump(section, name)) },
       { title: first.title, numeric: true, cell: (row) => first.cell(row.first) },
       { title: second.title, numeric: true, cell: (row) => second.cell(row.second) },
       history,
