@@ -401,7 +401,7 @@ const NAMELESS: &str = r"
         if (table.querySelector('thead th:not([scope=col])')) bad.push('a column without a scope');
     }
     for (const one of document.querySelectorAll('button, a[href]')) {
-        if (!one.textContent.trim() && !one.ariaLabel) bad.push(one.outerHTML);
+        if (one.checkVisibility() && !one.textContent.trim() && !one.ariaLabel) bad.push(one.outerHTML);
     }
     for (const id of ['main', 'nav']) if (!document.getElementById(id)) bad.push(id);
     if (document.querySelectorAll('h1').length !== 1) bad.push('h1');

@@ -27,9 +27,9 @@ export class Table {
       ),
       this.body,
     );
-    this.more = element("button", { type: "button", class: "more", click: () => this.show(STEP * 5) });
-    this.scroll = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, this.table);
-    this.empty = element("p", { class: "empty" }, empty);
+    this.more = element("button", { type: "button", class: "more", hidden: true, click: () => this.show(STEP * 5) });
+    this.scroll = element("div", { class: "scroll", hidden: true, tabindex: "0", role: "region", "aria-label": caption }, this.table);
+    this.empty = element("p", { class: "empty", hidden: true }, empty);
     this.node = element("div", { class: "table" }, this.scroll, this.more, this.empty);
     new IntersectionObserver((seen) => {
       if (seen.some((entry) => entry.isIntersecting)) this.show(STEP);

@@ -13,11 +13,11 @@ export class Vips {
     Object.assign(this, { needs: "vips", every: 2_000, cards: new Map(), shown: STEP, before: null, rates: new Map() });
     this.director = element("div");
     this.list = element("div");
-    this.more = element("button", { type: "button", class: "more", click: () => {
+    this.more = element("button", { type: "button", class: "more", hidden: true, click: () => {
       this.shown += STEP;
       this.draw();
     } });
-    this.empty = element("p", { class: "empty" });
+    this.empty = element("p", { class: "empty", hidden: true });
     this.search = new Search({
       label: "Search", hint: "address, Service, node or owner", unit: "virtual IP",
       found: (rows, { searching }) => {
