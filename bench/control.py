@@ -150,7 +150,7 @@ class Control:
         files, size = write(folder / "cluster", self.options.ingresses)
         self.watched = cluster.Watched(folder, self.certificate, self.ports, self.upgrades.port)
         command = [
-            str(self.options.sluicegate), "run", "--manifests", str(folder), "--log-level", "error",
+            str(self.options.sluicegate), "run", "--manifests", str(folder), "--log-level", "error", "--access-log", "off",
             "--http", f"127.0.0.1:{self.http}", "--https", f"127.0.0.1:{self.http + 1}",
             "--metrics", f"127.0.0.1:{self.http + 2}", "--admin", f"127.0.0.1:{self.http + 3}",
             "--lame-duck", "0s", "--drain", "1s",

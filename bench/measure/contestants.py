@@ -149,6 +149,8 @@ class Sluicegate(Contestant):
     def command(self, folder):
         return [
             self.path, "run", "--manifests", str(folder / "manifests"), "--workers", "1", "--log-level", "error",
+            # As with the others.
+            "--access-log", "off",
             "--http", f"127.0.0.1:{self.http}", "--https", f"127.0.0.1:{self.https}",
             "--metrics", f"127.0.0.1:{self.http + 2}", "--admin", f"127.0.0.1:{self.http + 3}",
             # A handshake without SNI gets the same certificate from every contestant.
