@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sluicegate_admin::director::{CordonError, DirectorState};
 use sluicegate_admin::*;
 use sluicegate_config::{Desired, Rejection};
-use sluicegate_telemetry::{FaultReason, Metrics};
+use sluicegate_telemetry::{FaultReason, Metrics, RequestFilter};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ struct Gateway {
     /// Who reads packets, and what was asked for last.
     readers: Arc<AtomicUsize>,
     tapped: Mutex<Option<TapRequest>>,
+    requests_tapped: Mutex<Option<RequestFilter>>,
 }
 
 /// Readers of packets at a time.
@@ -93,6 +94,11 @@ impl StateView for Gateway {
         } else {
             Err(ExplainError::Packet(format!("`{packet}` is no packet")))
         }
+    }
+
+    fn tap_requests(&self, filter: RequestFilter) -> Result<Box<dyn Lines>, TapError> {
+        *self.requests_tapped.lock().expect("no panic") = Some(filter);
+        Err(TapError("nobody asks for anything here".to_owned()))
     }
 
     fn tap(&self, request: &TapRequest) -> Result<Box<dyn Lines>, TapError> {
@@ -582,6 +588,35 @@ fn what_is_asked_of_the_tap_is_checked_and_bounded() {
         let _stream = reader(address, query);
         assert_eq!(*fixture.gateway.tapped.lock().expect("no panic"), Some(wanted), "{query}");
     }
+}
+
+#[test]
+fn what_is_asked_of_live_requests_becomes_a_filter() {
+    let fixture = start();
+    let address = fixture.admin_address();
+    let asked = || fixture.gateway.requests_tapped.lock().expect("no panic").take();
+    for (query, filter) in [
+        ("", None),
+        ("?host=*.web.example", Some("host=*.web.example")),
+        ("?status=5xx&slow=200ms&path=/a/*", Some("path=/a/*&duration>=200ms&status=5xx")),
+        ("?status=%3E%3D400&method=GET&ingress=shop/web", Some("ingress=shop/web&method=GET&status>=400")),
+    ] {
+        let filter = filter.map_or_else(RequestFilter::default, |filter| filter.parse().expect("a filter"));
+        let answer = get(address, &format!("/api/v1/tap/requests{query}"));
+        assert_eq!((answer.status, asked()), (503, Some(filter)), "{query}: {answer:?}");
+    }
+    for (query, part) in [
+        ("status=6yy", "a class such as 5xx"),
+        ("slow=1", "a number with a unit"),
+        ("host=", "there is no value"),
+        ("ingress=web", "namespace/name"),
+        ("duration=1s", "the parameter `duration` is unknown"),
+    ] {
+        let answer = get(address, &format!("/api/v1/tap/requests?{query}"));
+        let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(answer.status == 400 && error.contains(part), "{query}: {error}");
+    }
+    assert_eq!(asked(), None, "nobody watches by a bad question");
 }
 
 #[test]

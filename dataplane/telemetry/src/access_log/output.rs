@@ -160,3 +160,40 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, OFlags, mknodat};
+    use std::io::Read;
+
+    #[test]
+    fn a_line_that_was_torn_is_completed_before_the_next_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        mknodat(CWD, &path, FileType::Fifo, 0o600.into(), 0).expect("a named pipe");
+        let mut output = Output::open(LogTarget::File(path.clone())).expect("no reader is waited for");
+        let nonblocking = OFlags::NONBLOCK.bits() as i32;
+        let mut reader = OpenOptions::new().read(true).custom_flags(nonblocking).open(&path).expect("a reader");
+        let mut received = Vec::new();
+        let mut receive = || {
+            let mut part = [0; 8192];
+            while let Ok(length @ 1..) = reader.read(&mut part) {
+                received.extend_from_slice(&part[..length]);
+            }
+            received.clone()
+        };
+        // More than a pipe takes, in lines that end nowhere near its pages.
+        let line = [&[b'x'; 1500][..], b"\n"].concat();
+        let (lost, error) = output.write(&line.repeat(100), &mut || Patience::GiveUp).expect_err("the pipe is full");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(!receive().ends_with(b"\n"), "it ends inside of a line");
+        output.write(b"next\n", &mut || Patience::GiveUp).expect("there is room again");
+        let text = receive();
+        let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        let (last, whole) = lines.split_last().expect("lines");
+        assert_eq!(*last, b"next\n");
+        assert!(whole.iter().all(|received| *received == &line[..]), "torn");
+        assert_eq!(whole.len() as u64 + lost, 100);
+    }
+}
