@@ -5,6 +5,7 @@ use crate::director::CordonError;
 use crate::events::{self, Hub};
 use crate::guard::{Token, names_this_host};
 use crate::page;
+use crate::scrape::Asked;
 use crate::state::Section;
 use crate::view::{ExplainError, StateView, TapRequest};
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use serde::Serialize;
-use sluicegate_telemetry::{Comparison, Exposition, Metrics, RequestFilter};
+use sluicegate_telemetry::{Comparison, Metrics, RequestFilter};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub(crate) struct Answerer {
     metrics: Arc<Metrics>,
     token: Option<Token>,
     views: Arc<Semaphore>,
+    scrapes: Arc<Semaphore>,
     hub: Arc<Hub>,
 }
 
@@ -64,7 +66,14 @@ pub(crate) type Answer = Response<AnswerBody>;
 
 impl Answerer {
     pub(crate) fn new(view: Arc<dyn StateView>, metrics: Arc<Metrics>, token: Option<Token>) -> Self {
-        Self { view, metrics, token, views: Arc::new(Semaphore::new(VIEWS)), hub: Hub::new() }
+        Self {
+            view,
+            metrics,
+            token,
+            views: Arc::new(Semaphore::new(VIEWS)),
+            scrapes: Arc::new(Semaphore::new(1)),
+            hub: Hub::new(),
+        }
     }
 
     /// Samples traffic for who watches, until it is told to stop.
@@ -83,7 +92,7 @@ impl Answerer {
         let mut answer = match self.refuse(&request, surface, listening) {
             Some(refusal) => refusal,
             None => match surface {
-                Surface::Metrics => self.metrics_surface(&request),
+                Surface::Metrics => self.metrics_surface(&request).await,
                 Surface::Admin => self.admin_surface(&request, streams).await,
             },
         };
@@ -133,7 +142,7 @@ impl Answerer {
         Some(answer)
     }
 
-    fn metrics_surface<B>(&self, request: &Request<B>) -> Answer {
+    async fn metrics_surface<B>(&self, request: &Request<B>) -> Answer {
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n"),
             "/readyz" => {
@@ -141,13 +150,39 @@ impl Answerer {
                 let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 json(status, &readiness)
             }
-            "/metrics" => {
-                let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-                let format = Exposition::negotiate(accept);
-                text(StatusCode::OK, format.content_type(), self.metrics.expose(format))
-            }
+            "/metrics" => self.scrape(Asked::of(request.headers())).await,
             _ => problem(StatusCode::NOT_FOUND, "there is nothing here", "ask for /healthz, /readyz or /metrics"),
         }
+    }
+
+    /// Beside the thread that answers probes: an exposition of many routes takes a while.
+    async fn scrape(&self, asked: Asked) -> Answer {
+        let (metrics, scrapes) = (Arc::clone(&self.metrics), Arc::clone(&self.scrapes));
+        let written = async move {
+            // One at a time, so that many scrapers do not hold as many texts; the permit goes along with the work.
+            let permit = scrapes.acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                asked.write(&metrics)
+            })
+            .await
+        };
+        let mut answer = match tokio::time::timeout(VIEW_TIMEOUT, written).await {
+            Ok(Ok(body)) => text(StatusCode::OK, asked.format.content_type(), body),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a scrape failed");
+                return problem(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written", "see the log");
+            }
+            Err(_) => {
+                let remedy = "scrape less often, or from fewer places";
+                return problem(StatusCode::SERVICE_UNAVAILABLE, "other scrapes took more than 10 s", remedy);
+            }
+        };
+        if asked.gzip {
+            answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+        answer
     }
 
     async fn admin_surface<B>(&self, request: &Request<B>, streams: &Streams) -> Answer {

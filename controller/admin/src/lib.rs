@@ -15,6 +15,7 @@ pub mod history;
 pub mod leaders;
 pub mod packets;
 mod page;
+mod scrape;
 pub mod server;
 pub mod source;
 pub mod state;

@@ -211,8 +211,8 @@ impl Running {
     fn start(listeners: Vec<Listener>, answerer: Answerer) -> Result<Self, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // Two for views of the state and one for samples; the runtime itself needs none.
-            .max_blocking_threads(3)
+            // Two for views of the state, one for samples and one for scrapes; the runtime itself needs none.
+            .max_blocking_threads(4)
             .thread_name("admin-view")
             .build()
             .map_err(StartError::Thread)?;

@@ -186,10 +186,15 @@ fn send(address: SocketAddr, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).expect("sent");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("answered");
-    let text = String::from_utf8(bytes).expect("UTF-8");
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+    let (head, mut body) = (String::from_utf8_lossy(&bytes[..end]), bytes[end + 4..].to_vec());
+    if head.to_ascii_lowercase().contains("\r\ncontent-encoding: gzip") {
+        let compressed = std::mem::take(&mut body);
+        flate2::read::GzDecoder::new(&*compressed).read_to_end(&mut body).expect("gzip");
+    }
+    let body = String::from_utf8(body).expect("UTF-8");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("status");
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    Answer { status, head: head.into_owned(), body }
 }
 
 fn ask(address: SocketAddr, method: &str, target: &str, extra: &str) -> Answer {
@@ -215,6 +220,33 @@ fn probes_and_metrics_answer_on_the_metrics_address() {
     assert!(open.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
     assert!(open.body.ends_with("# EOF\n") && open.body.contains("# TYPE sluicegate_faults counter\n"));
     assert_eq!(open.header("cache-control"), Some("no-store"));
+}
+
+#[test]
+fn metrics_are_compressed_for_who_takes_that() {
+    let fixture = start();
+    let address = fixture.metrics_address();
+    let table = [
+        ("gzip", true),
+        ("GZIP", true),
+        ("deflate, gzip;q=0.5", true),
+        ("*", true),
+        ("gzip;q=0", false),
+        ("gzip;q=0.0, *", false),
+        ("*;q=0", false),
+        ("identity", false),
+        ("gzipped", false),
+    ];
+    for (value, expected) in table {
+        let answer = ask(address, "GET", "/metrics", &format!("Accept-Encoding: {value}\r\n"));
+        assert_eq!(answer.header("content-encoding"), expected.then_some("gzip"), "{value}");
+        assert_eq!(answer.header("vary"), Some("accept, accept-encoding"));
+        let text = &answer.body;
+        assert!(
+            text.starts_with("# HELP ") && text.ends_with('\n') && text.contains("\nsluicegate_workers "),
+            "{value}"
+        );
+    }
 }
 
 #[test]
