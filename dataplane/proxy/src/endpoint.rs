@@ -8,8 +8,8 @@ use crate::transport::Transport;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use sluicegate_config::Endpoint;
-use sluicegate_telemetry::WorkerMetrics;
-use std::cell::{Cell, RefCell};
+use sluicegate_telemetry::{EndpointCounters, EndpointLabels, WorkerMetrics};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -156,11 +156,21 @@ impl Whereabouts {
     }
 }
 
+/// The Service that a backend's endpoints belong to.
+#[derive(Debug)]
+pub(crate) struct OfService {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) service: Arc<str>,
+}
+
 /// One endpoint as one worker sees it. It lives as long as something uses it, also after it was removed.
 #[derive(Debug)]
 pub struct EndpointState {
     address: SocketAddr,
     whereabouts: Whereabouts,
+    service: Rc<OfService>,
+    /// Made when it is first given something: most endpoints of a large backend wait for long.
+    counters: OnceCell<Option<EndpointCounters>>,
     seed: u64,
     in_flight: Cell<u32>,
     latency: PeakEwma,
@@ -183,12 +193,15 @@ impl EndpointState {
     pub(crate) fn new(
         address: SocketAddr,
         whereabouts: Whereabouts,
+        service: &Rc<OfService>,
         ejections: &Rc<Ejections>,
         shared: &Rc<Shared>,
     ) -> Rc<Self> {
         Rc::new(Self {
             address,
             whereabouts,
+            service: Rc::clone(service),
+            counters: OnceCell::new(),
             seed: address_seed(address),
             in_flight: Cell::new(0),
             latency: PeakEwma::default(),
@@ -228,6 +241,7 @@ impl EndpointState {
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
         self.requests.set(self.requests.get().wrapping_add(1));
+        self.counters().inspect(|counters| counters.started());
         InFlight { endpoint: Rc::clone(self) }
     }
 
@@ -239,6 +253,7 @@ impl EndpointState {
         self.consecutive_ejections.set(0);
         if self.ejected_until.take().is_some() {
             self.ejections.readmit(self.address);
+            self.counters().inspect(|counters| counters.ejected(None));
         }
     }
 
@@ -246,6 +261,7 @@ impl EndpointState {
     /// pool itself.
     pub fn failed(&self, failure: Failure, now: Instant) {
         self.failures.set(self.failures.get().wrapping_add(1));
+        self.counters().inspect(|counters| counters.failed());
         let consecutive = self.consecutive_failures.get().saturating_add(1);
         self.consecutive_failures.set(consecutive);
         let settings = &self.shared.settings.ejection;
@@ -257,10 +273,26 @@ impl EndpointState {
         let length = settings.base.saturating_mul(1 << before.min(16)).min(settings.max);
         if self.ejections.try_eject(self.address, now + length, now, settings) {
             self.ejected_until.set(Some(now + length));
+            self.counters().inspect(|counters| counters.ejected(Some(now + length)));
             self.consecutive_ejections.set(before.saturating_add(1));
             tracing::warn!(endpoint = %self.address, pod = self.pod().map(AsRef::as_ref), ?failure, consecutive, ?length,
                 "endpoint ejected");
         }
+    }
+
+    fn counters(&self) -> Option<&EndpointCounters> {
+        let make = || {
+            let metrics = self.shared.metrics.as_ref()?;
+            let text = |text: &Option<Arc<str>>| text.clone().unwrap_or_else(|| "".into());
+            Some(metrics.endpoint(EndpointLabels {
+                namespace: Arc::clone(&self.service.namespace),
+                service: Arc::clone(&self.service.service),
+                pod: text(&self.whereabouts.pod),
+                node: text(&self.whereabouts.node),
+                endpoint: Some(self.address),
+            }))
+        };
+        self.counters.get_or_init(make).as_ref()
     }
 
     /// True while it is out for having failed.
@@ -405,6 +437,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.in_flight.set(self.endpoint.in_flight.get().saturating_sub(1));
+        self.endpoint.counters().inspect(|counters| counters.finished());
     }
 }
 

@@ -7,7 +7,7 @@ use crate::connect::{
 };
 use crate::endpoint::{
     Counted, EjectionSettings, Ejections, EndpointReport, EndpointState, Http2Connection, IdleConnection, InFlight,
-    Opening, Shared, Whereabouts, is_too_old,
+    OfService, Opening, Shared, Whereabouts, is_too_old,
 };
 use crate::resolve::{ResolveSettings, Resolver};
 use crate::transport::Transport;
@@ -214,6 +214,7 @@ pub struct UpstreamBackend {
     tls: RefCell<Option<TlsTarget>>,
     picker: Picker,
     endpoints: RefCell<Vec<Rc<EndpointState>>>,
+    service: Rc<OfService>,
     ejections: Rc<Ejections>,
     /// The addresses that the endpoints of an ExternalName were made of.
     resolved: RefCell<Option<Rc<[IpAddr]>>>,
@@ -232,6 +233,10 @@ impl UpstreamBackend {
             tls: RefCell::default(),
             picker: Picker::new(&source.id.balance, upstreams.random()),
             endpoints: RefCell::default(),
+            service: Rc::new(OfService {
+                namespace: Arc::clone(&source.id.namespace),
+                service: Arc::clone(&source.id.service),
+            }),
             ejections: Rc::default(),
             resolved: RefCell::default(),
             recheck: Cell::default(),
@@ -280,8 +285,8 @@ impl UpstreamBackend {
         for (address, whereabouts) in wanted {
             let is_kept = former.get(&address).is_some_and(|endpoint| *endpoint.whereabouts() == whereabouts);
             let kept = if is_kept { former.remove(&address) } else { None };
-            endpoints
-                .push(kept.unwrap_or_else(|| EndpointState::new(address, whereabouts, &self.ejections, &self.shared)));
+            let new = || EndpointState::new(address, whereabouts, &self.service, &self.ejections, &self.shared);
+            endpoints.push(kept.unwrap_or_else(new));
         }
         former.values().for_each(|endpoint| endpoint.remove());
         self.ejections.set_members(endpoints.iter());

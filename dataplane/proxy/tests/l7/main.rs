@@ -10,6 +10,7 @@ mod http1;
 mod http1_bodies;
 mod http2;
 mod limits;
+mod metrics;
 mod observe;
 mod reload;
 mod streams;

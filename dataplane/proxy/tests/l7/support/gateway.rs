@@ -23,7 +23,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Two workers, HTTP and HTTPS on free loopback ports, the defaults else.
+    /// Two workers, HTTP and HTTPS on free loopback ports, requests counted by route, the defaults else.
     pub fn start() -> Self {
         Self::with(|_| {})
     }
@@ -46,6 +46,7 @@ impl Gateway {
         let default_certificate =
             settings.default_certificate.as_ref().map(|id| NamespacedName::new(id.namespace.clone(), id.name.clone()));
         let metrics = Metrics::new(settings.workers);
+        let sinks = sinks.or_else(|| Some(Arc::new(metrics.route_sinks())));
         let proxy = Proxy::start(settings, Arc::clone(&metrics), sinks).expect("the proxy starts");
         let objects = Settings {
             default_certificate,
