@@ -13,7 +13,7 @@ use sluicegate_config::{CertificateId, Kind, NamespacedName, ObjectRef, Settings
 use sluicegate_proxy::{Proxy, ProxySettings};
 use sluicegate_source::write::{Writer, WriterSettings};
 use sluicegate_source::{Directory, DirectorySettings, Kube, KubeClient, KubeSettings, Login, Wishes};
-use sluicegate_telemetry::{AccessLogSettings, Metrics, RequestSinks};
+use sluicegate_telemetry::{AccessLogSettings, Metrics, MetricsSettings, RequestSinks};
 use sluicegate_translate::{Controller, ObjectChange, PublishSettings};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -25,6 +25,8 @@ pub struct GatewaySettings {
     pub translate: Settings,
     pub proxy: ProxySettings,
     pub admin: AdminSettings,
+    /// Its number of workers is that of `proxy`.
+    pub metrics: MetricsSettings,
     /// `None` = requests are not logged.
     pub access_log: Option<AccessLogSettings>,
     /// Statuses are taken back when it is shut down.
@@ -92,7 +94,7 @@ impl Gateway {
         }
         raise_file_limit();
         let serves_http = !settings.proxy.http.is_empty() || !settings.proxy.https.is_empty();
-        let metrics = Metrics::new(settings.proxy.workers);
+        let metrics = Metrics::with(MetricsSettings { workers: settings.proxy.workers, ..settings.metrics });
         let telemetry = Telemetry::start(settings.access_log, &metrics)?;
         let sinks = Some(Arc::clone(&telemetry) as Arc<dyn RequestSinks>);
         let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics), sinks)?);

@@ -146,6 +146,12 @@ options! {
         /// Where to serve /healthz, /readyz and /metrics; repeatable [default: [::]:10254]
         #[arg(long, env = "SLUICEGATE_METRICS", value_name = "ADDR", value_delimiter = ',', value_parser = address, help_heading = "Listeners")]
         pub metrics: Vec<SocketAddr>,
+        /// Most routes, and most endpoints, with series of their own; the rest is counted in one row [default: 20000]
+        #[arg(long, env = "SLUICEGATE_METRICS_SERIES_LIMIT", value_name = "N", value_parser = bounded(1, 1 << 20), help_heading = "Listeners")]
+        pub metrics_series_limit: Option<usize>,
+        /// Also expose the metrics of ingress-nginx by their names, for dashboards and autoscalers that read them [default: false]
+        #[arg(long, env = "SLUICEGATE_NGINX_METRICS", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Listeners")]
+        pub nginx_metrics: Option<bool>,
         /// Where to serve the admin API; off loopback only with --admin-token-file [default: 127.0.0.1:10253]
         #[arg(long, env = "SLUICEGATE_ADMIN", value_name = "ADDR", value_parser = address, help_heading = "Listeners")]
         pub admin: Option<SocketAddr>,

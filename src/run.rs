@@ -18,7 +18,7 @@ use sluicegate_source::lease::ElectionTiming;
 use sluicegate_source::write::WriterSettings;
 use sluicegate_source::{DirectorySettings, KubeClient, KubeSettings, Login};
 use sluicegate_telemetry::logging::{self, LogFormat};
-use sluicegate_telemetry::{AccessLogSettings, LogTarget};
+use sluicegate_telemetry::{AccessLogSettings, LogTarget, MetricsSettings, NginxNames};
 use sluicegate_trace::{InjectionSettings, Policy, Sampler, Trust};
 use sluicegate_translate::PublishSettings;
 use std::collections::BTreeMap;
@@ -175,6 +175,7 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     translate.default_certificate = serve.default_ssl_certificate.clone().filter(|_| serves_http);
     Ok(GatewaySettings {
         access_log: access_log_settings(&serve, serves_http),
+        metrics: metrics_settings(&serve, translate.take_over_ingress_nginx),
         clear_statuses: serve.clear_status_on_shutdown.unwrap_or(false),
         source: source(&serve, &translate, role),
         translate,
@@ -280,6 +281,29 @@ fn webhook(serve: &ServeOptions, role: Role) -> Option<(WebhookSettings, &'stati
         Role::Director => &[Kind::Service, Kind::ConfigMap],
     };
     Some((settings, kinds))
+}
+
+fn metrics_settings(serve: &ServeOptions, takes_over: bool) -> MetricsSettings {
+    let defaults = MetricsSettings::of_workers(1);
+    let is_wanted = serve.nginx_metrics.unwrap_or(false);
+    let class = if takes_over { "k8s.io/ingress-nginx" } else { "sluicegate.io/ingress" };
+    MetricsSettings {
+        series_limit: serve.metrics_series_limit.unwrap_or(defaults.series_limit),
+        nginx: is_wanted.then(|| NginxNames { class: class.to_owned(), namespace: own_namespace(), pod: own_pod() }),
+        ..defaults
+    }
+}
+
+/// The namespace of this pod, as the manifest or the kubelet says it; empty where this is none.
+fn own_namespace() -> String {
+    let told = std::env::var("POD_NAMESPACE").ok();
+    let file = || std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok();
+    told.or_else(file).map_or_else(String::new, |name| name.trim().to_owned())
+}
+
+/// The name of this pod, or of the machine.
+fn own_pod() -> String {
+    std::env::var("POD_NAME").unwrap_or_else(|_| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
 
 /// Unlike the host's name, which every pod in the host's network has.

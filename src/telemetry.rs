@@ -1,7 +1,8 @@
-//! Who is told of requests that are over: the access log, and whoever watches them live.
+//! Who is told of requests that are over: the metrics of routes, the access log, and whoever watches them live.
 
 use sluicegate_telemetry::{
     AccessLog, AccessLogError, AccessLogSettings, FinishedRequest, Metrics, RequestSink, RequestSinks, RequestTaps,
+    RouteSinks,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 /// All of them, by name.
 pub struct Telemetry {
+    /// `/metrics`
+    routes: RouteSinks,
     /// Where there is one.
     access_log: Option<Arc<AccessLog>>,
     /// `tap`
@@ -27,7 +30,7 @@ impl Telemetry {
         if let Some(log) = &access_log {
             metrics.set_access_log(Arc::clone(log));
         }
-        Ok(Arc::new(Self { access_log, taps: RequestTaps::default() }))
+        Ok(Arc::new(Self { routes: metrics.route_sinks(), access_log, taps: RequestTaps::default() }))
     }
 
     /// Where live requests are watched.
@@ -53,7 +56,8 @@ impl Telemetry {
 impl RequestSinks for Telemetry {
     fn of_worker(&self, index: usize) -> Box<dyn RequestSink> {
         let log = self.access_log.as_ref().map(|log| log.of_worker(index));
-        Box::new(Each(log.into_iter().chain([self.taps.of_worker(index)]).collect()))
+        let always = [self.routes.of_worker(index), self.taps.of_worker(index)];
+        Box::new(Each(always.into_iter().chain(log).collect()))
     }
 }
 

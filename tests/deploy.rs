@@ -73,7 +73,8 @@ fn lost(given: &Value, kept: &Value, path: &str, found: &mut Vec<String>) {
 
 fn assert_kubernetes_takes(objects: &[Value]) {
     let mut seen = BTreeSet::new();
-    for object in objects.iter().filter(|object| object["kind"] != "ServiceMonitor") {
+    let of_operator = |object: &&Value| matches!(object["kind"].as_str(), Some("ServiceMonitor" | "PrometheusRule"));
+    for object in objects.iter().filter(|object| !of_operator(object)) {
         let mut found = Vec::new();
         lost(object, &typed(object), "", &mut found);
         assert!(found.is_empty(), "{}: {found:#?}", reference(object));
@@ -433,6 +434,7 @@ fn the_chart_renders_what_is_asked_for() {
         "gateway.replicas=3",
         "gateway.hostPorts.http=0",
         "serviceMonitor.enabled=true",
+        "alerts.enabled=true",
     ]);
     assert_kubernetes_takes(&deployment);
     assert_program_takes(&deployment);
@@ -440,6 +442,8 @@ fn the_chart_renders_what_is_asked_for() {
     assert_eq!(gateway["spec"]["replicas"], 3);
     assert_eq!(gateway["spec"]["template"]["spec"]["containers"][0]["ports"][0].get("hostPort"), None);
     assert_eq!(of_kind(&deployment, "ServiceMonitor").count(), 1);
+    let rules = of_kind(&deployment, "PrometheusRule").next().expect("alerts");
+    assert_eq!(rules["spec"], objects(&deploy("alerts/sluicegate.yaml"))[0]);
 
     let one = rendered(&[
         "watchNamespace=shop",

@@ -11,7 +11,7 @@ use sluicegate_telemetry::access_log::VARIABLES;
 use sluicegate_telemetry::metrics::TABLE;
 use sluicegate_telemetry::redact::SECRET;
 use sluicegate_telemetry::request_json::{REQUEST_FIELDS, TRY_FIELDS};
-use sluicegate_telemetry::{FaultReason, LimitName, UpstreamError};
+use sluicegate_telemetry::{FaultReason, LimitName, NGINX_TABLE, UpstreamError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
@@ -28,6 +28,21 @@ fn every_metric_is_listed_as_it_is() {
         assert_eq!(listed.get(&format!("`{}`", metric.name)), Some(&row), "{}", metric.name);
     }
     assert_eq!(listed.len(), TABLE.len(), "a metric is listed that does not exist");
+}
+
+#[test]
+fn every_name_of_ingress_nginx_is_listed_as_it_is() {
+    let listed = rows_below(&read("docs/operating.md"), "### The names of ingress-nginx");
+    let expected: Vec<Vec<String>> = NGINX_TABLE
+        .iter()
+        .map(|metric| {
+            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels = if labels.is_empty() { "-".to_owned() } else { labels.join(", ") };
+            let help = metric.help.trim_end_matches('.').to_owned();
+            vec![format!("`{}`", metric.name), metric.kind.as_str().to_owned(), labels, help]
+        })
+        .collect();
+    assert_eq!(listed, expected);
 }
 
 #[test]

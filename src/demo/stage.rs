@@ -9,6 +9,7 @@ use sluicegate_echo::EchoBackend;
 use sluicegate_proxy::ProxySettings;
 use sluicegate_route::RouteTable;
 use sluicegate_source::DirectorySettings;
+use sluicegate_telemetry::MetricsSettings;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -71,6 +72,7 @@ impl Stage {
         fs::write(folder.path().join("secrets.yaml"), certificates.1).context("a temporary folder")?;
         let got = [free(http)?, free(https)?];
         let gateway = Gateway::start(GatewaySettings {
+            metrics: MetricsSettings::of_workers(1),
             clear_statuses: false,
             source: SourceSettings::Manifests(DirectorySettings { paths: vec![folder.path().to_owned()], poll: false }),
             translate: Settings::for_folder(),
