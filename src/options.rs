@@ -9,11 +9,12 @@ use sluicegate_config::{InvalidVipPool, NamespacedName, PoolNamespaces, PoolRang
 use sluicegate_forward::forwarder::ForwardMode;
 use sluicegate_proxy::StreamEngine;
 use sluicegate_telemetry::{LineFormat, LogTarget, RequestFilter, SkippedUrl};
-use sluicegate_trace::{Format, Ratio, Trust};
+use sluicegate_trace::{Format, Ratio, Trust, UnknownFormat};
 use sluicegate_translate::Published;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How a flag is given, and how it is merged: what the command line and environment leave open comes from the file.
@@ -171,12 +172,15 @@ options! {
         #[arg(long, env = "SLUICEGATE_FORWARDED", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Listeners")]
         pub forwarded: Option<bool>,
 
-        /// Carry trace context to backends, in these formats beside those that came: tracecontext, b3, b3multi, jaeger, ottrace, datadog, xray, google, grpc-trace-bin [default: off]
+        /// Carry trace context to backends, in these formats beside those that came: tracecontext, b3, b3multi, jaeger, ottrace, datadog, xray, google, grpc-trace-bin; none leaves trace headers alone [default: tracecontext]
         #[arg(long, env = "SLUICEGATE_TRACE_PROPAGATION", value_name = "FORMAT", value_delimiter = ',', help_heading = "Tracing")]
-        pub trace_propagation: Vec<Format>,
+        pub trace_propagation: Vec<Propagator>,
         /// A trace from outside: continue it, restart (a new one that strangers cannot choose, without their baggage) or ignore it [default: continue]
         #[arg(long, env = "SLUICEGATE_TRACE_TRUST", value_name = "RULE", help_heading = "Tracing")]
         pub trace_trust: Option<TrustName>,
+        /// The same on one of the --http and --https addresses, as in [::]:443=restart; repeatable
+        #[arg(long, env = "SLUICEGATE_TRACE_TRUST_ON", value_name = "ADDR=RULE", value_delimiter = ',', value_parser = trust_on, help_heading = "Tracing")]
+        pub trace_trust_on: Vec<(SocketAddr, Trust)>,
         /// The part of all traces without a decision that is marked as recorded, 0 to 1 [default: 1]
         #[arg(long, env = "SLUICEGATE_TRACE_RATIO", value_name = "RATIO", value_parser = ratio, help_heading = "Tracing")]
         pub trace_ratio: Option<Ratio>,
@@ -392,6 +396,33 @@ impl From<EngineName> for StreamEngine {
     }
 }
 
+/// What `--trace-propagation` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagator {
+    /// Nothing is sent, and nothing is read.
+    None,
+    /// This format is sent.
+    Format(Format),
+}
+
+impl Propagator {
+    /// The format, if it is one.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::None => None,
+            Self::Format(format) => Some(format),
+        }
+    }
+}
+
+impl FromStr for Propagator {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        if name == "none" { Ok(Self::None) } else { name.parse().map(Self::Format) }
+    }
+}
+
 /// What becomes of a trace from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TrustName {
@@ -526,6 +557,13 @@ fn scalar(value: &serde_json::Value) -> Option<String> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "an address and a port are expected, such as 127.0.0.1:8080, 0.0.0.0:80 or [::]:80".to_owned())
+}
+
+/// `[::]:443=restart`
+fn trust_on(text: &str) -> Result<(SocketAddr, Trust), String> {
+    let expected = "an address and a rule are expected, such as [::]:443=restart";
+    let (listener, trust) = text.rsplit_once('=').ok_or(expected)?;
+    Ok((address(listener)?, trust.parse().map_err(|error| format!("{error}"))?))
 }
 
 /// `name=192.0.2.12:7946`

@@ -5,7 +5,7 @@ use crate::capabilities::{self, Duty};
 use crate::cli::RunArguments;
 use crate::director::{DirectorSettings, LeaseSettings};
 use crate::gateway::{ClusterSettings, Gateway, GatewaySettings, SourceSettings};
-use crate::options::{AccessLogTo, ForwardName, LogFormatName, Role, RunOptions, ServeOptions};
+use crate::options::{AccessLogTo, ForwardName, LogFormatName, Propagator, Role, RunOptions, ServeOptions};
 use anyhow::Context as _;
 use sluicegate_admin::AdminSettings;
 use sluicegate_admission::WebhookSettings;
@@ -417,24 +417,22 @@ fn of_version(version: Option<u32>) -> ForwarderSettings {
     }
 }
 
-/// What the flags about traces say; `None` where no format is named.
+/// What the flags about traces say; `None` where trace headers are left alone.
 fn trace_settings(serve: &ServeOptions) -> Option<TraceSettings> {
-    if serve.trace_propagation.is_empty() {
-        return None;
-    }
     let defaults = TraceSettings::default();
-    let trust = serve.trace_trust.map(Trust::from).unwrap_or_default();
+    let formats = match &serve.trace_propagation[..] {
+        [] => defaults.injection.formats,
+        named if named.contains(&Propagator::None) => return None,
+        named => named.iter().filter_map(|name| name.format()).collect(),
+    };
     Some(TraceSettings {
         policy: Policy {
-            trust,
+            trust: serve.trace_trust.map(Trust::from).unwrap_or_default(),
             sampler: serve.trace_ratio.map_or(Sampler::Always, Sampler::Ratio),
             ..Policy::default()
         },
-        injection: InjectionSettings {
-            formats: serve.trace_propagation.iter().copied().collect(),
-            strip_baggage: trust != Trust::Continue,
-            ..defaults.injection
-        },
+        injection: InjectionSettings { formats, ..defaults.injection },
+        trust_on: serve.trace_trust_on.clone(),
         forced_per_second: serve.trace_forced_limit.unwrap_or(defaults.forced_per_second),
         extract: defaults.extract,
     })

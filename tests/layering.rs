@@ -53,7 +53,7 @@ const PICTURE: &[(&str, &[&str])] = &[
         ],
     ),
     ("sluicegate-collector", &[]),
-    ("sluicegate-config", &[]),
+    ("sluicegate-config", &["sluicegate-trace"]),
     ("sluicegate-dsr", &["sluicegate-l4"]),
     ("sluicegate-echo", &[]),
     ("sluicegate-forward", &["sluicegate-config", "sluicegate-l4", "sluicegate-xdp"]),
@@ -70,7 +70,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("sluicegate-source", &["sluicegate-config", "sluicegate-translate"]),
     ("sluicegate-telemetry", &["sluicegate-trace"]),
     ("sluicegate-trace", &[]),
-    ("sluicegate-translate", &["sluicegate-config"]),
+    ("sluicegate-translate", &["sluicegate-config", "sluicegate-trace"]),
     ("sluicegate-xdp", &["sluicegate-dsr", "sluicegate-l4"]),
     ("xtask", &[]),
 ];

@@ -19,6 +19,7 @@ pub mod route;
 pub mod selector;
 pub mod settings;
 pub mod tls;
+pub mod trace;
 pub mod vip;
 
 pub use backend::{Backend, BackendId, Balance, Endpoint, HashKey, PortRef, UpstreamProtocol};
@@ -35,6 +36,7 @@ pub use route::{Action, Dialect, Matching, PathMatch, Policy, Redirect, Rewrite,
 pub use selector::{InvalidSelector, LabelSelector};
 pub use settings::{NamespacedName, Settings};
 pub use tls::{Certificate, CertificateId, PrivateKey, ServerName, TlsTreatment};
+pub use trace::{InvalidOperationName, OperationName, OperationPart, OperationVariable, TracePolicy};
 pub use vip::{
     HealthCheck, Method, Persistence, PodTunnel, ProbeKind, Readiness, RealServer, Scheduler, TransportProtocol,
     VipBinding, VipOptions, VipPort, VipService, WhenAllFail,

@@ -3,6 +3,7 @@
 use crate::backend::BackendId;
 use crate::host::HostPattern;
 use crate::object::ObjectRef;
+use crate::trace::TracePolicy;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -134,6 +135,9 @@ pub struct Policy {
     /// False keeps requests out of the access log, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<bool>,
+    /// How its requests are traced.
+    #[serde(skip_serializing_if = "TracePolicy::is_default")]
+    pub trace: TracePolicy,
 }
 
 /// One path of a virtual host.

@@ -6,7 +6,8 @@
 pub(crate) mod service;
 mod table;
 
-use sluicegate_config::{Balance, HashKey, Policy, UpstreamProtocol, Verdict};
+use sluicegate_config::{Balance, HashKey, OperationName, OperationVariable, Policy, UpstreamProtocol, Verdict};
+use sluicegate_trace::{Format, FormatSet, Ratio, Sampler, Trust, UnknownFormat};
 use std::sync::Arc;
 use std::time::Duration;
 use table::{Effect, Row};
@@ -75,6 +76,7 @@ struct Reader {
     policy: Policy,
     nginx_balance: Option<Balance>,
     nginx_hash: Option<HashKey>,
+    nginx_trust: Option<Trust>,
     own_balance: Option<Balance>,
     own_hash: Option<(String, HashKey)>,
     remarks: Vec<Remark>,
@@ -114,6 +116,19 @@ impl Reader {
     fn implemented(&mut self, key: &str, short: &str, value: &str) {
         match short {
             "backend-protocol" => self.protocol(key, value),
+            "enable-opentelemetry" => {
+                if let Some(on) = self.truth(key, value) {
+                    self.policy.trace.off |= !on;
+                }
+            }
+            "opentelemetry-trust-incoming-span" => {
+                let trust = |yes| if yes { Trust::Continue } else { Trust::Restart };
+                self.nginx_trust = self.truth(key, value).map(trust);
+            }
+            "opentelemetry-operation-name" => match OperationName::parse(value) {
+                Ok(name) => self.policy.trace.operation = Some(name),
+                Err(error) => self.remark(key, Verdict::Rejected, &error.to_string(), &operation_remedy()),
+            },
             "enable-access-log" => self.policy.access_log = self.truth(key, value),
             "canary" => {
                 if self.boolean(key, value) {
@@ -175,6 +190,24 @@ impl Reader {
             "hash-by" => match own_hash_key(value) {
                 Some(hash) => self.own_hash = Some((key.to_owned(), hash)),
                 None => self.refuse(key, value, "use client-address, uri, host, header:NAME or cookie:NAME"),
+            },
+            "trace-trust" => match value.parse() {
+                Ok(trust) => self.policy.trace.trust = Some(trust),
+                Err(_) => self.refuse(key, value, "use continue, restart or ignore"),
+            },
+            "trace-sampling" => match sampler(value) {
+                Some(sampler) => self.policy.trace.sampler = Some(sampler),
+                None => self.refuse(key, value, "use always, never, or a ratio from 0 to 1 such as 0.05"),
+            },
+            "trace-propagation" => match formats(value) {
+                Ok(formats) if formats.is_empty() => self.policy.trace.off = true,
+                Ok(formats) => self.policy.trace.formats = Some(formats),
+                Err(error) => self.remark(
+                    key,
+                    Verdict::Rejected,
+                    &format!("names the format {:?}, which is not known", error.0),
+                    FORMATS,
+                ),
             },
             "tls-passthrough" => self.options.passthrough |= self.boolean(key, value),
             "dialect" => {
@@ -276,11 +309,36 @@ impl Reader {
                 self.nginx_hash.take().map(Balance::ConsistentHash).or(self.nginx_balance.take()).unwrap_or_default()
             }
         };
+        let trace = &mut self.policy.trace;
+        trace.trust = trace.trust.or(self.nginx_trust);
         if self.policy != Policy::default() {
             self.options.policy = Arc::new(self.policy);
         }
         (self.options, self.remarks)
     }
+}
+
+const FORMATS: &str = "list formats with commas: tracecontext, b3, b3multi, jaeger, ottrace, datadog, xray, google, grpc-trace-bin; or write none";
+
+/// Formats with commas between them; `none` is the empty set.
+fn formats(value: &str) -> Result<FormatSet, UnknownFormat> {
+    if value == "none" {
+        return Ok(FormatSet::EMPTY);
+    }
+    value.split(',').map(|name| name.trim().parse::<Format>()).collect()
+}
+
+fn sampler(value: &str) -> Option<Sampler> {
+    match value {
+        "always" => Some(Sampler::Always),
+        "never" => Some(Sampler::Never),
+        _ => Ratio::new(value.parse().ok()?).ok().map(Sampler::Ratio),
+    }
+}
+
+fn operation_remedy() -> String {
+    let known: Vec<String> = OperationVariable::ALL.iter().map(|(_, name)| format!("${name}")).collect();
+    format!("use text and the variables {}", known.join(", "))
 }
 
 /// nginx's sizes: a number, optionally with a unit of 1024. ingress-nginx also takes `b`.

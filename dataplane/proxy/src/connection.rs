@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rustls::ProtocolVersion;
 use sluicegate_config::{BackendId, StreamListener, TlsTreatment};
 use sluicegate_telemetry::{FaultReason, LimitName, ListenerKind, Protocol, StreamKind, TlsFailure, TlsVersion};
+use sluicegate_trace::Trust;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -27,8 +28,8 @@ use tokio_rustls::TlsAcceptor;
 /// What is done with connections of a listener.
 #[derive(Clone)]
 pub(crate) enum Service {
-    Http { proxy_protocol: bool },
-    Https { acceptor: TlsAcceptor, proxy_protocol: bool },
+    Http { proxy_protocol: bool, trust: Trust },
+    Https { acceptor: TlsAcceptor, proxy_protocol: bool, trust: Trust },
     Stream(Arc<StreamListener>),
 }
 
@@ -38,6 +39,14 @@ impl Service {
             Self::Http { .. } => ListenerKind::Http,
             Self::Https { .. } => ListenerKind::Https,
             Self::Stream(_) => ListenerKind::Stream,
+        }
+    }
+
+    /// How far the traces of its requests are believed.
+    fn trust(&self) -> Trust {
+        match self {
+            Self::Http { trust, .. } | Self::Https { trust, .. } => *trust,
+            Self::Stream(_) => Trust::default(),
         }
     }
 }
@@ -58,6 +67,13 @@ struct Ends {
     local: SocketAddr,
 }
 
+impl Ends {
+    fn identity(&self, worker: &Worker, service: &Service) -> ClientIdentity {
+        let https = matches!(service, Service::Https { .. });
+        ClientIdentity::new(self.peer, self.local, https, service.trust(), &worker.settings.trusted)
+    }
+}
+
 /// Starts to serve a connection that was just accepted. Each stage is a task of its own, so that a connection that
 /// waits for its next request does not carry what its handshake needed.
 pub(crate) fn start(worker: &Rc<Worker>, service: &Service, socket: TcpStream, peer: SocketAddr) {
@@ -72,8 +88,8 @@ pub(crate) fn start(worker: &Rc<Worker>, service: &Service, socket: TcpStream, p
         return;
     };
     let ends = Ends { peer, local };
-    if matches!(service, Service::Http { proxy_protocol: false }) {
-        serve(worker, Established::Http1(Transport::Plain(socket), None), ends, false, registration);
+    if matches!(service, Service::Http { proxy_protocol: false, .. }) {
+        serve(worker, service, Established::Http1(Transport::Plain(socket), None), ends, registration);
     } else {
         tokio::task::spawn_local(begin(Rc::clone(worker), service.clone(), socket, ends, registration));
     }
@@ -81,14 +97,13 @@ pub(crate) fn start(worker: &Rc<Worker>, service: &Service, socket: TcpStream, p
 
 /// Does the preliminaries, and starts what follows.
 async fn begin(worker: Rc<Worker>, service: Service, socket: TcpStream, mut ends: Ends, registration: Registration) {
-    let https = matches!(service, Service::Https { .. });
-    if let Some(established) = establish(&worker, service, socket, &mut ends).await {
-        serve(&worker, established, ends, https, registration);
+    if let Some(established) = establish(&worker, &service, socket, &mut ends).await {
+        serve(&worker, &service, established, ends, registration);
     }
 }
 
-fn serve(worker: &Rc<Worker>, established: Established, ends: Ends, https: bool, registration: Registration) {
-    let client = ClientIdentity::new(ends.peer, ends.local, https, &worker.settings.trusted);
+fn serve(worker: &Rc<Worker>, service: &Service, established: Established, ends: Ends, registration: Registration) {
+    let client = ends.identity(worker, service);
     let worker = Rc::clone(worker);
     match established {
         Established::Http1(transport, tls) => {
@@ -107,9 +122,9 @@ fn serve(worker: &Rc<Worker>, established: Established, ends: Ends, https: bool,
 }
 
 /// Does the preliminaries within the handshake timeout. `None`: it did not come to anything.
-async fn establish(worker: &Rc<Worker>, service: Service, socket: TcpStream, ends: &mut Ends) -> Option<Established> {
+async fn establish(worker: &Rc<Worker>, service: &Service, socket: TcpStream, ends: &mut Ends) -> Option<Established> {
     let deadline = tokio::time::Instant::from_std(Instant::now() + worker.settings.timeouts.handshake);
-    match tokio::time::timeout_at(deadline, preliminaries(worker, &service, socket, ends)).await {
+    match tokio::time::timeout_at(deadline, preliminaries(worker, service, socket, ends)).await {
         Ok(established) => established,
         Err(_) => {
             if matches!(service, Service::Https { .. }) {
@@ -128,7 +143,7 @@ async fn preliminaries(
     ends: &mut Ends,
 ) -> Option<Established> {
     let expects_header = match service {
-        Service::Http { proxy_protocol } | Service::Https { proxy_protocol, .. } => *proxy_protocol,
+        Service::Http { proxy_protocol, .. } | Service::Https { proxy_protocol, .. } => *proxy_protocol,
         Service::Stream(listener) => listener.accept_proxy_protocol,
     };
     let mut early = Vec::new();
@@ -296,13 +311,8 @@ fn refuse(worker: &Rc<Worker>, service: &Service, socket: &TcpStream, peer: Sock
 
 /// Tells of a connection that was refused before a request could come on it. Relayed streams are no requests.
 fn tell(worker: &Rc<Worker>, ends: &Ends, service: &Service, fault: &Fault) {
-    let https = match service {
-        Service::Http { .. } => false,
-        Service::Https { .. } => true,
-        Service::Stream(_) => return,
-    };
-    if worker.sink.is_some() {
-        let client = ClientIdentity::new(ends.peer, ends.local, https, &worker.settings.trusted);
+    if worker.sink.is_some() && !matches!(service, Service::Stream(_)) {
+        let client = ends.identity(worker, service);
         let session = Session { worker, client: &client, tls: None };
         Refusal::of(fault, Instant::now(), Protocol::Http11).tell(&session);
     }

@@ -73,10 +73,12 @@ pub(crate) async fn exchange<D: Downstream>(
     worker.earn_retry();
     let mut request_id = SmallText::default();
     write_request_id(&mut request_id, &heads.request, worker);
-    heads.trace.begin(&heads.request, worker);
     let table = worker.table();
+    let decision = decide(session, &table, &heads.request);
+    let policy = decision.as_ref().ok().map(|route| &table.route(*route).policy.trace);
+    heads.trace.begin(&heads.request, worker, session.client.trust, policy);
     let mut attempt = Attempts { session, ask: &ask, request_id: &request_id, record: &mut record };
-    let ended = match attempt.serve(&table, downstream, heads, watchdog).await {
+    let ended = match attempt.serve(&table, decision, downstream, heads, watchdog).await {
         Ok(ended) => ended,
         Err(Failure::Cut(reason, detail)) => {
             report(worker, heads, reason, &detail, &request_id);
@@ -98,6 +100,25 @@ pub(crate) async fn exchange<D: Downstream>(
     };
     record.finish(session, &table, heads, &request_id);
     ended
+}
+
+/// Which route takes the request, or why none does.
+fn decide(session: &Session<'_>, table: &RouteTable, request: &RequestHead) -> Result<RouteId, Fault> {
+    if matches!(request.method(), b"CONNECT" | b"TRACE") {
+        return Err(Fault::new(405, FaultReason::MethodNotAllowed, "CONNECT and TRACE are not served"));
+    }
+    if let Some(tls) = session.tls
+        && tls.is_misdirected(table, request.host())
+    {
+        return Err(Fault::new(421, FaultReason::Misdirected, "SNI and Host have different TLS settings"));
+    }
+    let path = request.path();
+    match table.find(request.authority(), if path == b"*" { b"/" } else { path }) {
+        Outcome::Route(id) => Ok(id),
+        Outcome::NoHost => Err(Fault::new(404, FaultReason::NoRoute, "no Ingress claims the host")),
+        Outcome::NoPath => Err(Fault::new(404, FaultReason::NoRoute, "no path of the host matches")),
+        Outcome::BadPath => Err(Fault::new(400, FaultReason::BadRequest, "path")),
+    }
 }
 
 /// Why a request was not served in full.
@@ -182,12 +203,13 @@ impl Attempts<'_> {
     async fn serve<D: Downstream>(
         &mut self,
         table: &RouteTable,
+        decision: Result<RouteId, Fault>,
         downstream: &mut D,
         heads: &mut Heads,
         watchdog: &mut Watchdog,
     ) -> Result<Ended, Failure> {
         let worker = self.session.worker;
-        let route_id = self.decide(table, &heads.request)?;
+        let route_id = decision?;
         self.record.route = Some(route_id);
         let route = table.route(route_id);
         let slot = match &route.target {
@@ -212,25 +234,6 @@ impl Attempts<'_> {
         let result = self.forward(table, route, slot, max_body, downstream, heads, watchdog).await;
         worker.metrics.backend(slot.index() as u32).finished(result.as_ref().is_err_and(is_backends_fault));
         result
-    }
-
-    /// Which route takes the request, or why none does.
-    fn decide(&self, table: &RouteTable, request: &RequestHead) -> Result<RouteId, Fault> {
-        if matches!(request.method(), b"CONNECT" | b"TRACE") {
-            return Err(Fault::new(405, FaultReason::MethodNotAllowed, "CONNECT and TRACE are not served"));
-        }
-        if let Some(tls) = self.session.tls
-            && tls.is_misdirected(table, request.host())
-        {
-            return Err(Fault::new(421, FaultReason::Misdirected, "SNI and Host have different TLS settings"));
-        }
-        let path = request.path();
-        match table.find(request.authority(), if path == b"*" { b"/" } else { path }) {
-            Outcome::Route(id) => Ok(id),
-            Outcome::NoHost => Err(Fault::new(404, FaultReason::NoRoute, "no Ingress claims the host")),
-            Outcome::NoPath => Err(Fault::new(404, FaultReason::NoRoute, "no path of the host matches")),
-            Outcome::BadPath => Err(Fault::new(400, FaultReason::BadRequest, "path")),
-        }
     }
 
     /// Tries endpoints until one answers, or none is left, or the request cannot be repeated.

@@ -4,6 +4,7 @@ use crate::trace::Propagation;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use sluicegate_http1::{FieldName, RequestHead, ResponseHead, write_field};
+use sluicegate_trace::Trust;
 use smallvec::SmallVec;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -39,18 +40,21 @@ pub(crate) struct ClientIdentity {
     pub(crate) local: SocketAddr,
     /// The connection is TLS here.
     pub(crate) https: bool,
+    /// How far the traces of its requests are believed.
+    pub(crate) trust: Trust,
     /// `X-Forwarded-*` from this peer is believed.
     pub(crate) trusted: bool,
 }
 
 impl ClientIdentity {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, https: bool, trusted: &[IpNet]) -> Self {
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, https: bool, trust: Trust, trusted: &[IpNet]) -> Self {
         let address = peer.ip().to_canonical();
         Self {
             peer: SocketAddr::new(address, peer.port()),
             peer_text: address.to_string().into(),
             local: SocketAddr::new(local.ip().to_canonical(), local.port()),
             https,
+            trust,
             trusted: trusted.iter().any(|net| net.contains(&address)),
         }
     }

@@ -141,10 +141,12 @@ impl Proxy {
         let addresses = Addresses {
             http: bind_all(&settings.http, &mut sockets, |address| Service::Http {
                 proxy_protocol: settings.expects_proxy_protocol(address),
+                trust: settings.trust_on(address),
             })?,
             https: bind_all(&settings.https, &mut sockets, |address| Service::Https {
                 acceptor: acceptor.clone(),
                 proxy_protocol: settings.expects_proxy_protocol(address),
+                trust: settings.trust_on(address),
             })?,
         };
         let engine = stream_engine(&settings)?;

@@ -7,8 +7,9 @@ use crate::exchange::Session;
 use crate::fault::Fault;
 use crate::headers::{SmallText, client_address};
 use crate::peer::TrailerFields;
+use crate::trace::is_probe;
 use crate::worker::Heads;
-use sluicegate_config::{PortRef, UpstreamProtocol};
+use sluicegate_config::{OperationPart, OperationVariable, PortRef, UpstreamProtocol};
 use sluicegate_http1::{FieldName, RequestHead, ResponseHead, Version};
 use sluicegate_route::{RouteId, RouteTable, Target};
 use sluicegate_telemetry::{
@@ -99,6 +100,7 @@ impl Record {
         let mut port = itoa::Buffer::new();
         let route = self.route.map(|id| route_taken(table, id, &mut port));
         let head = &heads.request;
+        let operation = self.operation(table, session, heads, route.as_ref());
         let response = self.has_answered.then_some(ResponseFields(&heads.response));
         let trailers_only = || heads.response.field(FieldName::GrpcStatus).and_then(parse_status);
         sink.finished(&FinishedRequest {
@@ -122,8 +124,47 @@ impl Record {
             tries: &heads.tries,
             request_id: &request_id.0,
             trace: heads.trace.trace(),
+            operation: operation.as_deref(),
             is_probe: is_probe(head),
         });
+    }
+}
+
+impl Record {
+    /// What the Ingress wants the span to be called, where there is one.
+    fn operation(
+        &self,
+        table: &RouteTable,
+        session: &Session<'_>,
+        heads: &Heads,
+        taken: Option<&RouteTaken<'_>>,
+    ) -> Option<String> {
+        let (taken, name) = (taken?, table.route(self.route?).policy.trace.operation.as_ref()?);
+        let request = &heads.request;
+        heads.trace.trace().filter(|trace| trace.sampled)?;
+        let mut text = String::new();
+        for part in name.parts() {
+            let variable = match part {
+                OperationPart::Text(literal) => {
+                    text.push_str(literal);
+                    continue;
+                }
+                OperationPart::Variable(variable) => variable,
+            };
+            let (service, port) = taken.service.map_or(("", ""), |(name, port)| (&**name, port));
+            match variable {
+                OperationVariable::Method => text.push_str(&String::from_utf8_lossy(request.method())),
+                OperationVariable::Host => text.push_str(&String::from_utf8_lossy(request.host())),
+                OperationVariable::Path => text.push_str(&String::from_utf8_lossy(request.path())),
+                OperationVariable::Scheme => text.push_str(if session.client.https { "https" } else { "http" }),
+                OperationVariable::Namespace => text.push_str(taken.namespace),
+                OperationVariable::Ingress => text.push_str(taken.ingress),
+                OperationVariable::Service => text.push_str(service),
+                OperationVariable::ServicePort => text.push_str(port),
+                OperationVariable::Location => text.push_str(taken.path),
+            }
+        }
+        Some(text)
     }
 }
 
@@ -229,6 +270,7 @@ impl<'a> Refusal<'a> {
             tries: &[],
             request_id: b"",
             trace: None,
+            operation: None,
             is_probe: false,
         });
     }
@@ -267,12 +309,6 @@ fn route_taken<'a>(table: &'a RouteTable, id: RouteId, port: &'a mut itoa::Buffe
         series: (route.series.index, &route.series.tenure),
         access_log: route.policy.access_log.unwrap_or(true),
     }
-}
-
-/// Load balancers and kubelets that look whether we live.
-fn is_probe(request: &RequestHead) -> bool {
-    const PROBES: [&[u8]; 3] = [b"kube-probe/", b"GoogleHC/", b"ELB-HealthChecker/"];
-    request.field(FieldName::UserAgent).is_some_and(|agent| PROBES.iter().any(|probe| agent.starts_with(probe)))
 }
 
 fn is_grpc(response: &ResponseHead) -> bool {

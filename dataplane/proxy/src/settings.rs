@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use sluicegate_config::CertificateId;
-use sluicegate_trace::{Format, InjectionSettings, Policy};
+use sluicegate_trace::{Format, InjectionSettings, Policy, Trust};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -107,8 +107,10 @@ pub struct TraceSettings {
     pub extract: Vec<Format>,
     /// Whether the trace outside goes on, and what is recorded.
     pub policy: Policy,
-    /// What backends are sent.
+    /// What backends are sent. Baggage from outside is removed wherever the trace is not continued, too.
     pub injection: InjectionSettings,
+    /// How far traces are believed that come in on these of the addresses, where it differs from the policy.
+    pub trust_on: Vec<(SocketAddr, Trust)>,
     /// Traces a second that each worker lets be recorded because the client alone wants it.
     pub forced_per_second: u32,
 }
@@ -119,6 +121,7 @@ impl Default for TraceSettings {
             extract: Format::ALL.to_vec(),
             policy: Policy::default(),
             injection: InjectionSettings::default(),
+            trust_on: Vec::new(),
             forced_per_second: 100,
         }
     }
@@ -159,5 +162,12 @@ impl ProxySettings {
     /// Whether connections on one of the addresses must begin with a PROXY protocol header.
     pub(crate) fn expects_proxy_protocol(&self, address: SocketAddr) -> bool {
         self.proxy_protocol || self.proxy_protocol_on.contains(&address)
+    }
+
+    /// How far traces are believed that come in on one of the addresses.
+    pub(crate) fn trust_on(&self, address: SocketAddr) -> Trust {
+        let Some(trace) = &self.trace else { return Trust::default() };
+        let own = trace.trust_on.iter().find(|(known, _)| *known == address);
+        own.map_or(trace.policy.trust, |(_, trust)| *trust)
     }
 }

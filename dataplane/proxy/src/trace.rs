@@ -2,8 +2,11 @@
 
 use crate::settings::TraceSettings;
 use crate::worker::Worker;
+use sluicegate_config::TracePolicy;
 use sluicegate_http1::{Field, FieldName, RequestHead};
-use sluicegate_trace::{FreshIds, Injection, SpanId, Trace, TraceFields, TraceId, decide};
+use sluicegate_trace::{
+    FreshIds, Injection, InjectionSettings, Policy, Sampler, SpanId, Trace, TraceFields, TraceId, Trust, decide,
+};
 use std::time::Instant;
 
 /// What a request's tries say of its trace. Empty where the gateway leaves trace headers alone; kept between requests with
@@ -15,22 +18,40 @@ pub(crate) struct Propagation {
 }
 
 impl Propagation {
-    /// Reads the context of a request and settles which trace it belongs to.
-    pub(crate) fn begin(&mut self, request: &RequestHead, worker: &Worker) {
+    /// Reads the context of a request and settles which trace it belongs to. `trust` is the listener's; `route` is
+    /// what the Ingress says, where one takes the request.
+    pub(crate) fn begin(&mut self, request: &RequestHead, worker: &Worker, trust: Trust, route: Option<&TracePolicy>) {
         self.clear();
-        if let Some(settings) = &worker.settings.trace {
-            self.settle(request, settings, worker);
+        if let Some(settings) = &worker.settings.trace
+            && !route.is_some_and(|route| route.off)
+        {
+            self.settle(request, settings, worker, trust, route);
         }
     }
 
-    fn settle(&mut self, request: &RequestHead, settings: &TraceSettings, worker: &Worker) {
+    fn settle(
+        &mut self,
+        request: &RequestHead,
+        settings: &TraceSettings,
+        worker: &Worker,
+        trust: Trust,
+        route: Option<&TracePolicy>,
+    ) {
+        let policy = policy(&settings.policy, trust, route, request);
         let candidates = request.fields().filter(is_candidate);
         let fields = TraceFields::collect(candidates.map(|field| (field.name, field.value)));
         let extracted = fields.extract(&settings.extract);
         let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
         let fresh = FreshIds { trace_id: TraceId::from_random(random), span_id: SpanId::from_random(worker.random()) };
-        let trace = decide(&fields, &extracted, &settings.policy, fresh, || worker.may_force_sampling(Instant::now()));
-        self.injection.prepare(&fields, &extracted, &trace, &settings.injection);
+        let trace = decide(&fields, &extracted, &policy, fresh, || worker.may_force_sampling(Instant::now()));
+        let formats = route.and_then(|route| route.formats);
+        let strip = policy.trust != Trust::Continue;
+        let own = (formats.is_some() || strip != settings.injection.strip_baggage).then(|| InjectionSettings {
+            formats: formats.unwrap_or(settings.injection.formats),
+            strip_baggage: strip || settings.injection.strip_baggage,
+            ..settings.injection.clone()
+        });
+        self.injection.prepare(&fields, &extracted, &trace, own.as_ref().unwrap_or(&settings.injection));
         self.trace = Some(trace);
     }
 
@@ -65,6 +86,23 @@ impl Propagation {
     pub(crate) fn capacity_bytes(&self) -> usize {
         self.injection.capacity_bytes()
     }
+}
+
+/// The rules for a request. Probes are never recorded, nor is anything where the Ingress says so, whatever callers want.
+fn policy(gateway: &Policy, trust: Trust, route: Option<&TracePolicy>, request: &RequestHead) -> Policy {
+    let own = route.and_then(|route| route.sampler);
+    let never = own == Some(Sampler::Never) || is_probe(request);
+    Policy {
+        trust: route.and_then(|route| route.trust).unwrap_or(trust),
+        sampler: if never { Sampler::Never } else { own.unwrap_or(gateway.sampler) },
+        parent_based: gateway.parent_based && !never,
+    }
+}
+
+/// Load balancers and kubelets that look whether we live.
+pub(crate) fn is_probe(request: &RequestHead) -> bool {
+    const PROBES: [&[u8]; 3] = [b"kube-probe/", b"GoogleHC/", b"ELB-HealthChecker/"];
+    request.field(FieldName::UserAgent).is_some_and(|agent| PROBES.iter().any(|probe| agent.starts_with(probe)))
 }
 
 /// The names that the codec knows are told apart already; most fields end here.

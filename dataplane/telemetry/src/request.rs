@@ -72,6 +72,8 @@ pub struct FinishedRequest<'a> {
     pub request_id: &'a [u8],
     /// Its trace, where the gateway carries traces.
     pub trace: Option<&'a Trace>,
+    /// What the Ingress wants its span to be called, where it says so and the trace is recorded.
+    pub operation: Option<&'a str>,
     /// Probes of load balancers and kubelets, which nobody wants recorded.
     pub is_probe: bool,
 }

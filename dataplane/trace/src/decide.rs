@@ -4,6 +4,8 @@ use crate::context::{RemoteContext, Sampled, SpanId, TraceId};
 use crate::extract::Extracted;
 use crate::fields::TraceFields;
 use crate::sampler::Sampler;
+use std::fmt;
+use std::str::FromStr;
 
 /// How far the context of a request is believed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,33 @@ pub enum Trust {
     Restart,
     /// A new trace begins, as if there had been none.
     Ignore,
+}
+
+impl Trust {
+    /// Every rule with its name in settings.
+    pub const ALL: [(Self, &str); 3] =
+        [(Self::Continue, "continue"), (Self::Restart, "restart"), (Self::Ignore, "ignore")];
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::ALL.iter().find(|(trust, _)| trust == self).map_or("", |(_, name)| name);
+        f.write_str(name)
+    }
+}
+
+/// A name that is not that of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a rule for traces from outside; use continue, restart or ignore")]
+pub struct UnknownTrust(pub String);
+
+impl FromStr for Trust {
+    type Err = UnknownTrust;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTrust> {
+        let known = Self::ALL.iter().find(|(_, known)| *known == name);
+        known.map(|(trust, _)| *trust).ok_or_else(|| UnknownTrust(name.to_owned()))
+    }
 }
 
 /// The rules for one request.

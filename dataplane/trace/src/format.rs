@@ -157,6 +157,16 @@ impl FormatSet {
     }
 }
 
+impl fmt::Display for FormatSet {
+    /// The names, separated by commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, format) in self.iter().enumerate() {
+            write!(f, "{}{format}", if index == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
 impl FromIterator<Format> for FormatSet {
     fn from_iter<I: IntoIterator<Item = Format>>(formats: I) -> Self {
         formats.into_iter().fold(Self::EMPTY, Self::with)

@@ -44,7 +44,7 @@ mod xray;
 
 pub use budget::SamplingBudget;
 pub use context::{RemoteContext, Sampled, SpanId, TraceId};
-pub use decide::{FreshIds, Policy, Trace, Trust, decide};
+pub use decide::{FreshIds, Policy, Trace, Trust, UnknownTrust, decide};
 pub use extract::{Extracted, Malformed};
 pub use fields::TraceFields;
 pub use format::{Format, FormatSet, UnknownFormat};

@@ -1,6 +1,7 @@
 //! Whether a trace is recorded, from its id alone.
 
 use crate::context::TraceId;
+use std::fmt;
 
 /// 2^56: samplers look at 56 bits.
 const RANGE: u64 = 1 << 56;
@@ -29,6 +30,16 @@ impl Sampler {
     }
 }
 
+impl fmt::Display for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Never => f.write_str("never"),
+            Self::Ratio(ratio) => write!(f, "{ratio}"),
+        }
+    }
+}
+
 /// A part of all traces. A trace is in it if its 56 bits of randomness are not below a threshold, as in OpenTelemetry's
 /// consistent probability sampling: of two ratios, the greater takes all traces of the lesser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,5 +61,13 @@ impl Ratio {
         }
         // Taken from above, so that small parts keep their precision.
         Ok(Self { threshold: RANGE - (part * RANGE as f64).round() as u64 })
+    }
+}
+
+impl fmt::Display for Ratio {
+    /// The part, to nine digits behind the point.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = (RANGE - self.threshold) as f64 / RANGE as f64;
+        write!(f, "{}", (part * 1e9).round() / 1e9)
     }
 }

@@ -51,7 +51,6 @@ const CANARY: &str = "split traffic with replicas behind one Service, and remove
 const RETRY: &str = "remove the annotation; connect failures and idempotent requests are retried on another endpoint";
 const STREAMED: &str = "remove the annotation; bodies are streamed in bounded memory";
 const TUNING: &str = "remove the annotation; there is nothing to tune here";
-const TELEMETRY: &str = "remove the annotation; logs and traces are set for the whole gateway";
 const TLS_SIDE: &str = "remove the annotation; TLS 1.2 and 1.3 with modern ciphers are offered everywhere";
 const SNIPPET: &str =
     "replace the snippet by annotations or move it into the backend; proxy configuration text is never executed";
@@ -125,7 +124,7 @@ const ROWS: &[Row] = &[
     row("enable-cors", Ignored, OFF, CORS),
     row("enable-global-auth", Ignored, OFF, "remove the annotation; there is no global authentication to take part in"),
     row("enable-modsecurity", Closes, OFF, WAF),
-    row("enable-opentelemetry", Ignored, NOTHING, TELEMETRY),
+    row("enable-opentelemetry", Implemented, &["true"], ""),
     row("enable-opentracing", Nonexistent, OFF, GONE),
     row("enable-owasp-core-rules", Closes, OFF, WAF),
     row("enable-rewrite-log", Ignored, OFF, "use `sluicegate explain` to see how a path is rewritten, and remove the annotation"),
@@ -151,8 +150,8 @@ const ROWS: &[Row] = &[
     row("mirror-target", Ignored, NOTHING, MIRROR),
     row("modsecurity-snippet", Closes, NOTHING, WAF),
     row("modsecurity-transaction-id", Ignored, NOTHING, WAF),
-    row("opentelemetry-operation-name", Ignored, NOTHING, TELEMETRY),
-    row("opentelemetry-trust-incoming-span", Ignored, NOTHING, TELEMETRY),
+    row("opentelemetry-operation-name", Implemented, &[""], ""),
+    row("opentelemetry-trust-incoming-span", Implemented, &[""], ""),
     row("opentracing-trust-incoming-span", Nonexistent, NOTHING, GONE),
     row("permanent-redirect", Ignored, NOTHING, REDIRECT),
     row("permanent-redirect-code", Ignored, NOTHING, REDIRECT),

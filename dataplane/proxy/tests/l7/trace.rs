@@ -1,11 +1,13 @@
 //! Trace context on its way through: over every protocol, a new parent for each try, and untouched where it is off.
 
-use crate::support::{Gateway, Http2, Ingress, manifest, service, service_speaking, until};
+use crate::support::{Gateway, Http1, Http2, Ingress, Recorder, manifest, service, service_speaking, until};
 use http::{HeaderValue, Method};
 use sluicegate_echo::client::EchoClient;
 use sluicegate_echo::{EchoBackend, EchoRequest, RawBackend, Step};
 use sluicegate_proxy::{ProxySettings, TraceSettings};
+use sluicegate_trace::{Sampler, SpanId, Trust};
 use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener as StdListener};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -166,7 +168,7 @@ async fn grpc_calls_and_upgrades_belong_to_the_trace() {
 #[tokio::test]
 async fn strangers_force_so_many_traces_and_no_more() {
     let never = |trace: &mut TraceSettings| {
-        trace.policy.sampler = sluicegate_trace::Sampler::Never;
+        trace.policy.sampler = Sampler::Never;
         trace.forced_per_second = 3;
     };
     let (gateway, _web) = with_echo(traced(never)).await;
@@ -187,7 +189,7 @@ async fn strangers_force_so_many_traces_and_no_more() {
 #[tokio::test]
 async fn an_edge_takes_no_ids_from_outside() {
     let restart = |trace: &mut TraceSettings| {
-        trace.policy.trust = sluicegate_trace::Trust::Restart;
+        trace.policy.trust = Trust::Restart;
         trace.injection.strip_baggage = true;
     };
     let (gateway, _web) = with_echo(traced(restart)).await;
@@ -198,4 +200,118 @@ async fn an_edge_takes_no_ids_from_outside() {
     assert_ne!(trace, TRACE);
     assert_eq!(answer.echoed("b3"), Some(format!("{trace}-{span}-1")));
     assert_eq!((answer.echoed("tracestate"), answer.echoed("baggage")), (None, None));
+}
+
+#[tokio::test]
+async fn an_ingress_has_rules_of_its_own() {
+    let (gateway, _web) = with_echo(traced(|_| {})).await;
+    for (host, annotations) in [
+        ("off.test", [("enable-opentelemetry", "false")].as_slice()),
+        ("restarts.test", &[("opentelemetry-trust-incoming-span", "false")]),
+    ] {
+        let ingress = annotations.iter().fold(Ingress::new(host, "web"), |all, (key, value)| all.nginx(key, value));
+        gateway.apply(&ingress.yaml());
+    }
+    for (host, key, value) in [
+        ("ignores.test", "trace-trust", "ignore"),
+        ("never.test", "trace-sampling", "never"),
+        ("b3.test", "trace-propagation", "b3"),
+        ("none.test", "trace-propagation", "none"),
+    ] {
+        gateway.apply(&Ingress::new(host, "web").own(key, value).yaml());
+    }
+    let mut client = gateway.connect().await;
+    let fields = format!("traceparent: {}\r\nbaggage: user=1\r\n", parent());
+    for host in ["off.test", "none.test"] {
+        let answer = client.get_with(host, "/", &fields).await;
+        assert_eq!(answer.echoed("traceparent"), Some(parent()), "{host}: as it came");
+        assert_eq!(client.get(host, "/").await.echoed("traceparent"), None, "{host}");
+    }
+    for host in ["restarts.test", "ignores.test"] {
+        let answer = client.get_with(host, "/", &fields).await;
+        assert_ne!(parts(&answer.echoed("traceparent").expect("one")).0, TRACE, "{host}");
+        assert_eq!(answer.echoed("baggage"), None, "{host}: from strangers");
+    }
+    let answer = client.get_with("never.test", "/", &fields).await;
+    let (trace, _, flags) = parts(&answer.echoed("traceparent").expect("one"));
+    assert_eq!((trace.as_str(), flags.as_str()), (TRACE, "00"), "it goes on, unrecorded");
+    let answer = client.get("b3.test", "/").await;
+    assert_eq!((answer.echoed("b3").is_some(), answer.echoed("traceparent")), (true, None));
+    // Beside them, all is as before.
+    let answer = client.get_with("app.test", "/", &fields).await;
+    assert_eq!(parts(&answer.echoed("traceparent").expect("one")).0, TRACE);
+    assert_eq!(answer.echoed("baggage").as_deref(), Some("user=1"));
+}
+
+#[tokio::test]
+async fn a_listener_has_a_rule_of_its_own_and_an_ingress_beats_it() {
+    let free = || StdListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("bound");
+    let (inside, edge): (SocketAddr, SocketAddr) = (free(), free());
+    let recorder = Recorder::default();
+    let web = EchoBackend::builder("web").start().await.expect("start");
+    let gateway = Gateway::recorded_by(&recorder, |settings| {
+        settings.http = vec![inside, edge];
+        settings.trace = Some(TraceSettings { trust_on: vec![(edge, Trust::Restart)], ..TraceSettings::default() });
+    });
+    gateway.apply(&service("web", &[web.address()]));
+    gateway.apply(&Ingress::new("app.test", "web").yaml());
+    gateway.apply(&Ingress::new("partner.test", "web").own("trace-trust", "continue").yaml());
+    let caller = SpanId::new(0x00f0_67aa_0ba9_02b7);
+    for (address, host, goes_on) in [
+        (inside, "app.test", true),
+        (edge, "app.test", false),
+        (edge, "partner.test", true),
+        (edge, "nobody.test", false),
+    ] {
+        let fields = format!("traceparent: {}\r\n", parent());
+        let answer = Http1::connect(address).await.get_with(host, "/", &fields).await;
+        let told = recorder.one().await;
+        let trace = told.trace.expect("a trace");
+        assert_eq!(trace.trace_id.to_string() == TRACE, goes_on, "{host}");
+        assert_eq!(trace.parent, caller.filter(|_| goes_on), "{host}");
+        // A trace that took the place of another remembers it.
+        let link = trace.link.and_then(|link| link.span_id);
+        assert_eq!(link, caller.filter(|_| !goes_on), "{host}");
+        if answer.status == 200 {
+            let (id, span, _) = parts(&answer.echoed("traceparent").expect("one"));
+            assert_eq!(id, trace.trace_id.to_string());
+            assert_eq!(Some(span), told.tries[0].span_id.map(|span| span.to_string()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn probes_are_never_recorded() {
+    let recorder = Recorder::default();
+    let web = EchoBackend::builder("web").start().await.expect("start");
+    let gateway = Gateway::recorded_by(&recorder, traced(|trace| trace.policy.sampler = Sampler::Always));
+    gateway.apply(&service("web", &[web.address()]));
+    gateway.apply(&Ingress::any_host("web").yaml());
+    let mut client = gateway.connect().await;
+    for (agent, is_probe) in
+        [("kube-probe/1.31", true), ("GoogleHC/1.0", true), ("ELB-HealthChecker/2.0", true), ("curl/8", false)]
+    {
+        let fields = format!("User-Agent: {agent}\r\ntraceparent: {}\r\n", parent());
+        assert_eq!(client.get_with("a", "/", &fields).await.status, 200);
+        let told = recorder.one().await;
+        assert_eq!((told.is_probe, told.trace.expect("a trace").sampled), (is_probe, !is_probe), "{agent}");
+    }
+}
+
+#[tokio::test]
+async fn an_ingress_names_its_spans() {
+    let recorder = Recorder::default();
+    let web = EchoBackend::builder("web").start().await.expect("start");
+    let gateway = Gateway::recorded_by(&recorder, traced(|_| {}));
+    gateway.apply(&service("web", &[web.address()]));
+    let name = "$request_method $scheme://$host$uri by ${namespace}/$ingress_name$location_path to $service_name:$service_port";
+    gateway.apply(&Ingress::new("app.test", "web").path("/shop").nginx("opentelemetry-operation-name", name).yaml());
+    gateway.apply(&Ingress::new("plain.test", "web").yaml());
+    let mut client = gateway.connect().await;
+    assert_eq!(client.get("app.test", "/shop/cart?secret=1").await.status, 200);
+    let told = recorder.one().await;
+    let expected = "GET http://app.test/shop/cart by default/app-test/shop to web:80";
+    assert_eq!(told.operation.as_deref(), Some(expected));
+    assert_eq!(client.get("plain.test", "/").await.status, 200);
+    assert_eq!(recorder.one().await.operation, None);
 }

@@ -147,6 +147,7 @@ impl Request {
             tries: &self.tries,
             request_id: &self.request_id,
             trace: self.trace.as_ref(),
+            operation: None,
             is_probe: self.is_probe,
         })
     }

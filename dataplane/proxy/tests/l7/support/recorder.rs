@@ -37,6 +37,7 @@ pub struct Recorded {
     pub tries: Vec<Try>,
     pub request_id: String,
     pub trace: Option<Trace>,
+    pub operation: Option<String>,
     pub is_probe: bool,
 }
 
@@ -111,6 +112,7 @@ fn recorded(request: &FinishedRequest<'_>) -> Recorded {
         tries: request.tries.to_vec(),
         request_id: text(request.request_id),
         trace: request.trace.copied(),
+        operation: request.operation.map(str::to_owned),
         is_probe: request.is_probe,
     }
 }
