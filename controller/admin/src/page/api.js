@@ -72,7 +72,8 @@ export async function explain(target) {
 }
 
 // Follows events for as long as the page is seen, and comes back by itself. `on.event(name, data)` is told each,
-// `on.link(state)` how the connection does (`connecting`, `live`, `stale`), `on.token()` that a token is wanted.
+// `on.link(state)` how the connection does (`connecting`, `live`, `stale`), `on.token()` that a token is wanted,
+// `on.refused(error)` why there are no events.
 export function follow(on) {
   let heard = 0;
   let attempt = null;
@@ -98,6 +99,7 @@ export function follow(on) {
         on.token();
         return;
       }
+      if (error instanceof Refused) on.refused(error);
     }
     if (attempt === own) again();
   }

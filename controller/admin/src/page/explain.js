@@ -55,7 +55,7 @@ function request(told) {
     caption: "Candidates: the one that won, and why each other lost",
     key: ({ host, path, origin }) => `${host} ${path} ${origin.field} ${origin.ingress.name}`, empty: "",
     columns: [
-      { title: "", cell: ({ reason }) => (reason.code === "won" ? mark("good", "won") : mark("", "lost")) },
+      { title: "Outcome", cell: ({ reason }) => (reason.code === "won" ? mark("good", "won") : mark("", "lost")) },
       { title: "Because", wide: true, cell: ({ because }) => because },
       { title: "Host", cell: ({ host }) => host },
       { title: "Path", cell: ({ path }) => (path ? element("code", {}, path) : "any other") },
@@ -74,7 +74,7 @@ function request(told) {
       ["Compared as", told.compared && told.compared !== told.path && element("code", {}, told.compared)],
       ["TLS", tls && [words(tls.treatment), tls.certificate, tls.backend, tls.because, tls.origin && `(${tls.origin})`].filter(Boolean).join(" ")],
     ]),
-    ...(told.candidates.length ? [candidates.node] : []),
+    ...(told.candidates.length ? [element("h3", {}, "Candidates"), candidates.node] : []),
     ...(told.omitted ? [element("p", { class: "dim" }, `${plural(told.omitted, "more route")} of the host whose path does not match.`)] : []),
   ];
 }
@@ -83,7 +83,7 @@ function packet(told) {
   const candidates = new Table({
     caption: "Virtual services: the one that won, and why each other lost", key: ({ address, service }) => `${address} ${service}`, empty: "",
     columns: [
-      { title: "", cell: ({ code }) => (code === "won" ? mark("good", "won") : mark("", "lost")) },
+      { title: "Outcome", cell: ({ code }) => (code === "won" ? mark("good", "won") : mark("", "lost")) },
       { title: "Bound to", cell: ({ address }) => address },
       { title: "Service", cell: ({ service }) => service },
       { title: "Because", wide: true, cell: ({ because }) => because },
@@ -93,7 +93,7 @@ function packet(told) {
   const reals = new Table({
     caption: "Real servers of the service", key: ({ address }) => address, empty: "",
     columns: [
-      { title: "", cell: ({ address }) => (address === told.real_server ? mark("good", "gets it") : "") },
+      { title: "Outcome", cell: ({ address }) => (address === told.real_server ? mark("good", "gets it") : "") },
       { title: "Real server", cell: ({ address }) => address },
       { title: "Weight", numeric: true, cell: ({ weight }) => count(weight) },
       { title: "Slots", numeric: true, cell: ({ slots }) => count(slots) },
@@ -117,9 +117,9 @@ function packet(told) {
       ["Not served", told.not_served.join("; ")],
       ["Assumed", told.assumptions.join("; ")],
     ]),
-    ...(told.candidates.length ? [candidates.node] : []),
+    ...(told.candidates.length ? [element("h3", {}, "Virtual services"), candidates.node] : []),
     ...(told.omitted ? [element("p", { class: "dim" }, `And ${count(told.omitted)} more.`)] : []),
-    ...(told.real_servers.length ? [reals.node] : []),
+    ...(told.real_servers.length ? [element("h3", {}, "Real servers"), reals.node] : []),
   ];
 }
 

@@ -89,6 +89,7 @@ async function refresh() {
     loading = false;
   }
   notices();
+  if (views[current] !== view) refresh();
 }
 
 function failed(error) {
@@ -172,6 +173,8 @@ byId("skip").addEventListener("click", (event) => {
 const connection = follow({
   event(name, data) {
     heard = Date.now();
+    // Another version has another page.
+    if (name === "status" && status && status.version !== data.version) location.reload();
     if (name === "status") status = data;
     views.overview.event(name, data);
     if (name === "status") {
@@ -189,6 +192,7 @@ const connection = follow({
     if (turned) announce();
   },
   token: wantToken,
+  refused: failed,
 });
 
 window.addEventListener("hashchange", () => open(true));

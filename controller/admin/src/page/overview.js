@@ -94,7 +94,8 @@ export class Overview {
     }
     if (this.names) {
       for (const [kind, { table, node }] of Object.entries(this.tables)) {
-        node.hidden = this.names[kind].length === 0 && (kind === "vips" ? !hasPackets : kind === "hosts");
+        // A director alone has no hosts and no backends.
+        node.hidden = this.names[kind].length === 0 && !this.status?.objects[kind];
         table.update(this.names[kind]);
       }
     }

@@ -4,7 +4,7 @@ import { element, say, svg } from "./dom.js";
 import { ago } from "./format.js";
 
 const HEIGHT = 138;
-const MARGIN = { left: 62, right: 12, top: 8, bottom: 24 };
+const MARGIN = { left: 72, right: 12, top: 8, bottom: 24 };
 
 // `series` are `{ name, value(point), kind }`, `format` writes a value with its unit.
 export class Plot {

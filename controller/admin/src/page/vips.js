@@ -166,11 +166,11 @@ function realServers(service) {
       { title: "State", cell: condition },
       { title: "Weight", numeric: true, cell: ({ weight }) => count(weight) },
       { title: "Pods", numeric: true, cell: ({ pods }) => count(pods) },
-      { title: "Flows", numeric: true, cell: ({ live }) => count(live?.established) },
-      { title: "New flows", numeric: true, cell: ({ live }) => count(live?.connections) },
+      { title: "Established", numeric: true, cell: ({ live }) => count(live?.established) },
+      { title: "Flows", numeric: true, cell: ({ live }) => count(live?.connections) },
       { title: "Packets", numeric: true, cell: ({ live }) => count(live?.packets) },
       { title: "Bytes", numeric: true, cell: ({ live }) => bytes(live?.bytes) },
-      { title: "Now", numeric: true, cell: ({ rate: now }) => (now ? rate(now.packets) : "–") },
+      { title: "Packets now", numeric: true, cell: ({ rate: now }) => rate(now?.packets) },
     ],
   });
 }
