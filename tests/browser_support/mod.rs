@@ -8,7 +8,7 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use http::Method;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -30,17 +30,7 @@ impl Browser {
     /// Starts with a profile of its own.
     pub fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("chromedriver: {error}; install Debian's chromium and chromium-driver"));
-        let mut said = BufReader::new(driver.stdout.take().unwrap());
-        let port = port(&mut said);
-        // A pipe that nobody reads would stop it.
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        let (mut driver, port) = driver();
         let profile = TempDir::new().unwrap();
         let capabilities = capabilities(&profile);
         let client = runtime.block_on(async {
@@ -166,14 +156,38 @@ impl Drop for Browser {
     }
 }
 
-/// It says where it listens.
-fn port(said: &mut impl std::io::BufRead) -> u16 {
+/// A running chromedriver, and where it listens.
+fn driver() -> (Child, u16) {
     let mut lines = String::new();
+    for _ in 0..10 {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("chromedriver: {error}; install Debian's chromium and chromium-driver"));
+        let mut said = BufReader::new(driver.stdout.take().unwrap());
+        if let Some(port) = port(&mut said, &mut lines) {
+            // A pipe that nobody reads would stop it.
+            std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+            return (driver, port);
+        }
+        // It takes a free port of IPv4 and wants the same of IPv6, which another one may have.
+        driver.wait().unwrap();
+    }
+    panic!("chromedriver does not start:\n{lines}");
+}
+
+/// It says where it listens; `None` where it ends instead.
+fn port(said: &mut impl BufRead, lines: &mut String) -> Option<u16> {
     loop {
         let mut line = String::new();
-        assert!(said.read_line(&mut line).unwrap() > 0, "chromedriver ended: {lines}");
+        if said.read_line(&mut line).unwrap() == 0 {
+            return None;
+        }
         if let Some((_, port)) = line.split_once("successfully on port ") {
-            return port.trim().trim_end_matches('.').parse().unwrap();
+            return Some(port.trim().trim_end_matches('.').parse().unwrap());
         }
         lines.push_str(&line);
     }
