@@ -1,8 +1,8 @@
 //! Series that come and go with what is configured: rows of labels, the cells that threads count in for each, and what
 //! remains of cells that are gone.
 //!
-//! A thread makes its cells for a row when it first counts there and hands them in ([`Book::hand_in`]); from then on it
-//! writes to them alone. Whoever scrapes adds them up. There are never more than [`Book::limit`] rows: what comes beyond
+//! A thread makes its cells for a row when it first counts there and hands them in (`Book::hand_in`); from then on it
+//! writes to them alone. Whoever scrapes adds them up. There are never more than `Book::limit` rows: what comes beyond
 //! is counted in one row, which says so by its labels.
 
 use std::collections::BTreeMap;
