@@ -168,17 +168,20 @@ fn write_try(out: &mut Vec<u8>, request: &FinishedRequest<'_>, attempt: &Try) {
     out.extend_from_slice(if attempt.reused { b"true" } else { b"false" });
     number(out, key!("bytes"), attempt.bytes);
     if let Some(span) = attempt.span_id {
-        quoted(out, key!("span_id"), |out| text::hexadecimal::<16>(out, span.get().into()));
+        quoted(out, key!("span_id"), |out| text::hexadecimal(out, span.get()));
     }
     out.push(b'}');
 }
 
 fn write_trace(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
     let Some(trace) = request.trace else { return };
-    quoted(out, key!("trace_id"), |out| text::hexadecimal::<32>(out, trace.trace_id.get()));
-    quoted(out, key!("span_id"), |out| text::hexadecimal::<16>(out, trace.span_id.get().into()));
+    quoted(out, key!("trace_id"), |out| {
+        text::hexadecimal(out, trace.trace_id.high());
+        text::hexadecimal(out, trace.trace_id.low());
+    });
+    quoted(out, key!("span_id"), |out| text::hexadecimal(out, trace.span_id.get()));
     if let Some(parent) = trace.parent {
-        quoted(out, key!("parent_span_id"), |out| text::hexadecimal::<16>(out, parent.get().into()));
+        quoted(out, key!("parent_span_id"), |out| text::hexadecimal(out, parent.get()));
     }
     out.extend_from_slice(key!("sampled"));
     out.extend_from_slice(if trace.sampled { b"true" } else { b"false" });
@@ -186,6 +189,10 @@ fn write_trace(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
 
 /// A URL as it may be shown: its query without secrets, and no password before its host.
 pub(crate) fn write_url(out: &mut Vec<u8>, url: &[u8], escape: Escape) {
+    if memchr::memchr2(b'?', b'@', url).is_none() {
+        escape.write(out, url);
+        return;
+    }
     let (before, query) = match url.iter().position(|byte| *byte == b'?') {
         Some(at) => url.split_at(at + 1),
         None => (url, &[][..]),
@@ -199,17 +206,20 @@ pub(crate) fn write_url(out: &mut Vec<u8>, url: &[u8], escape: Escape) {
     escape.write(out, &redact::query(query));
 }
 
+#[inline(always)]
 fn number(out: &mut Vec<u8>, key: &[u8], number: u64) {
     out.extend_from_slice(key);
     text::integer(out, number);
 }
 
+#[inline(always)]
 fn time(out: &mut Vec<u8>, key: &[u8], time: Duration) {
     out.extend_from_slice(key);
     text::milliseconds(out, time);
 }
 
 /// Text that strangers chose; nothing where there is none.
+#[inline(always)]
 fn string(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     if !value.is_empty() {
         quoted(out, key, |out| Escape::Json.write(out, value));
@@ -217,10 +227,12 @@ fn string(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 /// Text of ours, which needs no escaping.
+#[inline(always)]
 fn plain(out: &mut Vec<u8>, key: &[u8], value: &str) {
     quoted(out, key, |out| out.extend_from_slice(value.as_bytes()));
 }
 
+#[inline(always)]
 fn quoted(out: &mut Vec<u8>, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(key);
     out.push(b'"');

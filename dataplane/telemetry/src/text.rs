@@ -3,7 +3,7 @@
 //! All of it runs on the threads that serve traffic, so it allocates nothing and formats no `Display` where a few lines do.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 const HEX_LOWER: &[u8; 16] = b"0123456789abcdef";
@@ -32,24 +32,36 @@ impl Escape {
     }
 }
 
-/// How many bytes at the beginning are printable ASCII other than `"` and `\`. Eight are looked at in one go.
+/// How many bytes at the beginning are printable ASCII other than `"` and `\`, or fewer where there are others: eight are
+/// looked at in one go.
 fn plain_prefix(text: &[u8]) -> usize {
+    let (words, rest) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        if !is_plain_word(u64::from_le_bytes(*word)) {
+            return 8 * index;
+        }
+    }
+    // The last bytes once more with some that were seen, or with blanks.
+    let last = match (rest.len(), text.last_chunk::<8>(), rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+        (0, ..) => return text.len(),
+        (_, Some(last), ..) => u64::from_le_bytes(*last),
+        (_, None, Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
+        }
+        _ => rest.iter().fold(0x2020_2020_2020_2020, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    if is_plain_word(last) { text.len() } else { text.len() - rest.len() }
+}
+
+#[inline(always)]
+fn is_plain_word(word: u64) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    let is_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    let (words, _) = text.as_chunks::<8>();
-    let mut plain = 0;
-    for bytes in words {
-        let word = u64::from_le_bytes(*bytes);
-        let control = word.wrapping_sub(0x20 * ONES) & !word & HIGH;
-        let delete_or_high = (word.wrapping_add(ONES) | word) & HIGH;
-        let special = is_zero(word ^ (u64::from(b'"') * ONES)) | is_zero(word ^ (u64::from(b'\\') * ONES));
-        if control | delete_or_high | special != 0 {
-            break;
-        }
-        plain += 8;
-    }
-    plain + text[plain..].iter().take_while(|byte| is_plain(**byte)).count()
+    let is_zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let control = word.wrapping_sub(0x20 * ONES) & !word;
+    let delete_or_high = word.wrapping_add(ONES) | word;
+    let special = is_zero(word ^ (u64::from(b'"') * ONES)) | is_zero(word ^ (u64::from(b'\\') * ONES));
+    (control | delete_or_high | special) & HIGH == 0
 }
 
 fn is_plain(byte: u8) -> bool {
@@ -102,44 +114,53 @@ pub(crate) fn integer(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// A time in units of a thousand others, with three decimals: `12.034`.
+/// A number of thousandths, with three decimals: `12.034`.
 fn thousandths(out: &mut Vec<u8>, number: u64) {
-    integer(out, number / 1000);
-    let rest = (number % 1000) as u16;
-    let digit = |number: u16| b'0' + (number % 10) as u8;
-    out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+    let (whole, rest) = (number / 1000, (number % 1000) as u16);
+    let digit = |number: u16| b'0' + number as u8;
+    let decimals = [b'.', digit(rest / 100), digit(rest / 10 % 10), digit(rest % 10)];
+    if whole < 10 {
+        out.extend_from_slice(&[b'0' + whole as u8, b'.', decimals[1], decimals[2], decimals[3]]);
+    } else {
+        integer(out, whole);
+        out.extend_from_slice(&decimals);
+    }
 }
 
 /// Milliseconds with three decimals.
 pub(crate) fn milliseconds(out: &mut Vec<u8>, time: Duration) {
-    thousandths(out, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    thousandths(out, time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into()));
 }
 
 /// Seconds with three decimals, as nginx writes them.
 pub(crate) fn seconds(out: &mut Vec<u8>, time: Duration) {
-    thousandths(out, u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    thousandths(out, time.as_secs().saturating_mul(1000).saturating_add(time.subsec_millis().into()));
 }
 
-/// A number in hexadecimal digits, all `DIGITS` of them (at most 32).
-pub(crate) fn hexadecimal<const DIGITS: usize>(out: &mut Vec<u8>, number: u128) {
-    let mut digits = [0; DIGITS];
-    for (at, digit) in digits.iter_mut().rev().enumerate() {
-        *digit = HEX_LOWER[(number >> (4 * at) & 15) as usize];
-    }
+/// A number in 16 hexadecimal digits.
+pub(crate) fn hexadecimal(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 16];
+    digits[..8].copy_from_slice(&hexadecimal_digits((number >> 32) as u32));
+    digits[8..].copy_from_slice(&hexadecimal_digits(number as u32));
     out.extend_from_slice(&digits);
+}
+
+/// All digits in one go, each in a byte of a word.
+fn hexadecimal_digits(number: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut digits = u64::from(number);
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 1 in each byte that is a letter.
+    let letters = (digits + 6 * ONES) >> 4 & ONES;
+    (digits + 0x30 * ONES + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// An address; one of IPv4 that came in by a socket of IPv6 is shown as what it is.
 pub(crate) fn address(out: &mut Vec<u8>, address: IpAddr) {
     match address.to_canonical() {
-        IpAddr::V4(address) => {
-            let [first, rest @ ..] = address.octets();
-            integer(out, first.into());
-            for part in rest {
-                out.push(b'.');
-                integer(out, part.into());
-            }
-        }
+        IpAddr::V4(address) => ipv4(out, address, None),
         // Writing into memory cannot fail.
         IpAddr::V6(address) => drop(write!(out, "{address}")),
     }
@@ -147,13 +168,40 @@ pub(crate) fn address(out: &mut Vec<u8>, address: IpAddr) {
 
 /// An address with its port: `192.0.2.1:80`, `[2001:db8::1]:80`.
 pub(crate) fn socket(out: &mut Vec<u8>, of: SocketAddr) {
-    let ip = of.ip().to_canonical();
-    if ip.is_ipv6() {
-        out.push(b'[');
+    match of.ip().to_canonical() {
+        IpAddr::V4(address) => ipv4(out, address, Some(of.port())),
+        IpAddr::V6(address) => drop(write!(out, "[{address}]:{}", of.port())),
     }
-    address(out, ip);
-    out.extend_from_slice(if ip.is_ipv6() { b"]:" } else { b":" });
-    integer(out, of.port().into());
+}
+
+fn ipv4(out: &mut Vec<u8>, address: Ipv4Addr, port: Option<u16>) {
+    let mut text = [0; 24];
+    let mut at = 0;
+    for part in address.octets() {
+        if part >= 100 {
+            text[at] = b'0' + part / 100;
+            at += 1;
+        }
+        if part >= 10 {
+            text[at] = b'0' + part / 10 % 10;
+            at += 1;
+        }
+        text[at] = b'0' + part % 10;
+        text[at + 1] = b'.';
+        at += 2;
+    }
+    let Some(port) = port else {
+        out.extend_from_slice(&text[..at - 1]);
+        return;
+    };
+    text[at - 1] = b':';
+    for unit in [10_000, 1000, 100, 10, 1] {
+        if port >= unit || unit == 1 {
+            text[at] = b'0' + (port / unit % 10) as u8;
+            at += 1;
+        }
+    }
+    out.extend_from_slice(&text[..at]);
 }
 
 /// Tells the time of day of instants, in UTC.
@@ -161,8 +209,8 @@ pub(crate) fn socket(out: &mut Vec<u8>, of: SocketAddr) {
 pub(crate) struct WallClock {
     /// An instant, and the time since the Unix epoch at it: read again once a second, because clocks are set.
     anchor: (Instant, Duration),
-    /// The last second that was written, and its text.
-    shown: (u64, Moment),
+    /// The last second that was written, and its text: `2026-01-31T23:59:59`.
+    shown: (u64, [u8; 19]),
 }
 
 /// A second of a day.
@@ -178,7 +226,7 @@ struct Moment {
 
 impl WallClock {
     pub(crate) fn new() -> Self {
-        Self { anchor: Self::read(), shown: (0, Moment::of(0)) }
+        Self { anchor: Self::read(), shown: (0, Moment::of(0).text()) }
     }
 
     fn read() -> (Instant, Duration) {
@@ -197,27 +245,28 @@ impl WallClock {
         }
     }
 
-    fn moment(&mut self, second: u64) -> Moment {
+    fn text(&mut self, second: u64) -> &[u8; 19] {
         if self.shown.0 != second {
-            self.shown = (second, Moment::of(second));
+            self.shown = (second, Moment::of(second).text());
         }
-        self.shown.1
+        &self.shown.1
     }
 
     /// `2026-01-31T23:59:59.123Z` (RFC 3339).
     pub(crate) fn write_rfc3339(&mut self, out: &mut Vec<u8>, instant: Instant) {
         let time = self.since_epoch(instant);
-        self.moment(time.as_secs()).write_date_and_time(out);
-        let [hundreds, rest] = [time.subsec_millis() / 100, time.subsec_millis() % 100];
-        out.extend_from_slice(&[b'.', b'0' + hundreds as u8]);
-        two_digits(out, rest as u8);
-        out.push(b'Z');
+        let mut text = *b"1970-01-01T00:00:00.000Z";
+        text[..19].copy_from_slice(self.text(time.as_secs()));
+        let milliseconds = time.subsec_millis() as u16;
+        let digit = |unit: u16| b'0' + (milliseconds / unit % 10) as u8;
+        text[20..23].copy_from_slice(&[digit(100), digit(10), digit(1)]);
+        out.extend_from_slice(&text);
     }
 
     /// `2026-01-31T23:59:59+00:00`, nginx's `$time_iso8601`.
     pub(crate) fn write_iso8601(&mut self, out: &mut Vec<u8>, instant: Instant) {
         let time = self.since_epoch(instant);
-        self.moment(time.as_secs()).write_date_and_time(out);
+        out.extend_from_slice(self.text(time.as_secs()));
         out.extend_from_slice(b"+00:00");
     }
 
@@ -226,14 +275,12 @@ impl WallClock {
         const MONTHS: [&[u8; 3]; 12] =
             [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
         let time = self.since_epoch(instant);
-        let moment = self.moment(time.as_secs());
-        two_digits(out, moment.day);
-        out.push(b'/');
-        out.extend_from_slice(MONTHS[usize::from(moment.month - 1) % 12]);
-        out.push(b'/');
-        integer(out, moment.year.into());
-        out.push(b':');
-        moment.write_time(out);
+        let text = self.text(time.as_secs());
+        let month = usize::from((text[5] - b'0') * 10 + text[6] - b'0');
+        out.extend_from_slice(&[text[8], text[9], b'/']);
+        out.extend_from_slice(MONTHS[(month + 11) % 12]);
+        out.extend_from_slice(&[b'/', text[0], text[1], text[2], text[3], b':']);
+        out.extend_from_slice(&text[11..]);
         out.extend_from_slice(b" +0000");
     }
 }
@@ -258,27 +305,22 @@ impl Moment {
         }
     }
 
-    fn write_date_and_time(self, out: &mut Vec<u8>) {
-        integer(out, self.year.into());
-        out.push(b'-');
-        two_digits(out, self.month);
-        out.push(b'-');
-        two_digits(out, self.day);
-        out.push(b'T');
-        self.write_time(out);
+    fn text(self) -> [u8; 19] {
+        let mut text = *b"1970-01-01T00:00:00";
+        for (at, number) in [
+            (0, (self.year / 100) as u8),
+            (2, (self.year % 100) as u8),
+            (5, self.month),
+            (8, self.day),
+            (11, self.hour),
+            (14, self.minute),
+            (17, self.second),
+        ] {
+            text[at] = b'0' + number / 10 % 10;
+            text[at + 1] = b'0' + number % 10;
+        }
+        text
     }
-
-    fn write_time(self, out: &mut Vec<u8>) {
-        two_digits(out, self.hour);
-        out.push(b':');
-        two_digits(out, self.minute);
-        out.push(b':');
-        two_digits(out, self.second);
-    }
-}
-
-fn two_digits(out: &mut Vec<u8>, number: u8) {
-    out.extend_from_slice(&[b'0' + number / 10 % 10, b'0' + number % 10]);
 }
 
 #[cfg(test)]
@@ -294,8 +336,8 @@ mod tests {
     #[test]
     fn every_byte_at_every_place_is_escaped_or_plain() {
         for byte in 0..=u8::MAX {
-            for at in 0..20 {
-                let mut text = [b'a'; 20];
+            for (length, at) in (1..=20).flat_map(|length| (0..length).map(move |at| (length, at))) {
+                let mut text = vec![b'a'; length];
                 text[at] = byte;
                 let is_plain = (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
                 for escape in [Escape::Nginx, Escape::Json] {
@@ -311,9 +353,11 @@ mod tests {
     fn numbers_times_and_addresses() {
         assert_eq!(written(|out| milliseconds(out, Duration::from_nanos(12_034_999))), "12.034");
         assert_eq!(written(|out| seconds(out, Duration::from_millis(61_007))), "61.007");
-        assert_eq!(written(|out| hexadecimal::<16>(out, 0xab)), "00000000000000ab");
+        assert_eq!(written(|out| hexadecimal(out, 0x0123_4567_89ab_cdef)), "0123456789abcdef");
         for (text, shown) in [
             ("192.0.2.1:80", "192.0.2.1:80"),
+            ("10.9.99.100:65535", "10.9.99.100:65535"),
+            ("255.249.200.0:10000", "255.249.200.0:10000"),
             ("[2001:db8::1]:80", "[2001:db8::1]:80"),
             ("[::ffff:192.0.2.1]:80", "192.0.2.1:80"),
         ] {
@@ -330,7 +374,7 @@ mod tests {
             (1_735_689_599, "2024-12-31T23:59:59"),
             (4_107_542_400, "2100-03-01T00:00:00"),
         ] {
-            assert_eq!(written(|out| Moment::of(second).write_date_and_time(out)), text);
+            assert_eq!(String::from_utf8_lossy(&Moment::of(second).text()), text);
         }
     }
 }

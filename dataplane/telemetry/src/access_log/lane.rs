@@ -14,8 +14,17 @@ const KEPT: usize = 1 << 20;
 /// takes to exchange two buffers, and writes after that: however slow the disk is, no worker waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
-    waiting: Mutex<Vec<u8>>,
+    waiting: Mutex<Batch>,
     dropped: AtomicU64,
+}
+
+/// Lines, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Each with its line feed.
+    pub(crate) lines: Vec<u8>,
+    /// How many there are.
+    pub(crate) count: u64,
 }
 
 /// What the writer is to be told of a line.
@@ -33,15 +42,16 @@ impl Lane {
     /// Adds a line, which `write` writes without its line feed.
     pub(crate) fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> Urge {
         let mut waiting = self.lock();
-        let before = waiting.len();
+        let before = waiting.lines.len();
         if before >= MOST_WAITING {
             drop(waiting);
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return Urge::None;
         }
-        write(&mut waiting);
-        waiting.push(b'\n');
-        match (before, waiting.len()) {
+        write(&mut waiting.lines);
+        waiting.lines.push(b'\n');
+        waiting.count += 1;
+        match (before, waiting.lines.len()) {
             (0, _) => Urge::Begin,
             (before, now) if before < URGENT && now >= URGENT => Urge::Hurry,
             _ => Urge::None,
@@ -49,10 +59,11 @@ impl Lane {
     }
 
     /// Takes what waits in exchange for an empty buffer.
-    pub(crate) fn take(&self, into: &mut Vec<u8>) {
-        into.clear();
-        if into.capacity() > KEPT {
-            into.shrink_to(KEPT);
+    pub(crate) fn take(&self, into: &mut Batch) {
+        into.count = 0;
+        into.lines.clear();
+        if into.lines.capacity() > KEPT {
+            into.lines.shrink_to(KEPT);
         }
         std::mem::swap(&mut *self.lock(), into);
     }
@@ -63,7 +74,7 @@ impl Lane {
     }
 
     /// Whole lines at every point: who panicked while writing one left at most a torn one behind.
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn lock(&self) -> MutexGuard<'_, Batch> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

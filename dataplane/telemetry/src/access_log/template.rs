@@ -266,11 +266,14 @@ impl Line<'_> {
                 text::seconds(self.out, time);
             }
             Variable::TraceId => match request.trace {
-                Some(trace) => text::hexadecimal::<32>(self.out, trace.trace_id.get()),
+                Some(trace) => {
+                    text::hexadecimal(self.out, trace.trace_id.high());
+                    text::hexadecimal(self.out, trace.trace_id.low());
+                }
                 None => self.nothing(),
             },
             Variable::SpanId => match request.trace {
-                Some(trace) => text::hexadecimal::<16>(self.out, trace.span_id.get().into()),
+                Some(trace) => text::hexadecimal(self.out, trace.span_id.get()),
                 None => self.nothing(),
             },
             other => self.place(other),

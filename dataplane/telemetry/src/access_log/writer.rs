@@ -1,6 +1,6 @@
 //! The thread that writes: a tenth of a second after the first line that waits, or when much does.
 
-use super::lane::Lane;
+use super::lane::{Batch, Lane};
 use super::output::{Output, Patience};
 use super::{AccessLogError, Shared, lock};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl Writer {
 
     /// Runs until it is to stop.
     pub(super) fn run(mut self) {
-        let mut batch = Vec::new();
+        let mut batch = Batch::default();
         loop {
             let stopping = self.wait_for_lines();
             if self.shared.reopen.swap(false, Ordering::AcqRel) {
@@ -65,11 +65,11 @@ impl Writer {
         shared.stop_by().is_some()
     }
 
-    fn write_all(&mut self, batch: &mut Vec<u8>) {
+    fn write_all(&mut self, batch: &mut Batch) {
         let lanes: Vec<Arc<Lane>> = lock(&self.shared.lanes).clone();
         for lane in lanes {
             lane.take(batch);
-            if !batch.is_empty() {
+            if !batch.lines.is_empty() {
                 let followed = self.output.follow_name();
                 self.complaints.note_open(followed);
                 self.write(batch);
@@ -77,7 +77,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, batch: &[u8]) {
+    fn write(&mut self, batch: &Batch) {
         let (shared, complaints) = (&self.shared, &mut self.complaints);
         let mut wait = || {
             complaints.say(shared);
@@ -86,15 +86,14 @@ impl Writer {
                 _ => Patience::Wait,
             }
         };
-        let lines = batch.iter().filter(|byte| **byte == b'\n').count() as u64;
-        let lost = match self.output.write(batch, &mut wait) {
+        let lost = match self.output.write(&batch.lines, &mut wait) {
             Ok(()) => 0,
             Err((lost, error)) => {
                 self.complaints.reason = Some(error.to_string());
                 lost
             }
         };
-        self.shared.written.fetch_add(lines - lost, Ordering::Relaxed);
+        self.shared.written.fetch_add(batch.count - lost, Ordering::Relaxed);
         self.shared.lost.fetch_add(lost, Ordering::Relaxed);
     }
 }
