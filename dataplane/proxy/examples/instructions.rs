@@ -1,9 +1,10 @@
-//! What a request costs by itself: one connection in front, one behind, requests one after the other, without a sink. For
+//! What a request costs by itself: one connection in front, one behind, requests one after the other. For
 //! counting instructions; two runs with different numbers of requests tell the cost of one.
 //!
-//! `valgrind --tool=callgrind --separate-threads=yes target/release/examples/instructions REQUESTS [off|on|came]`
+//! `valgrind --tool=callgrind --separate-threads=yes target/release/examples/instructions REQUESTS [off|on|came [SINK [FILE]]]`
 //!
-//! `off` leaves trace headers alone, `on` carries trace context, and with `came` requests bring one.
+//! `off` leaves trace headers alone, `on` carries trace context, and with `came` requests bring one. SINK is `tap` (live requests that nobody
+//! watches), `json`, `nginx` or a template (the access log into FILE); without it nobody is told of requests.
 
 use sluicegate_config::diff::Change;
 use sluicegate_config::{
@@ -11,7 +12,7 @@ use sluicegate_config::{
     PathMatch, PortRef, Route, RuleRef, UpstreamProtocol, VirtualHost,
 };
 use sluicegate_proxy::{Proxy, ProxySettings, TraceSettings};
-use sluicegate_telemetry::Metrics;
+use sluicegate_telemetry::{AccessLog, AccessLogSettings, LogTarget, Metrics, RequestSinks, RequestTaps};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -30,8 +31,19 @@ const RESPONSE: &[u8] =
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let count: u32 = arguments.next().ok_or("usage: instructions REQUESTS [off|on|came]")?.parse()?;
+    let count: u32 = arguments.next().ok_or("usage: instructions REQUESTS [off|on|came [SINK [FILE]]]")?.parse()?;
     let mode = arguments.next().unwrap_or_else(|| "on".to_owned());
+    let sinks: Option<Arc<dyn RequestSinks>> = match arguments.next().as_deref() {
+        None => None,
+        Some("tap") => Some(Arc::new(RequestTaps::default())),
+        Some(format) => Some(AccessLog::start(AccessLogSettings {
+            target: LogTarget::File(arguments.next().ok_or("the access log needs a FILE")?.into()),
+            format: format.parse()?,
+            sample: None,
+            filters: Vec::new(),
+            skip: Vec::new(),
+        })?),
+    };
     let upstream = backend()?;
     let proxy = Proxy::start(
         ProxySettings {
@@ -41,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ..ProxySettings::default()
         },
         Metrics::new(1),
-        None,
+        sinks,
     )?;
     proxy.apply(&one_route(upstream), Generation(1));
     let request = format!("{REQUEST}{}\r\n", if mode == "came" { CONTEXT } else { "" });

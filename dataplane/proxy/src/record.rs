@@ -331,7 +331,12 @@ struct RequestFields<'a>(&'a RequestHead);
 
 impl HeadFields for RequestFields<'_> {
     fn field(&self, name: &str) -> Option<&[u8]> {
-        self.0.field_by_name(name.as_bytes())
+        match name {
+            // What every log asks for is found without looking up the name.
+            "referer" => self.0.field(FieldName::Referer),
+            "user-agent" => self.0.field(FieldName::UserAgent),
+            other => self.0.field_by_name(other.as_bytes()),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub use template::{Template, TemplateError, UPSTREAMINFO, VARIABLES};
 
 use crate::request::{FinishedRequest, RequestSink, RequestSinks};
 use crate::request_filter::RequestFilter;
-use crate::request_json;
+use crate::request_json::JsonWriter;
 use crate::text::WallClock;
 use lane::{Lane, Urge};
 use output::Output;
@@ -150,11 +150,15 @@ pub struct LineCounts {
     pub dropped: u64,
 }
 
-/// A running access log. Dropped, it writes what waits, for a second at most.
+/// A running access log. Once it and the sinks of all workers are dropped, it writes what waits, for a second at most.
 #[derive(Debug)]
-pub struct AccessLog {
+pub struct AccessLog(Arc<Writing>);
+
+/// The thread that writes, for as long as anybody has something to write.
+#[derive(Debug)]
+struct Writing {
     shared: Arc<Shared>,
-    writer: Thread,
+    thread: Thread,
     /// Says that the thread is over.
     done: Mutex<mpsc::Receiver<()>>,
 }
@@ -218,25 +222,31 @@ impl AccessLog {
                 let _nobody = ended.try_send(());
             })
             .map_err(AccessLogError::Thread)?;
-        Ok(Arc::new(Self { shared, writer: thread.thread().clone(), done: Mutex::new(done) }))
+        Ok(Arc::new(Self(Arc::new(Writing { shared, thread: thread.thread().clone(), done: Mutex::new(done) }))))
     }
 
     /// Opens the file anew, for who has renamed it. Lines that were handed over before go into the old one.
     pub fn reopen(&self) {
-        self.shared.reopen.store(true, Ordering::Release);
-        self.writer.unpark();
+        self.0.shared.reopen.store(true, Ordering::Release);
+        self.0.thread.unpark();
     }
 
     /// How many lines there were.
     pub fn counts(&self) -> LineCounts {
-        LineCounts { written: self.shared.written.load(Ordering::Relaxed), dropped: self.shared.dropped() }
+        LineCounts { written: self.0.shared.written.load(Ordering::Relaxed), dropped: self.0.shared.dropped() }
     }
 
     /// Writes what waits and ends, at the latest after `limit`; what comes later is dropped. False where lines were left.
     pub fn finish(&self, limit: Duration) -> bool {
+        self.0.finish(limit)
+    }
+}
+
+impl Writing {
+    fn finish(&self, limit: Duration) -> bool {
         lock(&self.shared.stop).get_or_insert_with(|| Instant::now() + limit);
         self.shared.stopping.store(true, Ordering::Release);
-        self.writer.unpark();
+        self.thread.unpark();
         // A bit more than the writer gives itself: a disk that hangs lets it give up no sooner.
         match lock(&self.done).recv_timeout(limit + 2 * output::PATIENCE) {
             Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => true,
@@ -245,7 +255,7 @@ impl AccessLog {
     }
 }
 
-impl Drop for AccessLog {
+impl Drop for Writing {
     fn drop(&mut self) {
         self.finish(Duration::from_secs(1));
     }
@@ -254,12 +264,12 @@ impl Drop for AccessLog {
 impl RequestSinks for AccessLog {
     fn of_worker(&self, _index: usize) -> Box<dyn RequestSink> {
         let lane = Arc::new(Lane::default());
-        lock(&self.shared.lanes).push(Arc::clone(&lane));
+        lock(&self.0.shared.lanes).push(Arc::clone(&lane));
         Box::new(Sink {
-            shared: Arc::clone(&self.shared),
-            writer: self.writer.clone(),
+            writing: Arc::clone(&self.0),
             lane,
-            clock: WallClock::new(),
+            json: JsonWriter::default(),
+            clock: WallClock::default(),
             chance: Chance(RandomState::new().hash_one(0) | 1),
         })
     }
@@ -320,30 +330,32 @@ impl Chance {
 
 /// The end that a worker holds.
 struct Sink {
-    shared: Arc<Shared>,
-    writer: Thread,
+    writing: Arc<Writing>,
     lane: Arc<Lane>,
+    json: JsonWriter,
+    /// Of templates.
     clock: WallClock,
     chance: Chance,
 }
 
 impl RequestSink for Sink {
     fn finished(&mut self, request: &FinishedRequest<'_>) {
-        let rule = &self.shared.rule;
+        let Writing { shared, thread, .. } = &*self.writing;
+        let rule = &shared.rule;
         if !rule.takes(request, &mut self.chance) {
             return;
         }
-        let clock = &mut self.clock;
+        let (json, clock) = (&mut self.json, &mut self.clock);
         let urge = self.lane.push(|out| match &rule.format {
-            LineFormat::Json => request_json::write(out, request, clock),
+            LineFormat::Json => json.write(out, request),
             LineFormat::Template(template) => template.write(out, request, clock),
         });
         match urge {
             Urge::None => {}
-            Urge::Begin => self.writer.unpark(),
+            Urge::Begin => thread.unpark(),
             Urge::Hurry => {
-                self.shared.hurry.store(true, Ordering::Release);
-                self.writer.unpark();
+                shared.hurry.store(true, Ordering::Release);
+                thread.unpark();
             }
         }
     }

@@ -1,8 +1,9 @@
 //! A request that is over as one JSON object on one line: a line of the access log, and what taps show.
 
 use crate::redact;
-use crate::request::{FinishedRequest, Try};
+use crate::request::{FinishedRequest, RouteTaken, Try};
 use crate::text::{self, Escape, WallClock};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// The names of the fields in their order, and what they say. What is not known of a request is left out.
@@ -67,10 +68,24 @@ macro_rules! key {
     };
 }
 
-/// Writes the object, without a line feed.
-pub(crate) fn write(out: &mut Vec<u8>, request: &FinishedRequest<'_>, clock: &mut WallClock) {
-    out.extend_from_slice(b"{\"time\":\"");
-    clock.write_rfc3339(out, request.started);
+/// Writes requests, and remembers what many of them have in common. Each worker has one of its own.
+#[derive(Debug, Default)]
+pub(crate) struct JsonWriter {
+    clock: WallClock,
+    routes: RouteTexts,
+}
+
+impl JsonWriter {
+    /// Writes the object of a request, without a line feed.
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
+        out.extend_from_slice(b"{\"time\":\"");
+        self.clock.write_rfc3339(out, request.started);
+        write_object(out, request, &mut self.routes);
+    }
+}
+
+/// All behind the time.
+fn write_object(out: &mut Vec<u8>, request: &FinishedRequest<'_>, routes: &mut RouteTexts) {
     out.push(b'"');
     number(out, key!("status"), request.status.into());
     if let Some((reason, detail)) = request.fault {
@@ -85,9 +100,10 @@ pub(crate) fn write(out: &mut Vec<u8>, request: &FinishedRequest<'_>, clock: &mu
     if let Some(status) = request.grpc_status {
         number(out, key!("grpc_status"), status.into());
     }
-    write_route(out, request);
-    out.extend_from_slice(key!("tries"));
-    out.push(b'[');
+    if let Some(route) = &request.route {
+        out.extend_from_slice(routes.text(route));
+    }
+    out.extend_from_slice(b",\"tries\":[");
     for (index, attempt) in request.tries.iter().enumerate() {
         if index > 0 {
             out.push(b',');
@@ -128,8 +144,47 @@ fn write_request(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
     quoted(out, key!("local"), |out| text::socket(out, downstream.local));
 }
 
-fn write_route(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
-    let Some(route) = request.route else { return };
+/// What is said of routes, as it was last written: the same for each request of a route. A few dozen routes have most of
+/// the traffic, and a place for each number is found without looking further.
+#[derive(Debug, Default)]
+struct RouteTexts(Vec<RouteText>);
+
+/// Routes that are remembered.
+const ROUTES: usize = 64;
+/// A longer text is not remembered.
+const LONGEST_ROUTE: usize = 1024;
+
+#[derive(Debug, Default)]
+struct RouteText {
+    /// Whose it is. While there is a `Weak` nothing else has its address.
+    tenure: Weak<()>,
+    path: Box<str>,
+    port: Box<str>,
+    text: Vec<u8>,
+}
+
+impl RouteTexts {
+    fn text(&mut self, route: &RouteTaken<'_>) -> &[u8] {
+        if self.0.is_empty() {
+            self.0.resize_with(ROUTES, RouteText::default);
+        }
+        let (place, tenure) = route.series;
+        let known = &mut self.0[place as usize % ROUTES];
+        let port = route.service.map_or("", |(_, port)| port);
+        let is_known = std::ptr::eq(known.tenure.as_ptr(), Arc::as_ptr(tenure));
+        if !is_known || &*known.path != route.path || &*known.port != port {
+            known.text.clear();
+            write_route(&mut known.text, route);
+            // Host, Ingress and Service are those of the series; the rest is compared.
+            let is_kept = known.text.len() <= LONGEST_ROUTE;
+            known.tenure = if is_kept { Arc::downgrade(tenure) } else { Weak::new() };
+            (known.path, known.port) = (route.path.into(), port.into());
+        }
+        &known.text
+    }
+}
+
+fn write_route(out: &mut Vec<u8>, route: &RouteTaken<'_>) {
     string(out, key!("namespace"), route.namespace.as_bytes());
     string(out, key!("ingress"), route.ingress.as_bytes());
     string(out, key!("rule_host"), route.host.as_bytes());

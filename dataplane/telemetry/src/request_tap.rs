@@ -4,8 +4,7 @@
 
 use crate::request::{FinishedRequest, RequestSink, RequestSinks};
 use crate::request_filter::RequestFilter;
-use crate::request_json;
-use crate::text::WallClock;
+use crate::request_json::JsonWriter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -68,7 +67,7 @@ impl RequestSinks for RequestTaps {
             taps: Arc::clone(&self.0),
             generation: 0,
             watches: Vec::new(),
-            clock: WallClock::new(),
+            writer: JsonWriter::default(),
             line: Vec::new(),
         })
     }
@@ -111,7 +110,7 @@ struct Sink {
     /// Of the list that `watches` is a copy of.
     generation: u64,
     watches: Vec<Arc<Watch>>,
-    clock: WallClock,
+    writer: JsonWriter,
     line: Vec<u8>,
 }
 
@@ -131,7 +130,7 @@ impl RequestSink for Sink {
         self.line.clear();
         for watch in self.watches.iter().filter(|watch| watch.filter.takes(request)) {
             if self.line.is_empty() {
-                request_json::write(&mut self.line, request, &mut self.clock);
+                self.writer.write(&mut self.line, request);
                 self.line.push(b'\n');
             }
             watch.offer(&self.line);

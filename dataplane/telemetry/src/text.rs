@@ -32,36 +32,36 @@ impl Escape {
     }
 }
 
-/// How many bytes at the beginning are printable ASCII other than `"` and `\`, or fewer where there are others: eight are
+/// How many bytes at the beginning are printable ASCII other than `"` and `\`, or fewer where there are others: sixteen are
 /// looked at in one go.
 fn plain_prefix(text: &[u8]) -> usize {
-    let (words, rest) = text.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        if !is_plain_word(u64::from_le_bytes(*word)) {
-            return 8 * index;
+    let (blocks, rest) = text.as_chunks::<16>();
+    for (index, block) in blocks.iter().enumerate() {
+        if !are_plain(block) {
+            return 16 * index;
         }
     }
-    // The last bytes once more with some that were seen, or with blanks.
-    let last = match (rest.len(), text.last_chunk::<8>(), rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
-        (0, ..) => return text.len(),
-        (_, Some(last), ..) => u64::from_le_bytes(*last),
-        (_, None, Some(first), Some(last)) => {
-            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
-        }
-        _ => rest.iter().fold(0x2020_2020_2020_2020, |word, byte| word << 8 | u64::from(*byte)),
+    let rest_is_plain = if rest.is_empty() {
+        true
+    } else if let Some(last) = text.last_chunk::<16>() {
+        // Some of them once more, which costs less than one after the other.
+        are_plain(last)
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) {
+        are_plain(first) && are_plain(last)
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        are_plain(first) && are_plain(last)
+    } else {
+        rest.iter().all(|byte| is_plain(*byte))
     };
-    if is_plain_word(last) { text.len() } else { text.len() - rest.len() }
+    if rest_is_plain { text.len() } else { text.len() - rest.len() }
 }
 
+/// Without a branch, so that it becomes a few instructions on all bytes together.
 #[inline(always)]
-fn is_plain_word(word: u64) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let is_zero = |word: u64| word.wrapping_sub(ONES) & !word;
-    let control = word.wrapping_sub(0x20 * ONES) & !word;
-    let delete_or_high = word.wrapping_add(ONES) | word;
-    let special = is_zero(word ^ (u64::from(b'"') * ONES)) | is_zero(word ^ (u64::from(b'\\') * ONES));
-    (control | delete_or_high | special) & HIGH == 0
+fn are_plain<const N: usize>(bytes: &[u8; N]) -> bool {
+    !bytes.iter().fold(false, |special, byte| {
+        special | (byte.wrapping_sub(0x20) > 0x7e - 0x20) | (*byte == b'"') | (*byte == b'\\')
+    })
 }
 
 fn is_plain(byte: u8) -> bool {
@@ -174,34 +174,36 @@ pub(crate) fn socket(out: &mut Vec<u8>, of: SocketAddr) {
     }
 }
 
+/// `0.` to `255.`, and how long each is.
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([b'.'; 4], 0); 256];
+    let mut number = 0;
+    while number < 256 {
+        let digits = [b'0' + (number / 100) as u8, b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8];
+        octets[number] = match number {
+            100.. => ([digits[0], digits[1], digits[2], b'.'], 4),
+            10.. => ([digits[1], digits[2], b'.', b'.'], 3),
+            _ => ([digits[2], b'.', b'.', b'.'], 2),
+        };
+        number += 1;
+    }
+    octets
+};
+
 fn ipv4(out: &mut Vec<u8>, address: Ipv4Addr, port: Option<u16>) {
-    let mut text = [0; 24];
+    let mut text = [0; 16];
     let mut at = 0;
     for part in address.octets() {
-        if part >= 100 {
-            text[at] = b'0' + part / 100;
-            at += 1;
-        }
-        if part >= 10 {
-            text[at] = b'0' + part / 10 % 10;
-            at += 1;
-        }
-        text[at] = b'0' + part % 10;
-        text[at + 1] = b'.';
-        at += 2;
+        let (digits, length) = OCTETS[usize::from(part)];
+        text[at..at + 4].copy_from_slice(&digits);
+        at += usize::from(length);
     }
-    let Some(port) = port else {
-        out.extend_from_slice(&text[..at - 1]);
-        return;
-    };
-    text[at - 1] = b':';
-    for unit in [10_000, 1000, 100, 10, 1] {
-        if port >= unit || unit == 1 {
-            text[at] = b'0' + (port / unit % 10) as u8;
-            at += 1;
-        }
+    // The last one has a dot too.
+    out.extend_from_slice(&text[..at - 1]);
+    if let Some(port) = port {
+        out.push(b':');
+        integer(out, port.into());
     }
-    out.extend_from_slice(&text[..at]);
 }
 
 /// Tells the time of day of instants, in UTC.
@@ -224,11 +226,13 @@ struct Moment {
     second: u8,
 }
 
-impl WallClock {
-    pub(crate) fn new() -> Self {
+impl Default for WallClock {
+    fn default() -> Self {
         Self { anchor: Self::read(), shown: (0, Moment::of(0).text()) }
     }
+}
 
+impl WallClock {
     fn read() -> (Instant, Duration) {
         (Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
     }

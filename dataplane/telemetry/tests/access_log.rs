@@ -410,6 +410,18 @@ fn lines_are_there_a_moment_after_the_request() {
     assert_eq!(mode & !0o640, 0, "{mode:o}: others than owner and group");
 }
 
+#[test]
+fn workers_go_on_writing_when_nobody_else_holds_the_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("access.log");
+    let log = AccessLog::start(settings(&path, "$status")).expect("a log");
+    let mut sink = log.of_worker(0);
+    drop(log);
+    Request::default().finish(|request| sink.finished(request));
+    drop(sink);
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "200\n");
+}
+
 /// Workers that log numbered lines as fast as they can, with breaths.
 fn load(log: &Arc<AccessLog>, workers: usize, stop: &Arc<AtomicBool>) -> Vec<std::thread::JoinHandle<u64>> {
     let start = |worker: usize| {
