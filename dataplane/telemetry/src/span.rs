@@ -10,6 +10,7 @@
 //! A worker writes a span once, as the bytes that go over the wire, and never waits. What is not recorded costs a look at
 //! the trace's decision.
 
+mod fragments;
 mod queue;
 mod sink;
 mod wire;
@@ -21,6 +22,7 @@ pub use wire::MAX_TEXT;
 use crate::labels::{FaultReason, MethodLabel, Protocol, UpstreamError};
 use crate::redact;
 use crate::request::{FinishedRequest, RouteTaken, Try};
+use fragments::{Calling, Fragments, Serving};
 use sluicegate_trace::Trace;
 use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
@@ -79,19 +81,27 @@ pub fn is_recorded(request: &FinishedRequest<'_>) -> bool {
     request.trace.is_some_and(|trace| trace.sampled) && !request.is_probe
 }
 
-/// Writes the spans of a request behind what is in the buffer, as fields `spans` of OTLP's `ScopeSpans`, and says how many
-/// they are: none where the request is not recorded. `now` is the time of day at which it ended.
-pub fn write(request: &FinishedRequest<'_>, now: SystemTime, out: &mut Vec<u8>) -> usize {
-    let Some(trace) = request.trace.filter(|_| is_recorded(request)) else { return 0 };
-    let clock = Clock { ended: request.ended, now: nanoseconds(now) };
-    let call = Call::of(request);
-    server_span(request, trace, &call, clock, out);
-    let tries = request.tries.iter().enumerate();
-    let skipped = (request.tries.len() + 1).saturating_sub(MAX_SPANS);
-    // Of too many the first and the last are kept: how it began, and how it ended.
-    let kept =
-        tries.filter(|(place, _)| *place + skipped < request.tries.len() - 1 || *place + 1 == request.tries.len());
-    1 + kept.filter(|(place, _)| client_span(request, trace, &call, clock, *place, out)).count()
+/// Writes spans, and remembers what many of them have in common. One belongs to one worker.
+#[derive(Default)]
+pub struct Spans {
+    serving: Fragments<Serving>,
+    calling: Fragments<Calling>,
+}
+
+impl Spans {
+    /// Writes the spans of a request behind what is in the buffer, as fields `spans` of OTLP's `ScopeSpans`, and says how
+    /// many they are: none where the request is not recorded. `now` is the time of day at which it ended.
+    pub fn write(&mut self, request: &FinishedRequest<'_>, now: SystemTime, out: &mut Vec<u8>) -> usize {
+        let Some(trace) = request.trace.filter(|_| is_recorded(request)) else { return 0 };
+        let clock = Clock { ended: request.ended, now: nanoseconds(now) };
+        let call = Call::of(request);
+        server_span(&mut self.serving, request, trace, &call, clock, out);
+        let count = request.tries.len();
+        // Of too many the first and the last are kept: how it began, and how it ended.
+        let skipped = (count + 1).saturating_sub(MAX_SPANS);
+        let kept = (0..count).filter(|place| place + skipped + 1 < count || place + 1 == count);
+        1 + kept.filter(|place| client_span(&mut self.calling, request, trace, &call, clock, *place, out)).count()
+    }
 }
 
 /// What the spans of a request share.
@@ -128,7 +138,14 @@ impl<'a> Call<'a> {
 }
 
 /// The span of the request as the client sees it.
-fn server_span(request: &FinishedRequest<'_>, trace: &Trace, call: &Call<'_>, clock: Clock, out: &mut Vec<u8>) {
+fn server_span(
+    fragments: &mut Fragments<Serving>,
+    request: &FinishedRequest<'_>,
+    trace: &Trace,
+    call: &Call<'_>,
+    clock: Clock,
+    out: &mut Vec<u8>,
+) {
     let mut span = SpanWriter::begin(
         out,
         &Heading {
@@ -151,21 +168,15 @@ fn server_span(request: &FinishedRequest<'_>, trace: &Trace, call: &Call<'_>, cl
         (None, Some(route)) if !route.path.is_empty() => span.name([named, " ", route.path]),
         (None, _) => span.name([named]),
     }
-    span.text(METHOD, call.method);
+    fragments.put(&mut span, &request, |span| common_to_server(span, request, call));
     if call.method == "_OTHER" && !request.method.is_empty() {
         span.bytes(METHOD_ORIGINAL, request.method);
     }
-    span.text(URL_SCHEME, call.scheme);
     span.text(URL_PATH, &call.path);
     if let Some(query) = &call.query {
         span.bytes(URL_QUERY, query);
     }
     peers(&mut span, request);
-    if let Some(route) = request.route {
-        span.text(ROUTE, route.path);
-        kubernetes(&mut span, &route);
-        span.text(INGRESS, route.ingress);
-    }
     rpc(&mut span, call, request);
     if let Some(agent) = request.request_fields.field("user-agent") {
         span.bytes(USER_AGENT, agent);
@@ -173,8 +184,11 @@ fn server_span(request: &FinishedRequest<'_>, trace: &Trace, call: &Call<'_>, cl
     if !request.request_id.is_empty() {
         span.bytes(REQUEST_ID, request.request_id);
     }
-    span.integer(REQUEST_BODY, request.bytes_in);
-    span.integer(RESPONSE_BODY, request.bytes_out);
+    for (key, bytes) in [(REQUEST_BODY, request.bytes_in), (RESPONSE_BODY, request.bytes_out)] {
+        if bytes > 0 {
+            span.integer(key, bytes);
+        }
+    }
     server_outcome(&mut span, request);
     if let Some(link) = &trace.link {
         span.link(link);
@@ -182,19 +196,30 @@ fn server_span(request: &FinishedRequest<'_>, trace: &Trace, call: &Call<'_>, cl
     span.finish();
 }
 
-/// Who spoke to the gateway, and as whom it was addressed.
-fn peers(span: &mut SpanWriter<'_>, request: &FinishedRequest<'_>) {
-    let downstream = &request.downstream;
+/// What follows from the rule and the host: see [`Serving`].
+fn common_to_server(span: &mut SpanWriter<'_>, request: &FinishedRequest<'_>, call: &Call<'_>) {
+    span.text(METHOD, call.method);
+    span.text(URL_SCHEME, call.scheme);
+    span.text(PROTOCOL_VERSION, version(request.downstream.protocol));
     let (host, port) = host_and_port(request.authority);
     if !host.is_empty() {
         span.bytes(SERVER_ADDRESS, host);
-        let by_scheme = if downstream.tls.is_some() { 443 } else { 80 };
+        let by_scheme = if request.downstream.tls.is_some() { 443 } else { 80 };
         span.integer(SERVER_PORT, u64::from(port.unwrap_or(by_scheme)));
     }
+    if let Some(route) = request.route {
+        span.text(ROUTE, route.path);
+        kubernetes(span, &route);
+        span.text(INGRESS, route.ingress);
+    }
+}
+
+/// Who spoke to the gateway.
+fn peers(span: &mut SpanWriter<'_>, request: &FinishedRequest<'_>) {
+    let downstream = &request.downstream;
     span.address(CLIENT_ADDRESS, downstream.client);
     span.address(PEER_ADDRESS, downstream.peer.ip());
     span.integer(PEER_PORT, u64::from(downstream.peer.port()));
-    span.text(PROTOCOL_VERSION, version(downstream.protocol));
     if let Some(tls) = &downstream.tls {
         span.text(TLS_VERSION, tls.version.as_str());
         if let Some(name) = tls.server_name {
@@ -252,6 +277,7 @@ fn server_outcome(span: &mut SpanWriter<'_>, request: &FinishedRequest<'_>) {
 
 /// The span of one try, as the gateway is the client of an endpoint; false where the endpoint was told of none.
 fn client_span(
+    fragments: &mut Fragments<Calling>,
     request: &FinishedRequest<'_>,
     trace: &Trace,
     call: &Call<'_>,
@@ -279,10 +305,26 @@ fn client_span(
         (None, "_OTHER") => span.name(["HTTP"]),
         (None, method) => span.name([method]),
     }
-    span.text(METHOD, call.method);
+    fragments.put(&mut span, &(request, attempt), |span| common_to_client(span, request, call, attempt));
     url(&mut span, request, call, attempt);
+    rpc(&mut span, call, request);
+    if let Some(failed) = place.checked_sub(1).map(|before| &request.tries[before]) {
+        span.integer(RESEND_COUNT, place as u64);
+        if let Some(error) = failed.error {
+            span.text(RETRY_REASON, error.as_str());
+        }
+    }
+    timings(&mut span, attempt);
+    client_outcome(&mut span, request, attempt, place + 1 == request.tries.len());
+    span.finish();
+    true
+}
+
+/// What follows from the rule and the endpoint: see [`Calling`].
+fn common_to_client(span: &mut SpanWriter<'_>, request: &FinishedRequest<'_>, call: &Call<'_>, attempt: &Try) {
+    span.text(METHOD, call.method);
     if let Some(route) = request.route {
-        kubernetes(&mut span, &route);
+        kubernetes(span, &route);
         if let Some((service, port)) = route.service {
             // The name of a Service within its cluster.
             span.joined(SERVER_ADDRESS, [service, ".", route.namespace]);
@@ -298,17 +340,6 @@ fn client_span(
             span.text(key, name);
         }
     }
-    rpc(&mut span, call, request);
-    if let Some(failed) = place.checked_sub(1).map(|before| &request.tries[before]) {
-        span.integer(RESEND_COUNT, place as u64);
-        if let Some(error) = failed.error {
-            span.text(RETRY_REASON, error.as_str());
-        }
-    }
-    timings(&mut span, attempt);
-    client_outcome(&mut span, request, attempt, place + 1 == request.tries.len());
-    span.finish();
-    true
 }
 
 fn timings(span: &mut SpanWriter<'_>, attempt: &Try) {

@@ -1,5 +1,6 @@
 //! Where workers hand over what becomes spans.
 
+use super::Spans;
 use super::queue::{DropReason, SpanQueue, SpanRecord};
 use crate::request::{FinishedRequest, RequestSink, RequestSinks};
 use std::sync::Arc;
@@ -23,12 +24,17 @@ impl SpanSinks {
 
 impl RequestSinks for SpanSinks {
     fn of_worker(&self, _index: usize) -> Box<dyn RequestSink> {
-        Box::new(SpanSink { queue: Arc::clone(&self.queue), scratch: Vec::with_capacity(COMMON) })
+        Box::new(SpanSink {
+            queue: Arc::clone(&self.queue),
+            spans: Spans::default(),
+            scratch: Vec::with_capacity(COMMON),
+        })
     }
 }
 
 struct SpanSink {
     queue: Arc<SpanQueue>,
+    spans: Spans,
     /// Spans are written here and kept in a piece of memory of their own size.
     scratch: Vec<u8>,
 }
@@ -44,7 +50,7 @@ impl RequestSink for SpanSink {
             return;
         }
         self.scratch.clear();
-        let spans = super::write(request, SystemTime::now(), &mut self.scratch);
+        let spans = self.spans.write(request, SystemTime::now(), &mut self.scratch);
         if spans > 0 {
             self.queue.push(SpanRecord { spans, bytes: self.scratch.as_slice().into() });
         }

@@ -120,7 +120,15 @@ impl<'a> SpanWriter<'a> {
 
     /// An attribute with a text.
     pub fn text(&mut self, key: Key, value: &str) {
-        self.joined(key, [value]);
+        let (name, length) = (key.0, value.len());
+        if name.len() + length >= 0x80 - 3 {
+            return self.joined(key, [value]);
+        }
+        // All lengths are one byte: most texts are that short.
+        self.out.extend_from_slice(&[ATTRIBUTE, (name.len() + 3 + length) as u8]);
+        self.out.extend_from_slice(name);
+        self.out.extend_from_slice(&[(length + 2) as u8, 0x0a, length as u8]);
+        self.out.extend_from_slice(value.as_bytes());
     }
 
     /// An attribute with a text out of parts that stand one behind the other.
@@ -196,6 +204,11 @@ impl<'a> SpanWriter<'a> {
         self.out.extend_from_slice(&[2, 0x10, u8::from(value)]);
     }
 
+    /// Attributes that were written before, as they are.
+    pub fn attributes(&mut self, written: &[u8]) {
+        self.out.extend_from_slice(written);
+    }
+
     /// A link to a span of another trace.
     pub fn link(&mut self, to: &RemoteContext) {
         // Some balancers name a trace and no span in it; there is nothing that could be linked to.
@@ -236,9 +249,18 @@ impl<'a> SpanWriter<'a> {
     }
 }
 
+/// Attributes alone, to be kept and put into spans.
+pub fn attributes(write: impl FnOnce(&mut SpanWriter<'_>)) -> Box<[u8]> {
+    let mut out = Vec::new();
+    write(&mut SpanWriter { out: &mut out, begin: 0 });
+    out.into_boxed_slice()
+}
+
 /// Text as protobuf demands it, UTF-8.
 pub fn readable(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)])
+    let bytes = &bytes[..bytes.len().min(MAX_TEXT)];
+    // Nearly all is, and finding that out takes a fraction of what repairing it does.
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// As much of them as a text may have, and how much that is.
