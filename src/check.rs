@@ -1,5 +1,7 @@
 //! `check`: what each object of the manifests becomes, and what is rejected.
 
+mod nginx_settings;
+
 use crate::Failure;
 use crate::cli::{CheckArguments, OutputFormat};
 use crate::options::TranslateOptions;
@@ -19,7 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn check(arguments: &CheckArguments) -> Result<(), Failure> {
     let reading = Reading::of(&arguments.paths, &arguments.translate)?;
     let becomes = reading.becomes();
-    let rejections = reading.controller.rejections().cloned().collect::<Vec<_>>();
+    let rejections = reading.controller.rejections().chain(&reading.elsewhere).cloned().collect::<Vec<_>>();
     let count = |verdict| rejections.iter().filter(|rejection| rejection.verdict == verdict).count();
     let counts = [Verdict::Rejected, Verdict::Warning, Verdict::Ignored].map(count);
     match arguments.output {
@@ -70,6 +72,8 @@ pub struct Reading {
     pub controller: Controller,
     /// The objects that were read, with what is seen in them alone.
     objects: BTreeMap<ObjectRef, String>,
+    /// What stands in objects that the gateway does not read, and is to be said otherwise.
+    elsewhere: Vec<Rejection>,
 }
 
 impl Reading {
@@ -82,12 +86,13 @@ impl Reading {
             ObjectChange::Remove(_) => None,
         });
         let objects = objects.collect();
+        let elsewhere = nginx_settings::notes(&loaded.changes);
         controller.apply(loaded.changes, unix_now());
         controller.give_addresses(true, unix_now());
         for (file, rejections) in loaded.file_rejections {
             controller.set_file_rejections(&file, rejections);
         }
-        Ok(Self { controller, objects })
+        Ok(Self { controller, objects, elsewhere })
     }
 
     /// For each object, in words, what it leads to.

@@ -10,6 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 use sluicegate_admin::{AdminServer, AdminSettings};
 use sluicegate_admission::{Webhook, WebhookSettings};
 use sluicegate_config::{CertificateId, Kind, NamespacedName, ObjectRef, Settings};
+use sluicegate_otlp::OtlpSettings;
 use sluicegate_proxy::{Proxy, ProxySettings};
 use sluicegate_source::write::{Writer, WriterSettings};
 use sluicegate_source::{Directory, DirectorySettings, Kube, KubeClient, KubeSettings, Login, Wishes};
@@ -29,6 +30,8 @@ pub struct GatewaySettings {
     pub metrics: MetricsSettings,
     /// `None` = requests are not logged.
     pub access_log: Option<AccessLogSettings>,
+    /// `None` = no spans are made.
+    pub spans: Option<OtlpSettings>,
     /// Statuses are taken back when it is shut down.
     pub clear_statuses: bool,
     /// Virtual IPs; `None` = no packet is forwarded.
@@ -95,7 +98,7 @@ impl Gateway {
         raise_file_limit();
         let serves_http = !settings.proxy.http.is_empty() || !settings.proxy.https.is_empty();
         let metrics = Metrics::with(MetricsSettings { workers: settings.proxy.workers, ..settings.metrics });
-        let telemetry = Telemetry::start(settings.access_log, &metrics)?;
+        let telemetry = Telemetry::start(settings.access_log, settings.spans, &metrics)?;
         let sinks = Some(Arc::clone(&telemetry) as Arc<dyn RequestSinks>);
         let proxy = Arc::new(Proxy::start(settings.proxy, Arc::clone(&metrics), sinks)?);
         let status = Arc::new(Status::default());

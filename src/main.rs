@@ -26,6 +26,7 @@ mod prepare;
 mod pulse;
 mod query;
 mod run;
+mod spans;
 mod tap;
 mod telemetry;
 mod vips;

@@ -4,6 +4,7 @@ use crate::Failure;
 use anyhow::Context as _;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use ipnet::IpNet;
+use otlp::OtlpOptions;
 use sluicegate_announce::OnIsolation;
 use sluicegate_config::{InvalidVipPool, NamespacedName, PoolNamespaces, PoolRanges, Settings, VipPools};
 use sluicegate_forward::forwarder::ForwardMode;
@@ -33,6 +34,8 @@ macro_rules! options {
         }
     };
 }
+
+pub mod otlp;
 
 /// A value that may be missing.
 trait Either {
@@ -309,6 +312,8 @@ pub struct RunOptions {
     pub serve: ServeOptions,
     #[command(flatten)]
     pub translate: TranslateOptions,
+    #[command(flatten)]
+    pub otlp: OtlpOptions,
     /// YAML file with the same options
     #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE", help_heading = "Process")]
     pub config: Option<PathBuf>,
@@ -461,7 +466,12 @@ impl RunOptions {
     pub fn with_file(self) -> Result<Self, Failure> {
         let Some(path) = self.config.clone() else { return Ok(self) };
         let file = Self::of_file(&path)?;
-        Ok(Self { serve: self.serve.or(file.serve), translate: self.translate.or(file.translate), config: self.config })
+        Ok(Self {
+            serve: self.serve.or(file.serve),
+            translate: self.translate.or(file.translate),
+            otlp: self.otlp.or(file.otlp),
+            config: self.config,
+        })
     }
 
     /// Those of a file alone.

@@ -6,6 +6,7 @@ use crate::cli::RunArguments;
 use crate::director::{DirectorSettings, LeaseSettings};
 use crate::gateway::{ClusterSettings, Gateway, GatewaySettings, SourceSettings};
 use crate::options::{AccessLogTo, ForwardName, LogFormatName, Propagator, Role, RunOptions, ServeOptions};
+use crate::spans;
 use anyhow::Context as _;
 use sluicegate_admin::AdminSettings;
 use sluicegate_admission::WebhookSettings;
@@ -159,7 +160,7 @@ pub fn log_to_stderr(format: LogFormat, filter: &str) -> Result<(), Failure> {
 }
 
 fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
-    let RunOptions { serve, translate, .. } = options;
+    let RunOptions { serve, translate, otlp, .. } = options;
     let role = serve.role.unwrap_or_default();
     let serves_http = role != Role::Director;
     let http = if serves_http { or_any(&serve.http, 80) } else { Vec::new() };
@@ -173,6 +174,9 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     translate.adopt_without_classes = !serve.manifests.is_empty();
     translate.addresses_by_status = serve.manifests.is_empty();
     translate.default_certificate = serve.default_ssl_certificate.clone().filter(|_| serves_http);
+    let environment = spans::environment();
+    let spans = if serves_http { spans::settings(&otlp, &environment)? } else { None };
+    let trace = spans::complete(trace_settings(&serve), &serve, &environment, spans.is_some());
     Ok(GatewaySettings {
         access_log: access_log_settings(&serve, serves_http),
         metrics: metrics_settings(&serve, translate.take_over_ingress_nginx),
@@ -181,7 +185,8 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
         translate,
         admin: AdminSettings { metrics, admin, token_file: serve.admin_token_file.clone() },
         director,
-        proxy: proxy_settings(serve, http, https),
+        spans,
+        proxy: proxy_settings(serve, http, https, trace),
     })
 }
 
@@ -456,10 +461,15 @@ fn access_log_settings(serve: &ServeOptions, serves_http: bool) -> Option<Access
     })
 }
 
-fn proxy_settings(serve: ServeOptions, http: Vec<SocketAddr>, https: Vec<SocketAddr>) -> ProxySettings {
+fn proxy_settings(
+    serve: ServeOptions,
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+    trace: Option<TraceSettings>,
+) -> ProxySettings {
     let (limits, timeouts) = (Limits::default(), Timeouts::default());
     ProxySettings {
-        trace: trace_settings(&serve),
+        trace,
         http,
         https,
         workers: serve.workers.map_or(0, usize::from),

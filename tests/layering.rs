@@ -28,6 +28,7 @@ const PICTURE: &[(&str, &[&str])] = &[
             "sluicegate-health",
             "sluicegate-l4",
             "sluicegate-netlab",
+            "sluicegate-otlp",
             "sluicegate-proxy",
             "sluicegate-route",
             "sluicegate-source",

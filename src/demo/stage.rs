@@ -83,6 +83,7 @@ impl Stage {
                 token_file: None,
             },
             access_log: None,
+            spans: None,
             director: None,
         })?;
         gateway.wait_until_ready(Duration::from_secs(20))?;
