@@ -3,6 +3,8 @@
 
 mod cluster;
 mod flows;
+#[allow(dead_code, reason = "what a comparison needs of it comes before its command line")]
+mod http;
 mod live;
 mod memory;
 mod packet;
