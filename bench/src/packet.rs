@@ -10,11 +10,15 @@ mod report;
 pub(crate) mod scenario;
 pub(crate) mod tables;
 
+use crate::report::Output;
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use harness::Harness;
-use report::{Measured, Report};
+use report::{Figures, Measured};
 use scenario::{Delivery, Scenario};
+
+/// Name of its reports.
+const NAME: &str = "packet";
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -37,19 +41,8 @@ pub struct Arguments {
     /// Leave the program of the last scenario with its tables pinned, and print the path
     #[arg(long)]
     keep: bool,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
-}
-
-/// How a report is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum OutputFormat {
-    /// Aligned columns.
-    #[default]
-    Table,
-    /// One JSON document.
-    Json,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Measures, and prints the report on standard output; progress goes to standard error.
@@ -62,14 +55,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("loading eBPF programs needs root (CAP_BPF and CAP_NET_ADMIN)");
     }
+    arguments.output.check(NAME)?;
+    let mut report = report::begin();
     harness::pin_to(arguments.cpu)?;
-    let mut report = Report::new(arguments.rounds, arguments.packets);
+    let mut figures = Figures::new(&report.machine, arguments.rounds, arguments.packets);
     let mut last = None;
     for scenario in &wanted {
         eprintln!("{scenario}: {} rounds of {} packets", arguments.rounds, arguments.packets);
         let mut harness = Harness::set_up(scenario).with_context(|| scenario.to_string())?;
         let runs = harness.measure(arguments.rounds, arguments.packets).with_context(|| scenario.to_string())?;
-        report.add(Measured::new(scenario, &runs));
+        figures.add(Measured::new(scenario, &runs));
         last = Some((scenario, harness));
     }
     if arguments.keep
@@ -81,11 +76,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             path.display()
         );
     }
-    match arguments.output {
-        OutputFormat::Table => print!("{}", report.table()),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-    }
-    Ok(())
+    figures.fill(&mut report);
+    arguments.output.deliver(&report, &figures)
 }
 
 fn wanted(arguments: &Arguments) -> anyhow::Result<Vec<Scenario>> {

@@ -1,13 +1,13 @@
-//! The report: medians and least values over the rounds, the floor beside.
+//! The report: medians and least values over the rounds, the floor beside, and what is to be reached.
 
 use super::harness::Runs;
 use super::scenario::Scenario;
+use crate::report::{Bar, Bars, Column, Figure, Group, Machine, Note, Plot, Report, Section, Table, Unit};
 use serde::Serialize;
-use std::fmt::Write as _;
 
-/// Everything that was measured.
+/// Everything that was measured, as `-o json` prints it.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Figures {
     /// What it was measured on.
     kernel: String,
     /// Model name of the CPU.
@@ -26,14 +26,20 @@ pub struct Measured {
     name: &'static str,
     method: &'static str,
     /// Nanoseconds per packet.
-    ns: Figures,
+    ns: Nanoseconds,
+    /// Most nanoseconds net that are good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goal: Option<f64>,
     /// How packets ended.
     reasons: Vec<(&'static str, u64)>,
+    /// Nanoseconds net of each round.
+    #[serde(skip)]
+    net: Vec<f64>,
 }
 
 /// Nanoseconds per packet.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Figures {
+struct Nanoseconds {
     /// Median of the program with all around it.
     total: f64,
     /// Least of it.
@@ -48,13 +54,20 @@ struct Figures {
     spread: f64,
 }
 
+/// A report without figures, of this moment.
+pub fn begin() -> Report {
+    let mut report = Report::new(super::NAME, "Nanoseconds per packet");
+    report.versions.insert("tables of the packet path".to_owned(), sluicegate_l4::layout::VERSION.to_string());
+    report
+}
+
 impl Measured {
     /// From the rounds, of which there is at least one.
     pub fn new(scenario: &Scenario, runs: &Runs) -> Self {
         let whole = sorted(runs.rounds.iter().map(|(whole, _)| *whole));
         let floor = sorted(runs.rounds.iter().map(|(_, floor)| *floor));
         let net = sorted(runs.rounds.iter().map(|(whole, floor)| whole - floor));
-        let ns = Figures {
+        let ns = Nanoseconds {
             total: at(&whole, 0.5),
             total_least: at(&whole, 0.0),
             floor: at(&floor, 0.5),
@@ -63,17 +76,32 @@ impl Measured {
             spread: (at(&net, 0.75) - at(&net, 0.25)) / 2.0,
         };
         let reasons = runs.reasons.iter().map(|(reason, packets)| (reason.as_str(), *packets)).collect();
-        Self { name: scenario.name, method: scenario.method(), ns, reasons }
+        Self { name: scenario.name, method: scenario.method(), ns, goal: scenario.goal(), reasons, net }
+    }
+
+    /// Net, of all rounds.
+    fn net(&self) -> Option<Figure> {
+        let net = Figure::of_rounds(Unit::Nanoseconds, self.net.iter().copied())?;
+        Some(match self.goal {
+            Some(most) => net.at_most(most),
+            None => net,
+        })
+    }
+
+    /// `flow_hit 98.9 %, flow_new 1.1 %`.
+    fn ended(&self) -> String {
+        let all: u64 = self.reasons.iter().map(|(_, packets)| packets).sum();
+        let share = |packets: &u64| Unit::Share.number(*packets as f64 / all.max(1) as f64);
+        let ended: Vec<String> =
+            self.reasons.iter().map(|(reason, packets)| format!("{reason} {}", share(packets))).collect();
+        ended.join(", ")
     }
 }
 
-impl Report {
-    /// An empty one about this machine.
-    pub fn new(rounds: u32, packets: u32) -> Self {
-        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-        let cpu = model.map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned());
+impl Figures {
+    /// None yet.
+    pub fn new(machine: &Machine, rounds: u32, packets: u32) -> Self {
+        let (kernel, cpu) = (machine.kernel.clone(), machine.processor.clone());
         Self { kernel, cpu, rounds, packets, scenarios: Vec::new() }
     }
 
@@ -82,41 +110,54 @@ impl Report {
         self.scenarios.push(measured);
     }
 
-    /// For people.
-    pub fn table(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String does not fail.
-        let _ok = writeln!(
-            text,
-            "Linux {}, {}; nanoseconds per packet, {} rounds of {} packets\n",
-            self.kernel, self.cpu, self.rounds, self.packets
-        );
-        let _ok = writeln!(
-            text,
-            "{:<10} {:<7} {:>8} {:>8} {:>8} {:>8} {:>8}  packets ended",
-            "scenario", "method", "net", "±", "least", "total", "floor"
-        );
+    /// Puts them into a report.
+    pub fn fill(&self, report: &mut Report) {
+        let mut section = Section::new("");
+        section.notes.push(Note::new(format!(
+            "Medians of {} rounds of {} packets, program and floor in turn, with the least and the most of the rounds. `net` is \
+             the program alone: `total` less the `floor`, which is the same replaying program in front of a bare push and \
+             `XDP_TX`. `least` is the least total less the least floor.",
+            self.rounds,
+            Unit::Count.number(f64::from(self.packets))
+        )));
+        section.tables.push(self.table());
+        section.plots.push(self.plot());
+        report.sections.push(section);
+    }
+
+    fn table(&self) -> Table {
+        let ns = |name| Column::of(name, Unit::Nanoseconds);
+        let head =
+            vec![Column::new("scenario"), Column::new("method"), ns("net"), ns("least"), ns("total"), ns("floor")];
+        let mut table = Table::new("", head);
+        table.columns.push(Column::new("packets ended"));
+        let exact = |value| Figure::exact(Unit::Nanoseconds, value).into();
         for one in &self.scenarios {
-            let all: u64 = one.reasons.iter().map(|(_, packets)| packets).sum();
-            let ended: Vec<String> = one
-                .reasons
-                .iter()
-                .map(|(reason, packets)| format!("{reason} {:.1}%", *packets as f64 * 100.0 / all.max(1) as f64))
-                .collect();
-            let _ok = writeln!(
-                text,
-                "{:<10} {:<7} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1}  {}",
-                one.name,
-                one.method,
-                one.ns.net,
-                one.ns.spread,
-                one.ns.net_least,
-                one.ns.total,
-                one.ns.floor,
-                ended.join(", ")
-            );
+            table.row(vec![
+                one.name.into(),
+                one.method.into(),
+                crate::report::Cell::or_missing(one.net(), ""),
+                exact(one.ns.net_least),
+                exact(one.ns.total),
+                exact(one.ns.floor),
+                one.ended().into(),
+            ]);
         }
-        text
+        table
+    }
+
+    /// A group of bars for each scenario.
+    fn plot(&self) -> Plot {
+        let mut groups: Vec<Group> = Vec::new();
+        for one in &self.scenarios {
+            let Some(figure) = one.net() else { continue };
+            let bar = Bar { name: one.method.to_owned(), figure };
+            match groups.last_mut().filter(|group| group.name == one.name) {
+                Some(group) => group.bars.push(bar),
+                None => groups.push(Group { name: one.name.to_owned(), bars: vec![bar] }),
+            }
+        }
+        Plot::Bars(Bars { title: "Nanoseconds per packet, net".to_owned(), unit: Unit::Nanoseconds, groups })
     }
 }
 

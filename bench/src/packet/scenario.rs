@@ -68,6 +68,24 @@ impl Scenario {
         }
     }
 
+    /// Most nanoseconds net that are good, where somebody set a goal.
+    pub fn goal(&self) -> Option<f64> {
+        let hot = self.flows == Some(1);
+        Some(match (self.kind, self.delivery, self.flows) {
+            (Kind::Elsewhere, ..) => 10.0,
+            (Kind::Echo | Kind::TooBig, ..) => return None,
+            (Kind::Syn, _, None) => 200.0,
+            (_, _, None) => 220.0,
+            (_, Delivery::Gue, _) => 45.0,
+            (Kind::Udp, ..) if hot => 35.0,
+            (Kind::Ack, Delivery::L2, _) if hot => 20.0,
+            (Kind::Ack, Delivery::Tunnel, _) if hot => 30.0,
+            (_, _, Some(flows)) if flows >= 1 << 20 => 200.0,
+            (_, _, Some(flows)) if flows >= 1 << 16 => 180.0,
+            _ => return None,
+        })
+    }
+
     /// Bytes that the program puts in front.
     pub const fn pushed(&self) -> u32 {
         match (self.kind, self.delivery, self.v6) {
