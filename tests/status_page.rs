@@ -205,6 +205,11 @@ fn overview(browser: &Browser) {
     let requests = alternatives[0].as_str().unwrap_or_default();
     assert!(requests.contains("Requests over the last 5 minutes") && requests.contains("5xx: now"), "{requests}");
     browser.wait_until("document.querySelector('#overview .halves').textContent.includes('shop/web:80')");
+    // By the rules' hosts: what clients make up gets no row.
+    let names = browser
+        .run("return [...document.querySelectorAll('#overview .halves tbody th')].map((one) => one.textContent);", &[]);
+    let names: Vec<&str> = names.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert!(names.contains(&"shop.example") && !names.contains(&"nobody.example"), "{names:?}");
     browser.click("#overview .ranges label:last-child");
     browser.wait_until("document.querySelector('svg.plot').getAttribute('aria-label').includes('last 60 minutes')");
     browser.wait_until("document.querySelector('#overview dl.facts').textContent.includes('a folder of manifests')");
