@@ -51,6 +51,8 @@ enum Command {
     Memory(memory::Arguments),
     /// The program on an API server with 20,000 Ingresses: first state, memory, changes, requests
     Cluster(cluster::Arguments),
+    /// Show reports that `--report DIR` wrote: several runs as one page, or as Markdown
+    Report(report::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Live(arguments) => live::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,14 +3,19 @@
 //! Measuring code fills the model and hands it to [`Output::deliver`]; how it looks as Markdown, JSON and on the page is
 //! decided here alone. Nothing here measures, and nothing here knows a result in advance.
 
+mod escape;
 mod figure;
 mod files;
 mod machine;
 mod markdown;
+mod merge;
 mod model;
+mod page;
+mod plot;
 
 pub use figure::{Bound, Figure, Goal, Unit, Verdict};
 pub use machine::Machine;
+pub use merge::{Arguments, run};
 pub use model::{
     Axis, Bar, Bars, Cell, Column, Curve, Group, Line, Lines, Note, Percentiles, Plot, Report, Section, Table,
 };

@@ -1,11 +1,13 @@
 //! Where reports come to lie. A file is there whole or not at all.
 
 use super::model::Report;
+use super::page;
 use anyhow::{Context as _, bail};
+use serde::Deserialize;
 use std::io::Write as _;
 use std::path::Path;
 
-/// Writes report.json (one report, or a list of several) into a folder that is made where it is not there.
+/// Writes report.json (one report, or a list of several) and its page, index.html, into a folder that is made where it is not there.
 ///
 /// # Errors
 /// Where that cannot be written.
@@ -15,7 +17,35 @@ pub fn write_report(folder: &Path, reports: &[Report]) -> anyhow::Result<()> {
         [one] => serde_json::to_string_pretty(one)?,
         several => serde_json::to_string_pretty(several)?,
     };
-    write_whole(&folder.join("report.json"), &(json + "\n"))
+    write_whole(&folder.join("report.json"), &(json + "\n"))?;
+    write_whole(&folder.join("index.html"), &page::page(reports))
+}
+
+/// Reads report.json of a folder, or a file of that form.
+///
+/// # Errors
+/// Where it cannot be read, is no report, or is one of another form.
+pub fn read_reports(path: &Path) -> anyhow::Result<Vec<Report>> {
+    let file = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let reports: Written = serde_json::from_str(&text)
+        .with_context(|| format!("{}: not a report of this bench; measure again with --report", file.display()))?;
+    let reports = match reports {
+        Written::One(report) => vec![*report],
+        Written::Several(reports) => reports,
+    };
+    for report in &reports {
+        report.check().with_context(|| file.display().to_string())?;
+    }
+    Ok(reports)
+}
+
+/// What report.json holds.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    One(Box<Report>),
+    Several(Vec<Report>),
 }
 
 /// The text of a file with other text between the markers of a measurement; everything else is somebody's prose and stays.

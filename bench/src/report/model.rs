@@ -202,6 +202,22 @@ impl Report {
             sections: Vec::new(),
         }
     }
+
+    /// Whether what was read can be shown.
+    ///
+    /// # Errors
+    /// Where it is of another form, or a row has not as many cells as there are columns.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.form != FORM {
+            anyhow::bail!("form {} is not {FORM}, which this bench reads: measure again", self.form);
+        }
+        for table in self.sections.iter().flat_map(|section| &section.tables) {
+            if table.rows.iter().any(|row| row.len() != table.columns.len()) {
+                anyhow::bail!("{}: table {:?} has rows of other lengths than its head", self.name, table.title);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Section {
