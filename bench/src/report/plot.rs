@@ -12,8 +12,6 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 420.0;
 /// Colours and dashes that the page knows; further ones begin anew.
 const STYLES: usize = 8;
-/// Mean width of a letter.
-const LETTER: f64 = 6.1;
 
 /// A plot as one `svg` element, labelled by elements of its own that are named after `id`.
 pub fn svg(plot: &Plot, id: &str) -> String {
@@ -71,6 +69,11 @@ struct Drawing {
 /// The class of the series of that number.
 const fn style(series: usize) -> usize {
     series % STYLES
+}
+
+/// About how wide words are.
+fn width(text: &str) -> f64 {
+    text.chars().map(|sign| if sign.is_uppercase() { 8.3 } else { 6.2 }).sum()
 }
 
 /// Words at a place; `class` says which end of them is there.

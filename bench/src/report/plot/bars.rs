@@ -1,7 +1,7 @@
 //! Lying bars with their names at the left, their values at the right, and whiskers from least to most.
 
 use super::scale::Scale;
-use super::{Drawing, LETTER, WIDTH, stroke, style, words};
+use super::{Drawing, WIDTH, stroke, style, width, words};
 use crate::report::escape::Escaped;
 use crate::report::figure::{Figure, Unit};
 use crate::report::model::{Bars, Group};
@@ -18,11 +18,11 @@ const RIGHT: f64 = 58.0;
 /// Names that need more stand above their bars.
 const LEFT: f64 = 150.0;
 /// Groups whose greatest bars differ by more have a scale each.
-const ONE_SCALE: f64 = 8.0;
+const ONE_SCALE: f64 = 40.0;
 
 /// Draws them.
 pub fn drawn(bars: &Bars) -> Drawing {
-    let longest = names(bars).map(|name| name.chars().count()).max().unwrap_or(0) as f64 * LETTER + 10.0;
+    let longest = names(bars).map(width).fold(0.0, f64::max) + 10.0;
     let above = longest > LEFT;
     let left = if above { 4.0 } else { longest };
     let common = common_scale(bars);
@@ -115,7 +115,6 @@ impl Canvas {
         if let Some(goal) = &figure.goal {
             let x = self.at(scale, goal.limit);
             stroke(&mut self.shapes, "goal", (x, top - 3.0), (x, top + THICK + 3.0));
-            end = if x >= to { end.max(x) } else { end };
         }
         words(&mut self.shapes, (end + 5.0, middle + 4.0), "start value", &self.unit.number(figure.median));
         self.y += PITCH;

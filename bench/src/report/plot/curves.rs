@@ -22,7 +22,7 @@ pub fn percentiles(plot: &Percentiles) -> Drawing {
     let values = || plot.curves.iter().flat_map(|curve| curve.points.iter().map(|(_, value)| *value));
     let positive = values().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
     let most = values().fold(0.0, f64::max);
-    let vertical = if most > positive * ONE_DECADE { Scale::logarithmic(values()) } else { Scale::from_zero(values()) };
+    let vertical = if most > positive * ONE_DECADE { Scale::decades(values()) } else { Scale::from_zero(values()) };
     let inner = plot.curves.iter().flat_map(|curve| curve.points.iter()).filter(|(share, _)| *share < 1.0);
     let last = inner.map(|(share, _)| nines(*share)).fold(1.0, f64::max);
     let whole = plot.curves.iter().flat_map(|curve| &curve.points).any(|(share, _)| *share >= 1.0);
@@ -65,7 +65,8 @@ pub fn percentiles(plot: &Percentiles) -> Drawing {
 /// One thing by another.
 pub fn lines(plot: &Lines) -> Drawing {
     let along = |axis: &Axis, values: &mut dyn Iterator<Item = f64>, zero: bool| match (axis.logarithmic, zero) {
-        (true, _) => Scale::logarithmic(values),
+        (true, true) => Scale::decades(values),
+        (true, false) => Scale::over_ratios(values),
         (false, true) => Scale::from_zero(values),
         (false, false) => Scale::over(values),
     };

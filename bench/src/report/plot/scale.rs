@@ -17,24 +17,33 @@ impl Scale {
         Self::Linear(0.0, if most > 0.0 { (most / step).ceil() * step } else { 1.0 })
     }
 
-    /// Over the positive ones of these, in whole decades where they span more than one.
-    pub fn logarithmic(values: impl Iterator<Item = f64>) -> Self {
-        let (least, most) = values
-            .filter(|value| value.is_finite() && *value > 0.0)
-            .fold((f64::INFINITY, 0.0), |(least, most), value| (value.min(least), value.max(most)));
-        if most == 0.0 {
-            return Self::Logarithmic(1.0, 10.0);
+    /// Over the positive ones of these, in whole decades.
+    pub fn decades(values: impl Iterator<Item = f64>) -> Self {
+        match extent(values.filter(|value| *value > 0.0)) {
+            Some((least, most)) => {
+                let low = least.log10().floor();
+                Self::Logarithmic(10_f64.powf(low), 10_f64.powf(most.log10().ceil().max(low + 1.0)))
+            }
+            None => Self::Logarithmic(1.0, 10.0),
         }
-        let (low, high) = (least.log10().floor(), most.log10().ceil());
-        Self::Logarithmic(10_f64.powf(low), 10_f64.powf(high.max(low + 1.0)))
+    }
+
+    /// Over the positive ones of these, from the least to the most by their ratio.
+    pub fn over_ratios(values: impl Iterator<Item = f64>) -> Self {
+        match extent(values.filter(|value| *value > 0.0)) {
+            Some((least, most)) if most > least => Self::Logarithmic(least, most),
+            Some((one, _)) => Self::decades([one].into_iter()),
+            None => Self::Logarithmic(1.0, 10.0),
+        }
     }
 
     /// Over these, from the least to the most.
     pub fn over(values: impl Iterator<Item = f64>) -> Self {
-        let (least, most) = values
-            .filter(|value| value.is_finite())
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (value.min(least), value.max(most)));
-        if least < most { Self::Linear(least, most) } else { Self::from_zero([most].into_iter()) }
+        match extent(values) {
+            Some((least, most)) if least < most => Self::Linear(least, most),
+            Some((one, _)) => Self::from_zero([one].into_iter()),
+            None => Self::Linear(0.0, 1.0),
+        }
     }
 
     /// Where a value lies: 0 at the beginning, 1 at the end; values outside lie at the nearer end.
@@ -55,13 +64,21 @@ impl Scale {
                 (first..first + 12).map(|at| at as f64 * step).take_while(|tick| *tick <= to + step / 1e6).collect()
             }
             Self::Logarithmic(from, to) => {
-                let (low, high) = (from.log10().round() as i32, to.log10().round() as i32);
+                let (low, high) = ((from.log10() - 1e-9).ceil() as i32, (to.log10() + 1e-9).floor() as i32);
                 // Up to eight decades have a tick each.
                 let every = usize::try_from((high - low) / 8 + 1).unwrap_or(1);
                 (low..=high).step_by(every).map(|decade| 10_f64.powi(decade)).collect()
             }
         }
     }
+}
+
+/// Least and most of what is a number.
+fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    values.filter(|value| value.is_finite()).fold(None, |found, value| {
+        let (least, most) = found.unwrap_or((value, value));
+        Some((value.min(least), value.max(most)))
+    })
 }
 
 /// The round value, of those that are 1, 2 or 5 times a power of ten, that divides a span into three to six parts.
@@ -83,9 +100,10 @@ mod tests {
         assert_eq!(Scale::from_zero([3.0, 131.0].into_iter()), Scale::Linear(0.0, 150.0));
         assert_eq!(Scale::Linear(0.0, 150.0).ticks(), [0.0, 50.0, 100.0, 150.0]);
         assert_eq!(Scale::from_zero([].into_iter()), Scale::Linear(0.0, 1.0));
-        let latency = Scale::logarithmic([0.12, 48.0].into_iter());
+        let latency = Scale::decades([0.12, 48.0].into_iter());
         assert_eq!(latency.ticks().len(), 4, "{latency:?}");
         assert_eq!((latency.share(0.1), latency.share(1_000.0), latency.share(0.0)), (0.0, 1.0, 0.0));
+        assert_eq!(Scale::over_ratios([1_024.0, 1_048_576.0].into_iter()).ticks(), [1e4, 1e5, 1e6]);
         for many in [1e-9, 7.3, 1e4, 9.9e12] {
             let ticks = Scale::from_zero([many].into_iter()).ticks();
             assert!((3..=8).contains(&ticks.len()), "{many}: {ticks:?}");
@@ -96,7 +114,9 @@ mod tests {
     fn what_is_no_number_draws_nothing_absurd() {
         for scale in [
             Scale::from_zero([f64::NAN, f64::INFINITY].into_iter()),
-            Scale::logarithmic([f64::NAN, -1.0].into_iter()),
+            Scale::decades([f64::NAN, -1.0].into_iter()),
+            Scale::over_ratios([0.0].into_iter()),
+            Scale::over_ratios([3.0].into_iter()),
             Scale::over([5.0, 5.0].into_iter()),
             Scale::over([].into_iter()),
         ] {
