@@ -52,6 +52,8 @@ pub fn script(scenario: &Scenario, frame: &[u8]) -> Script {
         pushed: scenario.pushed(),
         checksum,
         vary: u32::from(scenario.kind != Kind::Echo),
+        flood: scenario.flood,
+        reserved: 0,
         head,
     }
 }

@@ -36,6 +36,8 @@ pub struct Runs {
     pub rounds: Vec<(f64, f64)>,
     /// How packets ended, most frequent first.
     pub reasons: Vec<(Reason, u64)>,
+    /// Under a flood: the share of packets of established flows that found their flow.
+    pub kept: Option<f64>,
 }
 
 /// Keeps this thread on one CPU: per-CPU rows and caches stay warm.
@@ -69,6 +71,12 @@ impl Harness {
         loaded(&mut self.replay, replay)?;
         let timed = self.timed.try_clone().context("the director's descriptor")?;
         let warm = u32::try_from(self.scenario.flows.unwrap_or(0) * 2).unwrap_or(u32::MAX).max(packets / 4);
+        if self.scenario.flood != 0 {
+            // Flows are established before the flood comes.
+            set(&mut self.replay, "SCRIPT", 0, Row(Script { flood: 0, ..self.script }))?;
+            self.time(replay, &timed, warm)?;
+            set(&mut self.replay, "SCRIPT", 0, Row(self.script))?;
+        }
         self.time(replay, &timed, warm)?;
         let before = self.reasons()?;
         let mut measured = Vec::new();
@@ -78,7 +86,8 @@ impl Harness {
             measured.push((whole, floor));
         }
         let reasons = self.judged(&before)?;
-        Ok(Runs { rounds: measured, reasons })
+        let kept = (self.scenario.flood != 0).then(|| kept(&reasons, self.scenario.flood));
+        Ok(Runs { rounds: measured, reasons, kept })
     }
 
     /// Pins the director and its maps.
@@ -142,6 +151,13 @@ impl Harness {
         }
         Ok(ended)
     }
+}
+
+/// Share of the packets of established flows, one of `flood`, that found their flow: packets of the flood never do.
+fn kept(reasons: &[(Reason, u64)], flood: u32) -> f64 {
+    let all: u64 = reasons.iter().map(|(_, packets)| packets).sum();
+    let found: u64 = reasons.iter().filter(|(reason, _)| *reason == Reason::FlowHit).map(|(_, packets)| packets).sum();
+    (found as f64 * f64::from(flood) / all.max(1) as f64).min(1.0)
 }
 
 /// A program of an object.

@@ -1,9 +1,12 @@
 //! The report: medians and least values over the rounds, the floor beside, and what is to be reached.
 
 use super::harness::Runs;
-use super::scenario::Scenario;
-use crate::report::{Bar, Bars, Column, Figure, Group, Machine, Note, Plot, Report, Section, Table, Unit};
+use super::scenario::{FLOOD, Scenario};
+use crate::report::{Bar, Bars, Cell, Column, Figure, Group, Machine, Note, Plot, Report, Section, Table, Unit};
 use serde::Serialize;
+
+/// Share of established packets that must find their flow in a flood.
+const KEPT: f64 = 0.999;
 
 /// Everything that was measured, as `-o json` prints it.
 #[derive(Debug, Serialize)]
@@ -32,6 +35,9 @@ pub struct Measured {
     goal: Option<f64>,
     /// How packets ended.
     reasons: Vec<(&'static str, u64)>,
+    /// Under a flood: the share of packets of established flows that found their flow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<f64>,
     /// Nanoseconds net of each round.
     #[serde(skip)]
     net: Vec<f64>,
@@ -76,7 +82,15 @@ impl Measured {
             spread: (at(&net, 0.75) - at(&net, 0.25)) / 2.0,
         };
         let reasons = runs.reasons.iter().map(|(reason, packets)| (reason.as_str(), *packets)).collect();
-        Self { name: scenario.name, method: scenario.method(), ns, goal: scenario.goal(), reasons, net }
+        Self {
+            name: scenario.name,
+            method: scenario.method(),
+            ns,
+            goal: scenario.goal(),
+            reasons,
+            kept: runs.kept,
+            net,
+        }
     }
 
     /// Net, of all rounds.
@@ -121,22 +135,24 @@ impl Figures {
             Unit::Count.number(f64::from(self.packets))
         )));
         section.tables.push(self.table());
-        section.plots.push(self.plot());
+        section.plots.push(plot(&self.scenarios));
         report.sections.push(section);
+        if let Some(flood) = self.flood() {
+            report.sections.push(flood);
+        }
     }
 
     fn table(&self) -> Table {
         let ns = |name| Column::of(name, Unit::Nanoseconds);
-        let head =
-            vec![Column::new("scenario"), Column::new("method"), ns("net"), ns("least"), ns("total"), ns("floor")];
-        let mut table = Table::new("", head);
-        table.columns.push(Column::new("packets ended"));
+        let head = [ns("net"), ns("least"), ns("total"), ns("floor"), Column::new("packets ended")];
+        let names = [Column::new("scenario"), Column::new("method")];
+        let mut table = Table::new("", names.into_iter().chain(head).collect());
         let exact = |value| Figure::exact(Unit::Nanoseconds, value).into();
         for one in &self.scenarios {
             table.row(vec![
                 one.name.into(),
                 one.method.into(),
-                crate::report::Cell::or_missing(one.net(), ""),
+                Cell::or_missing(one.net(), ""),
                 exact(one.ns.net_least),
                 exact(one.ns.total),
                 exact(one.ns.floor),
@@ -146,19 +162,44 @@ impl Figures {
         table
     }
 
-    /// A group of bars for each scenario.
-    fn plot(&self) -> Plot {
-        let mut groups: Vec<Group> = Vec::new();
+    /// What a SYN flood does to flows that were there before, where that was measured.
+    fn flood(&self) -> Option<Section> {
+        let mut section = Section::new("Established flows under a SYN flood");
+        section.notes.push(Note::new(format!(
+            "{} of {} packets are SYNs of sources that never return; the others are of the flows that the scenario names, \
+             established before the flood came.",
+            FLOOD - 1,
+            FLOOD
+        )));
+        let columns = ["scenario", "method"].map(Column::new).into_iter();
+        let figures = [
+            Column::of("established packets that found their flow", Unit::Share),
+            Column::of("net", Unit::Nanoseconds),
+        ];
+        let mut table = Table::new("", columns.chain(figures).collect());
         for one in &self.scenarios {
-            let Some(figure) = one.net() else { continue };
-            let bar = Bar { name: one.method.to_owned(), figure };
-            match groups.last_mut().filter(|group| group.name == one.name) {
-                Some(group) => group.bars.push(bar),
-                None => groups.push(Group { name: one.name.to_owned(), bars: vec![bar] }),
-            }
+            let Some(kept) = one.kept else { continue };
+            let kept = Figure::exact(Unit::Share, kept).at_least(KEPT);
+            table.row(vec![one.name.into(), one.method.into(), kept.into(), Cell::or_missing(one.net(), "")]);
         }
-        Plot::Bars(Bars { title: "Nanoseconds per packet, net".to_owned(), unit: Unit::Nanoseconds, groups })
+        let measured = !table.rows.is_empty();
+        section.tables.push(table);
+        measured.then_some(section)
     }
+}
+
+/// A group of bars for each scenario.
+fn plot(scenarios: &[Measured]) -> Plot {
+    let mut groups: Vec<Group> = Vec::new();
+    for one in scenarios {
+        let Some(figure) = one.net() else { continue };
+        let bar = Bar { name: one.method.to_owned(), figure };
+        match groups.last_mut().filter(|group| group.name == one.name) {
+            Some(group) => group.bars.push(bar),
+            None => groups.push(Group { name: one.name.to_owned(), bars: vec![bar] }),
+        }
+    }
+    Plot::Bars(Bars { title: "Nanoseconds per packet, net".to_owned(), unit: Unit::Nanoseconds, groups })
 }
 
 fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {

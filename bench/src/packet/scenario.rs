@@ -48,6 +48,9 @@ pub struct Scenario {
     pub kind: Kind,
     /// Flows, a power of two; `None` = each packet is a flow of its own.
     pub flows: Option<u64>,
+    /// 0, or one packet of so many is of these flows, which are established before; the others are SYNs of sources that never
+    /// return.
+    pub flood: u32,
     /// For what reason at least 95 of 100 packets must end.
     pub reasons: &'static [Reason],
 }
@@ -71,6 +74,9 @@ impl Scenario {
     /// Most nanoseconds net that are good, where somebody set a goal.
     pub fn goal(&self) -> Option<f64> {
         let hot = self.flows == Some(1);
+        if self.flood != 0 {
+            return None;
+        }
         Some(match (self.kind, self.delivery, self.flows) {
             (Kind::Elsewhere, ..) => 10.0,
             (Kind::Echo | Kind::TooBig, ..) => return None,
@@ -101,6 +107,9 @@ impl Scenario {
 
 const HIT: &[Reason] = &[Reason::FlowHit];
 const NEW: &[Reason] = &[Reason::FlowNew, Reason::FlowUntracked];
+const HIT_OR_NEW: &[Reason] = &[Reason::FlowHit, Reason::FlowNew, Reason::FlowUntracked];
+/// Nine packets of ten are SYNs of strangers.
+pub const FLOOD: u32 = 10;
 
 /// All rows, L2 before TUNNEL.
 pub fn all() -> Vec<Scenario> {
@@ -120,10 +129,25 @@ pub fn all() -> Vec<Scenario> {
     let mut rows = Vec::new();
     for (name, v6, kind, flows, reasons) in flows {
         for delivery in [Delivery::L2, Delivery::Tunnel] {
-            rows.push(Scenario { name, delivery, v6, kind, flows, reasons });
+            rows.push(Scenario { name, delivery, v6, kind, flows, flood: 0, reasons });
         }
     }
-    let one = |name, delivery, kind, reasons| Scenario { name, delivery, v6: false, kind, flows: Some(1), reasons };
+    for (name, flows) in [("flood4_1k", 1 << 10), ("flood4_64k", 1 << 16), ("flood4_1m", 1 << 20)] {
+        for delivery in [Delivery::L2, Delivery::Tunnel] {
+            let flows = Some(flows);
+            rows.push(Scenario {
+                name,
+                delivery,
+                v6: false,
+                kind: Kind::Ack,
+                flows,
+                flood: FLOOD,
+                reasons: HIT_OR_NEW,
+            });
+        }
+    }
+    let one =
+        |name, delivery, kind, reasons| Scenario { name, delivery, v6: false, kind, flows: Some(1), flood: 0, reasons };
     rows.push(one("gue4", Delivery::Gue, Kind::Ack, HIT));
     rows.push(one("icmp4", Delivery::Tunnel, Kind::Echo, &[Reason::EchoAnswered]));
     rows.push(one("ptb4", Delivery::Tunnel, Kind::TooBig, &[Reason::TooBigAnswered]));

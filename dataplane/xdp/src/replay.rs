@@ -17,8 +17,13 @@ pub struct Script {
     pub checksum: u32,
     /// 1 = source address and port tell the flow; 0 = each packet is the template.
     pub vary: u32,
+    /// 0 = all packets are like the template. N = one packet of N is, of those flows, and the others are TCP SYNs of a new
+    /// flow each.
+    pub flood: u32,
+    /// 0.
+    pub reserved: u32,
     /// The frame's beginning: its first 54 (IPv4) or 74 bytes are written.
     pub head: [u8; HEAD_BYTES],
 }
 
-const _: () = assert!(size_of::<Script>() == 104);
+const _: () = assert!(size_of::<Script>() == 112);

@@ -115,6 +115,8 @@ impl Canvas {
         if let Some(goal) = &figure.goal {
             let x = self.at(scale, goal.limit);
             stroke(&mut self.shapes, "goal", (x, top - 3.0), (x, top + THICK + 3.0));
+            let text = width(&self.unit.number(figure.median)) + 8.0;
+            end = if (end - 2.0..end + text).contains(&x) { x } else { end };
         }
         words(&mut self.shapes, (end + 5.0, middle + 4.0), "start value", &self.unit.number(figure.median));
         self.y += PITCH;

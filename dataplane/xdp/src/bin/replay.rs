@@ -28,6 +28,11 @@ mod bpf {
     /// Ethernet, IPv6, TCP.
     const HEAD6: usize = 74;
 
+    /// Number of the first flow of a flood: above all those of a template.
+    const FLOOD: u64 = 1 << 26;
+    /// The flags of a TCP segment that opens a connection; they stand 7 bytes before the end of its header.
+    const SYN: u8 = 0x02;
+
     #[xdp]
     pub fn replay4(context: XdpContext) -> u32 {
         replay::<HEAD4>(context)
@@ -62,10 +67,16 @@ mod bpf {
             }
         }
         // SAFETY: the map's value; runs follow one another on one CPU.
-        let flow = unsafe {
-            let flow = *turn;
-            *turn = flow + 1;
-            flow & script.flow_mask
+        let number = unsafe {
+            let number = *turn;
+            *turn = number + 1;
+            number
+        };
+        let (flow, opens) = match u64::from(script.flood) {
+            0 => (number & script.flow_mask, false),
+            every if number % every == 0 => (number / every & script.flow_mask, false),
+            // No flow of the template's has such a number.
+            _ => (number + FLOOD, true),
         };
         if context.data() + HEAD > context.data_end() {
             return None;
@@ -76,6 +87,9 @@ mod bpf {
         const { assert!(HEAD <= HEAD_BYTES) };
         let (template, _) = script.head.split_first_chunk::<HEAD>()?;
         *head = *template;
+        if opens {
+            head[HEAD - 7] = SYN;
+        }
         if script.vary == 0 {
             return Some(());
         }
