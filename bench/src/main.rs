@@ -1,15 +1,28 @@
 //! `sluicegate-bench`: measures the parts of Sluicegate that claim to be fast. It is not needed to run a gateway, and it
 //! knows no result in advance.
 
+mod accounting;
+mod asker;
+mod certificate;
 mod cluster;
+mod compare;
+mod control;
+mod daemon;
 mod flows;
+mod gateway;
 #[allow(dead_code, reason = "what a comparison needs of it comes before its command line")]
 mod http;
+mod interrupt;
 mod live;
+mod manifests;
 mod memory;
 mod packet;
+mod proxies;
+mod relay;
 #[allow(dead_code, unused_imports, reason = "a vocabulary: each measurement takes the words that it needs")]
 mod report;
+mod responder;
+mod upstream;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,7 +41,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
                   sluicegate-bench packet tcp4_hit --keep          # leave the program pinned for another harness\n  \
                   sluicegate-bench flows                           # who moves when things change\n  \
                   sluicegate-bench live --katran balancer.bpf.o    # packets per second beside a peer\n  \
-                  sluicegate-bench cluster                         # 20,000 Ingresses from an API server\n\n\
+                  sluicegate-bench cluster                         # 20,000 Ingresses from an API server\n  \
+                  sluicegate-bench compare --quick                 # beside nginx and HAProxy\n  \
+                  sluicegate-bench control --quick                 # how fast changes come true\n\n\
                   Exit codes: 0 success, 1 something did not work, 2 wrong usage."
 )]
 struct Cli {
@@ -53,6 +68,16 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Show reports that `--report DIR` wrote: several runs as one page, or as Markdown
     Report(report::Arguments),
+    /// Sluicegate beside nginx, HAProxy, Envoy, Traefik and Caddy: CPU per request, requests/s, latency, memory
+    Compare(compare::Arguments),
+    /// Changes of manifests: first full state, change to socket and packet, requests lost, memory; nginx and HAProxy beside it
+    Control(control::Arguments),
+    /// The backend that `compare` and `control` start
+    #[command(hide = true)]
+    Respond(responder::Arguments),
+    /// The bare relay that `compare` starts
+    #[command(hide = true)]
+    Relay(relay::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +90,10 @@ fn main() -> ExitCode {
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Control(arguments) => control::run(&arguments),
+        Command::Respond(arguments) => responder::run(&arguments),
+        Command::Relay(arguments) => relay::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
