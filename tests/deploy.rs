@@ -357,7 +357,7 @@ fn every_value_is_explained() {
     assert!(described.remove("global"), "what Helm passes to parts of other charts");
     // Whole parts that are passed on are one value.
     let whole = |name: &String| {
-        let parts = [".resources", ".nodeSelector", ".tolerations"];
+        let parts = [".resources", ".nodeSelector", ".tolerations", ".labels"];
         parts
             .iter()
             .find_map(|part| name.find(part).map(|at| name[..at + part.len()].to_owned()))
@@ -426,6 +426,29 @@ fn the_plain_manifest_is_what_the_chart_renders_by_default() {
     helm(&["lint", "--strict", "helm/sluicegate"]).expect("no complaint");
 }
 
+/// What the sidecar of Grafana looks for.
+fn is_dashboard(config: &Value) -> bool {
+    config["metadata"]["labels"]["grafana_dashboard"] == "1"
+}
+
+/// Each file is in a ConfigMap of its own, byte for byte but for the line feed at its end.
+fn assert_dashboards_are_whole(objects: &[Value]) {
+    let shown: BTreeMap<String, String> = of_kind(objects, "ConfigMap")
+        .filter(|config| is_dashboard(config))
+        .flat_map(|config| config["data"].as_object().expect("its files"))
+        .map(|(name, text)| (name.clone(), text.as_str().expect("text").trim_end().to_owned()))
+        .collect();
+    let files = std::fs::read_dir(deploy("dashboards")).expect("dashboards").map(|file| file.expect("a file").path());
+    let written: BTreeMap<String, String> = files
+        .map(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            (format!("sluicegate-{name}"), std::fs::read_to_string(&path).expect("a dashboard").trim_end().to_owned())
+        })
+        .collect();
+    assert!(!written.is_empty());
+    assert!(shown == written, "{:?} beside {:?}", shown.keys(), written.keys());
+}
+
 #[test]
 #[ignore = "needs helm on the PATH or in HELM"]
 fn the_chart_renders_what_is_asked_for() {
@@ -435,6 +458,7 @@ fn the_chart_renders_what_is_asked_for() {
         "gateway.hostPorts.http=0",
         "serviceMonitor.enabled=true",
         "alerts.enabled=true",
+        "dashboards.enabled=true",
     ]);
     assert_kubernetes_takes(&deployment);
     assert_program_takes(&deployment);
@@ -444,6 +468,8 @@ fn the_chart_renders_what_is_asked_for() {
     assert_eq!(of_kind(&deployment, "ServiceMonitor").count(), 1);
     let rules = of_kind(&deployment, "PrometheusRule").next().expect("alerts");
     assert_eq!(rules["spec"], objects(&deploy("alerts/sluicegate.yaml"))[0]);
+    assert_dashboards_are_whole(&deployment);
+    assert!(of_kind(&plain(), "ConfigMap").all(|one| !is_dashboard(one)), "only where they are asked for");
 
     let one = rendered(&[
         "watchNamespace=shop",

@@ -277,8 +277,20 @@ fn alerts_name_series_and_labels_that_exist_and_say_what_to_do() {
 }
 
 #[test]
-fn the_chart_brings_the_same_alerts() {
+fn the_chart_brings_the_same_alerts_and_dashboards() {
     assert_eq!(read("alerts/sluicegate.yaml"), read("helm/sluicegate/files/alerts.yaml"));
+    let names = |folder: &str| -> BTreeSet<_> {
+        let files = std::fs::read_dir(deploy(folder)).expect("a folder");
+        files.map(|file| file.expect("a file").file_name()).collect()
+    };
+    let dashboards = names("dashboards");
+    assert_eq!(dashboards, names("helm/sluicegate/files/dashboards"));
+    for name in dashboards.iter().filter_map(|name| name.to_str()) {
+        assert!(
+            read(&format!("dashboards/{name}")) == read(&format!("helm/sluicegate/files/dashboards/{name}")),
+            "copy deploy/dashboards/{name} into the chart"
+        );
+    }
 }
 
 #[test]
