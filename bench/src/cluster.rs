@@ -8,13 +8,13 @@ mod backends;
 mod program;
 mod server;
 
+use crate::report::{Cell, Column, Curve, Figure, Output, Percentiles, Plot, Report, Section, Table, Unit};
 use anyhow::bail;
 use backends::Backends;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use program::Program;
 use serde::Serialize;
 use server::Server;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -36,10 +36,12 @@ pub struct Arguments {
     /// The program; the one beside this one if it is not given
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    #[command(flatten)]
+    output: Output,
 }
+
+/// Name of its reports.
+const NAME: &str = "cluster";
 
 impl Arguments {
     /// Applications that are changed and asked have the backend alone: the other endpoints are nobody.
@@ -48,19 +50,9 @@ impl Arguments {
     }
 }
 
-/// How a report is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum OutputFormat {
-    /// A table in Markdown.
-    #[default]
-    Table,
-    /// One JSON document.
-    Json,
-}
-
 /// What came out.
 #[derive(Debug, Serialize)]
-struct Report {
+struct Measured {
     ingresses: u32,
     endpoints: u32,
     /// Seconds from the start of the process until the first full state is served.
@@ -90,6 +82,7 @@ struct Report {
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Times {
     p50: f64,
+    p90: f64,
     p99: f64,
     most: f64,
 }
@@ -98,7 +91,21 @@ impl Times {
     fn of(mut all: Vec<Duration>) -> Self {
         all.sort_unstable();
         let at = |part: f64| all[((all.len() - 1) as f64 * part).round() as usize].as_secs_f64() * 1e3;
-        Self { p50: at(0.5), p99: at(0.99), most: at(1.0) }
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), most: at(1.0) }
+    }
+
+    fn points(&self) -> Vec<(f64, f64)> {
+        vec![(0.5, self.p50), (0.9, self.p90), (0.99, self.p99), (1.0, self.most)]
+    }
+
+    fn cell(&self) -> Cell {
+        let milliseconds = |value: f64| Figure::exact(Unit::Milliseconds, value);
+        let figures = [
+            ("p50", milliseconds(self.p50)),
+            ("p99", milliseconds(self.p99).at_most(10.0)),
+            ("most", milliseconds(self.most)),
+        ];
+        Cell::Figures(figures.map(|(name, figure)| (name.to_owned(), figure)).into())
     }
 }
 
@@ -117,15 +124,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.ingresses < 2 * arguments.changes {
         bail!("{} changes of each kind need {} Ingresses", arguments.changes, 2 * arguments.changes);
     }
-    let report = measure(arguments, &program)?;
-    match arguments.output {
-        OutputFormat::Table => print!("{}", table(&report)),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-    }
-    Ok(())
+    arguments.output.check(NAME)?;
+    let mut report = Report::new(NAME, "From an API server to the socket");
+    let measured = measure(arguments, &program)?;
+    measured.fill(&mut report);
+    arguments.output.deliver(&report, &measured)
 }
 
-fn measure(arguments: &Arguments, program: &std::path::Path) -> anyhow::Result<Report> {
+fn measure(arguments: &Arguments, program: &std::path::Path) -> anyhow::Result<Measured> {
     let backends = Backends::start()?;
     let server = Server::start(arguments.kubeconfig.as_deref())?;
     server.prepare()?;
@@ -163,7 +169,7 @@ fn measure(arguments: &Arguments, program: &std::path::Path) -> anyhow::Result<R
     // Long enough for it to lead and to look at every status.
     std::thread::sleep(Duration::from_secs(5));
     let restart_writes = writes_since(&server, before);
-    Ok(Report {
+    Ok(Measured {
         ingresses: arguments.ingresses,
         endpoints: (0..arguments.ingresses).map(|number| arguments.endpoints_of(number)).sum(),
         first_state: first_state.as_secs_f64(),
@@ -258,53 +264,59 @@ fn each(server: &Server, before: Option<usize>, changes: u32) -> Option<f64> {
     server.count_since(before?).map(|(all, _)| all as f64 / f64::from(changes))
 }
 
-fn table(report: &Report) -> String {
-    const MIB: f64 = 1_048_576.0;
-    let mib = |bytes: u64| bytes as f64 / MIB;
-    let counted = |count: Option<f64>| count.map_or_else(|| "not counted".to_owned(), |count| format!("{count:.2}"));
-    let times = |of: &Times| format!("p50 {:.2}, p99 {:.2}, most {:.1}", of.p50, of.p99, of.most);
-    let per = |bytes: u64| mib(bytes) / f64::from(report.ingresses) * 1e3;
-    let mut rows = vec![
-        ("first full state".to_owned(), format!("{:.2} s", report.first_state)),
-        ("every status written".to_owned(), format!("{:.1} s after it", report.statuses)),
-        ("status requests for each Ingress".to_owned(), counted(report.status_requests)),
-        ("first full state after a restart".to_owned(), format!("{:.2} s", report.restart)),
-    ];
-    if let Some(writes) = report.restart_writes {
-        rows.push(("status writes after a restart".to_owned(), writes.to_string()));
+impl Measured {
+    /// What of it people read.
+    fn fill(&self, report: &mut Report) {
+        let (ingresses, endpoints) =
+            (Unit::Count.number(f64::from(self.ingresses)), Unit::Count.number(f64::from(self.endpoints)));
+        let title = format!("{ingresses} Ingresses, {endpoints} endpoints, from an API server");
+        let mut table = Table::new("", vec![Column::new(&title), Column::new("measured")]);
+        for (name, cell) in self.rows() {
+            table.row(vec![name.into(), cell]);
+        }
+        let mut section = Section::new("");
+        section.tables.push(table);
+        section.plots.push(Plot::Percentiles(Percentiles {
+            title: "From a change at the server to the socket".to_owned(),
+            unit: Unit::Milliseconds,
+            curves: [("EndpointSlice", &self.endpoint_change), ("Ingress", &self.ingress_change)]
+                .map(|(name, times)| Curve { name: name.to_owned(), points: times.points() })
+                .into(),
+        }));
+        report.sections.push(section);
     }
-    rows.extend([
-        (
-            "memory, resident".to_owned(),
-            format!(
-                "{:.0} MiB ({:.0} without the cluster; {:.0} at most)",
-                mib(report.resident),
-                mib(report.empty),
-                mib(report.peak)
+
+    fn rows(&self) -> Vec<(&'static str, Cell)> {
+        const NOT_COUNTED: &str = "this server does not count requests";
+        let seconds = |seconds: f64| Figure::exact(Unit::Seconds, seconds);
+        let mebibytes = |bytes: u64| Figure::exact(Unit::Mebibytes, bytes as f64 / f64::from(1 << 20));
+        let counted =
+            |count: Option<f64>| Cell::or_missing(count.map(|count| Figure::exact(Unit::Count, count)), NOT_COUNTED);
+        let whole = |count: Option<usize>| count.map(|count| Figure::count(count as u64));
+        let none = |count: Option<usize>| Cell::or_missing(whole(count).map(|figure| figure.at_most(0.0)), NOT_COUNTED);
+        let each = self.resident.saturating_sub(self.empty) * 1_000 / u64::from(self.ingresses.max(1));
+        let memory = [("", self.resident), ("without the cluster", self.empty), ("at most", self.peak)];
+        let memory = memory.map(|(name, bytes)| (name.to_owned(), mebibytes(bytes)));
+        vec![
+            ("first full state", seconds(self.first_state).at_most(5.0).into()),
+            ("every status written, after it", seconds(self.statuses).into()),
+            ("status requests for each Ingress", counted(self.status_requests)),
+            ("first full state after a restart", seconds(self.restart).at_most(5.0).into()),
+            ("status writes after a restart", none(self.restart_writes)),
+            ("memory, resident", Cell::Figures(memory.into())),
+            ("memory for each 1,000 Ingresses with Services and endpoints", mebibytes(each).at_most(4.0).into()),
+            ("change of one EndpointSlice → socket", self.endpoint_change.cell()),
+            ("change of one Ingress → socket", self.ingress_change.cell()),
+            ("API requests for each change of an EndpointSlice", counted(self.endpoint_requests)),
+            ("API requests for each change of an Ingress", counted(self.ingress_requests)),
+            (
+                "API requests in a minute without changes (leases and watches)",
+                Cell::or_missing(whole(self.idle_requests), NOT_COUNTED),
             ),
-        ),
-        (
-            "memory for each 1,000 Ingresses with Services and endpoints".to_owned(),
-            format!("{:.1} MiB", per(report.resident.saturating_sub(report.empty))),
-        ),
-        ("change of one EndpointSlice → socket, ms".to_owned(), times(&report.endpoint_change)),
-        ("change of one Ingress → socket, ms".to_owned(), times(&report.ingress_change)),
-        ("API requests for each change of an EndpointSlice".to_owned(), counted(report.endpoint_requests)),
-        ("API requests for each change of an Ingress".to_owned(), counted(report.ingress_requests)),
-    ]);
-    if let Some(idle) = report.idle_requests {
-        rows.push(("API requests in a minute without changes (leases and watches)".to_owned(), idle.to_string()));
+            (
+                "status writes in relists of everything",
+                self.relists.map_or_else(|| none(None), |(_, writes)| none(Some(writes))),
+            ),
+        ]
     }
-    if let Some((relists, writes)) = report.relists {
-        rows.push((format!("status writes in {relists} relists of everything"), writes.to_string()));
-    }
-    let mut text = format!(
-        "| {} Ingresses, {} endpoints, from an API server | measured |\n| --- | --- |\n",
-        report.ingresses, report.endpoints
-    );
-    for (name, value) in rows {
-        // Writing to a String does not fail.
-        let _written = writeln!(text, "| {name} | {value} |");
-    }
-    text
 }

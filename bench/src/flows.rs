@@ -11,13 +11,14 @@ pub mod programmer;
 mod report;
 mod ring;
 
+use crate::report::Output;
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use frames::Flow;
 use laboratory::{Laboratory, REALS};
 use probe::Probe;
 use programmer::{Engine, Programmer, Release, Wish};
-use report::{Event, Report};
+use report::{Event, Events};
 use ring::Ring;
 use sluicegate_netlab::traffic::TcpClient;
 use std::time::{Duration, Instant};
@@ -34,20 +35,12 @@ pub struct Arguments {
     /// What forwards; `packet` keeps its tables in the process, so that it is not killed here
     #[arg(long, value_enum, default_value_t)]
     engine: Engine,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    #[command(flatten)]
+    output: Output,
 }
 
-/// How a report is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum OutputFormat {
-    /// Aligned columns.
-    #[default]
-    Table,
-    /// One JSON document.
-    Json,
-}
+/// Name of its reports.
+const NAME: &str = "flows";
 
 /// Runs all events, and prints the report on standard output; progress goes to standard error.
 ///
@@ -57,17 +50,17 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("network namespaces and eBPF programs need root");
     }
-    let mut bench = Bench::set_up(arguments)?;
+    arguments.output.check(NAME)?;
+    let mut report = report::begin(arguments.engine);
+    let mut bench = Bench::set_up(arguments, Events::new(&report.machine, arguments.flows, arguments.connections))?;
     bench.changes()?;
     if arguments.engine == Engine::Xdp {
         bench.deaths()?;
     }
     bench.take_over(arguments.flows)?;
-    match arguments.output {
-        OutputFormat::Table => print!("{}", bench.report.table()),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&bench.report)?),
-    }
-    match bench.report.missed() {
+    bench.events.fill(&mut report);
+    arguments.output.deliver(&report, &bench.events)?;
+    match bench.events.missed() {
         0 => Ok(()),
         missed => bail!("{missed} events moved or broke flows that must stay"),
     }
@@ -88,12 +81,12 @@ struct Bench {
     connections: Vec<TcpClient>,
     /// Weights of the real servers as they are; 0 = not listed.
     weights: [u16; REALS],
-    report: Report,
+    events: Events,
 }
 
 impl Bench {
     /// All real servers but the last, with equal weights.
-    fn set_up(arguments: &Arguments) -> anyhow::Result<Self> {
+    fn set_up(arguments: &Arguments, events: Events) -> anyhow::Result<Self> {
         let laboratory = Laboratory::new().context("the laboratory")?;
         let mut weights = [1; REALS];
         weights[REALS - 1] = 0;
@@ -103,8 +96,7 @@ impl Bench {
         eprintln!("opening {} flows", arguments.flows);
         let flows = open(&laboratory, &probe, &weights, 0..arguments.flows)?;
         let connections = laboratory.connect(arguments.connections)?;
-        let report = Report::new(arguments.flows, arguments.connections);
-        Ok(Self { engine: arguments.engine, laboratory, programmer, probe, flows, connections, weights, report })
+        Ok(Self { engine: arguments.engine, laboratory, programmer, probe, flows, connections, weights, events })
     }
 
     /// Real servers that come, go, and weigh differently.
@@ -182,7 +174,7 @@ impl Bench {
             broken,
         };
         eprintln!("{}: {} of {} flows moved, {} connections broke", event.event, moved, event.flows, broken);
-        self.report.add(event);
+        self.events.add(event);
         Ok(())
     }
 }

@@ -5,8 +5,9 @@
 //! (as many rings as there are), and a million flows. The forwarder is the one of the program, in a namespace of its
 //! own.
 
-use crate::live::rig::{PORT, Rig, SENDER};
+use crate::live::rig::{Load, PORT, Rig, SENDER};
 use crate::packet::tables::VIP4;
+use crate::report::{Bar, Bars, Cell, Column, Figure, Group, Note, Output, Plot, Report, Section, Table, Unit};
 use anyhow::{Context as _, bail};
 use aya::maps::MapData;
 use clap::{Args, ValueEnum};
@@ -36,29 +37,21 @@ pub struct Arguments {
     /// CPU that sends the flows
     #[arg(long, default_value_t = 0)]
     cpu: usize,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    #[command(flatten)]
+    output: Output,
 }
+
+/// Name of its reports.
+const NAME: &str = "memory";
 
 /// Which real servers VIPs have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-enum Sets {
+pub(crate) enum Sets {
     /// All have the same ones.
     Equal,
     /// Each has others.
     Different,
-}
-
-/// How a report is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum OutputFormat {
-    /// A table in Markdown.
-    #[default]
-    Table,
-    /// One JSON document.
-    Json,
 }
 
 const VIPS: u32 = 512;
@@ -93,16 +86,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("namespaces and eBPF programs need root");
     }
+    arguments.output.check(NAME)?;
+    let mut report = Report::new(NAME, "Memory of a large fleet");
     let measured = match arguments.sets {
         Some(sets) => vec![measure(sets, arguments)?],
         None => vec![elsewhere("equal", arguments)?, elsewhere("different", arguments)?],
     };
-    match arguments.output {
-        OutputFormat::Json if arguments.sets.is_some() => println!("{}", serde_json::to_string(&measured[0])?),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&measured)?),
-        OutputFormat::Table => print!("{}", table(&measured)),
-    }
-    Ok(())
+    fill(&mut report, &measured);
+    arguments.output.deliver(&report, &measured)
 }
 
 /// In a process of its own: what one fleet leaves behind is not counted to the other.
@@ -114,7 +105,8 @@ fn elsewhere(sets: &str, arguments: &Arguments) -> anyhow::Result<Measured> {
     if !output.status.success() {
         bail!("the measurement with {sets} sets failed");
     }
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let measured: Vec<Measured> = serde_json::from_slice(&output.stdout)?;
+    measured.into_iter().next().context("the measurement printed nothing")
 }
 
 fn measure(sets: Sets, arguments: &Arguments) -> anyhow::Result<Measured> {
@@ -147,8 +139,9 @@ fn fleet(forwarder: &Forwarder, rig: &mut Rig, sets: Sets, changes: u32, root: &
     }
     // The forwarder asks for its next hop at once and then each 10 s; while frames are sent nobody answers.
     std::thread::sleep(Duration::from_secs(2));
-    rig.send(FLOWS, FLOWS as u32)?;
-    rig.send(FLOWS, FLOWS as u32)?;
+    for _ in 0..2 {
+        rig.send(Load { flows: FLOWS, flood: 0 }, FLOWS as u32, None)?;
+    }
     let sweeps = status.flows.sweeps;
     let swept = wait(forwarder, |status| status.flows.sweeps > sweeps + 1)?;
     let flows = swept.flows.established + swept.flows.tentative;
@@ -191,7 +184,7 @@ fn fleet(forwarder: &Forwarder, rig: &mut Rig, sets: Sets, changes: u32, root: &
 }
 
 /// From the call to the status that says that it is in the tables.
-fn apply(forwarder: &Forwarder, bindings: &BTreeMap<IpAddr, Arc<VipBinding>>) -> anyhow::Result<Duration> {
+pub(crate) fn apply(forwarder: &Forwarder, bindings: &BTreeMap<IpAddr, Arc<VipBinding>>) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let wish = forwarder.apply(bindings);
     wait(forwarder, |status| status.applied >= wish)?;
@@ -211,14 +204,14 @@ fn wait(forwarder: &Forwarder, reached: impl Fn(&ForwarderStatus) -> bool) -> an
 }
 
 /// The first one is asked by the frames of the rig; the others lie in the range for benchmarks (RFC 2544).
-fn vip(number: u32) -> IpAddr {
+pub(crate) fn vip(number: u32) -> IpAddr {
     match number {
         0 => VIP4.into(),
         _ => Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + number).into(),
     }
 }
 
-fn binding(sets: Sets, number: u32, without: Option<u32>) -> VipBinding {
+pub(crate) fn binding(sets: Sets, number: u32, without: Option<u32>) -> VipBinding {
     let offset = if sets == Sets::Equal { 0 } else { number * 3 };
     let real = |real: u32| RealServer {
         address: Ipv4Addr::from_bits(Ipv4Addr::new(198, 19, 0, 0).to_bits() + offset + real).into(),
@@ -273,27 +266,43 @@ fn field(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-fn table(measured: &[Measured]) -> String {
-    let mut text = format!(
-        "{VIPS} VIPs with 2 ports of {REALS} real servers, behind {SENDER}\n\n\
-         | real servers | rings | flows | tables in the kernel, MB | process, MB (peak) | together, MB | first state, ms | a \
-         change, ms: median, p99, most |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    );
-    for Measured { sets, rings, flows, kernel, private, peak, first, median, p99, most, .. } in measured {
-        let mega = |bytes: u64| bytes as f64 / 1e6;
-        let milli = |micros: u64| micros as f64 / 1e3;
-        text += &format!(
-            "| {} | {rings} | {flows} | {:.1} | {:.1} ({:.1}) | {:.1} | {:.0} | {:.1}, {:.1}, {:.1} |\n",
-            if *sets == Sets::Equal { "the same" } else { "others each" },
-            mega(*kernel),
-            mega(*private),
-            mega(*peak),
-            mega(kernel + private),
-            milli(*first),
-            milli(*median),
-            milli(*p99),
-            milli(*most)
+/// What of it people read.
+fn fill(report: &mut Report, measured: &[Measured]) {
+    let mut section = Section::new("");
+    section.notes.push(Note::new(format!(
+        "{VIPS} VIPs with 2 ports of {REALS} real servers, behind {SENDER}. Tables are what the kernel charges for them; the process is the \
+         bench itself with the forwarder in it. A change is timed from the call to the status that says that it is in the tables."
+    )));
+    let megabytes = |name| Column::of(name, Unit::Megabytes);
+    let mut columns = ["real servers", "rings", "flows"].map(Column::new).to_vec();
+    columns.extend(["tables in the kernel", "process", "process, at most", "together"].map(megabytes));
+    let mut memory = Table::new("Memory", columns);
+    let columns = ["real servers", "changes"].map(Column::new).into_iter();
+    let times = ["first state", "a change, median", "p99", "most"].map(|name| Column::of(name, Unit::Milliseconds));
+    let mut changes = Table::new("Times", columns.chain(times).collect());
+    let mut bars = Vec::new();
+    for one in measured {
+        let name = if one.sets == Sets::Equal { "the same for all" } else { "others for each VIP" };
+        let mega = |bytes: u64| Figure::exact(Unit::Megabytes, bytes as f64 / 1e6);
+        let milli = |micros: u64| Figure::exact(Unit::Milliseconds, micros as f64 / 1e3);
+        let together = mega(one.kernel + one.private);
+        let together = if one.sets == Sets::Equal { together.at_most(128.0) } else { together };
+        let mut row: Vec<Cell> =
+            vec![name.into(), Figure::count(one.rings as u64).into(), Figure::count(one.flows).into()];
+        row.extend([mega(one.kernel), mega(one.private), mega(one.peak), together.clone()].map(Cell::Figure));
+        memory.row(row);
+        let mut row: Vec<Cell> = vec![name.into(), Figure::count(one.changes as u64).into()];
+        row.extend(
+            [milli(one.first), milli(one.median), milli(one.p99).at_most(10.0), milli(one.most)].map(Cell::Figure),
         );
+        changes.row(row);
+        bars.push(Bar { name: name.to_owned(), figure: together });
     }
-    text
+    section.tables.extend([memory, changes]);
+    section.plots.push(Plot::Bars(Bars {
+        title: "Tables in the kernel and the process".to_owned(),
+        unit: Unit::Megabytes,
+        groups: vec![Group { name: String::new(), bars }],
+    }));
+    report.sections.push(section);
 }

@@ -1,7 +1,8 @@
 //! What became of the flows.
 
+use super::programmer::Engine;
+use crate::report::{Cell, Column, Figure, Machine, Note, Report, Section, Table, Unit};
 use serde::Serialize;
-use std::fmt::Write as _;
 
 /// One event.
 #[derive(Debug, Serialize)]
@@ -21,19 +22,25 @@ pub struct Event {
     pub broken: usize,
 }
 
-/// All events.
+/// All events, as `-o json` prints them.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Events {
     kernel: String,
     flows: u32,
     connections: u32,
     events: Vec<Event>,
 }
 
-impl Report {
-    /// An empty one about this machine.
-    pub fn new(flows: u32, connections: u32) -> Self {
-        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+/// A report without events, of this moment.
+pub fn begin(engine: Engine) -> Report {
+    let engine = if engine == Engine::Xdp { "XDP" } else { "AF_PACKET" };
+    Report::new(super::NAME, &format!("Flow integrity, {engine}"))
+}
+
+impl Events {
+    /// None yet.
+    pub fn new(machine: &Machine, flows: u32, connections: u32) -> Self {
+        let kernel = machine.kernel.clone();
         Self { kernel, flows, connections, events: Vec::new() }
     }
 
@@ -47,29 +54,30 @@ impl Report {
         self.events.iter().filter(|event| event.moved + event.broken > 0).count()
     }
 
-    /// For people.
-    pub fn table(&self) -> String {
-        let mut text = format!(
-            "Linux {}; {} flows and {} connections; what had to go is not counted\n\n{:<50} {:>8} {:>7} {:>11} {:>12} {:>7} {:>9}\n",
-            self.kernel,
-            self.flows,
-            self.connections,
-            "event",
-            "flows",
-            "moved",
-            "ring alone",
-            "connections",
-            "broken",
-            "took ms"
-        );
+    /// Puts them into a report.
+    pub fn fill(&self, report: &mut Report) {
+        let mut section = Section::new("");
+        section.notes.push(Note::new(format!(
+            "{} established flows and {} connections of real sockets; what had to go with its real server is not counted. `ring alone`: \
+             flows that would have moved without the flow table. `took`: until the tables were as wished.",
+            Unit::Count.number(f64::from(self.flows)),
+            Unit::Count.number(f64::from(self.connections))
+        )));
+        let columns = ["event", "flows", "moved", "ring alone", "connections", "broken"].map(Column::new);
+        let mut table = Table::new("", columns.into());
+        table.columns.push(Column::of("took", Unit::Milliseconds));
         for one in &self.events {
-            // Writing to a String does not fail.
-            let _ok = writeln!(
-                text,
-                "{:<50} {:>8} {:>7} {:>11} {:>12} {:>7} {:>9.1}",
-                one.event, one.flows, one.moved, one.by_ring_alone, one.connections, one.broken, one.took_ms
-            );
+            let count = |things: usize| Figure::count(things as u64);
+            let mut row: Vec<Cell> = vec![one.event.into(), count(one.flows).into()];
+            row.extend([count(one.moved).at_most(0.0).into(), count(one.by_ring_alone).into()]);
+            row.extend([count(one.connections).into(), count(one.broken).at_most(0.0).into()]);
+            row.push(match one.took_ms {
+                0.0 => Cell::Missing(String::new()),
+                took => Figure::exact(Unit::Milliseconds, took).into(),
+            });
+            table.row(row);
         }
-        text
+        section.tables.push(table);
+        report.sections.push(section);
     }
 }

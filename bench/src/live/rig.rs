@@ -4,6 +4,7 @@ use crate::packet::frames;
 use crate::packet::harness::{loaded, pin_to, xdp};
 use crate::packet::scenario::{self, Delivery, Scenario};
 use crate::packet::tables::set;
+use crate::report::Unit;
 use anyhow::Context as _;
 use aya::maps::{MapData, ProgramArray};
 use aya::{Ebpf, EbpfLoader};
@@ -11,6 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use sluicegate_netlab::{Hook, Instruction, Lab, Namespace, Program, WireOptions};
 use sluicegate_xdp::row::Row;
 use sluicegate_xdp::test_run;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,29 @@ const BATCH: u32 = 64;
 /// What is still under way when the last frame was sent.
 const DRAIN: Duration = Duration::from_millis(5);
 
+/// How long nothing may come back before what is missing counts as lost, where frames are sent in parts.
+const SILENCE: Duration = Duration::from_millis(50);
+/// From one look at what came back to the next.
+const LOOK: Duration = Duration::from_micros(500);
+
+/// What is sent: TCP segments with ACK of that many flows, and among them SYNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// A power of two.
+    pub flows: u64,
+    /// 0, or one packet of so many is of these flows, and the others are SYNs of sources that never return.
+    pub flood: u32,
+}
+
+/// `1,024 flows`, `SYN flood among 1,024 flows`.
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flows = Unit::Count.number(self.flows as f64);
+        let flood = if self.flood == 0 { "" } else { "SYN flood among " };
+        write!(f, "{flood}{flows} flows")
+    }
+}
+
 /// What one turn came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
@@ -31,12 +56,17 @@ pub struct Turn {
     pub returned: u64,
     /// From the first to the last.
     pub elapsed: Duration,
-    /// CPU time that went into it: of the sending thread, with the soft interrupts that it was charged, and of the kernel's
-    /// thread for those that it was not.
+    /// CPU time that went into it: of this process, which sends, with the soft interrupts that it was charged, and of the
+    /// kernel's thread for those that it was not.
     pub busy: Duration,
 }
 
 impl Turn {
+    /// Share of what was sent that came back.
+    pub fn came_back(&self, packets: u32) -> f64 {
+        self.returned as f64 / f64::from(packets)
+    }
+
     /// Packets a second of CPU time: what a core takes when nobody else has it.
     pub fn rate(&self) -> f64 {
         self.returned as f64 / self.busy.as_secs_f64()
@@ -92,9 +122,16 @@ impl Rig {
         Ok(Self { under_test, sender_mac, sender, replay, scenario, template, cpu, _lab: lab })
     }
 
-    /// Sends, and counts what comes back.
-    pub fn send(&mut self, flows: u64, packets: u32) -> anyhow::Result<Turn> {
-        let mut script = frames::script(&Scenario { flows: Some(flows), ..self.scenario }, &self.template);
+    /// The CPU that does everything.
+    pub const fn cpu(&self) -> usize {
+        self.cpu
+    }
+
+    /// Sends, and counts what comes back. With `part`, no more than so many frames are under way at a time: who is under test
+    /// has a queue of that length, and shares the core with who sends.
+    pub fn send(&mut self, load: Load, packets: u32, part: Option<u32>) -> anyhow::Result<Turn> {
+        let scenario = Scenario { flows: Some(load.flows), flood: load.flood, ..self.scenario };
+        let mut script = frames::script(&scenario, &self.template);
         // The kernel gives each frame its place back.
         script.pushed = 0;
         set(&mut self.replay, "SCRIPT", 0, Row(script))?;
@@ -109,12 +146,36 @@ impl Rig {
             let _refused = rustix::process::setpriority_process(None, -20);
             let program = xdp(replay, "replay4")?;
             let (before, busy_before, began) = (received()?, busy(cpu)?, Instant::now());
-            test_run::send(program, template, packets, port, BATCH)?;
+            match part {
+                None => test_run::send(program, template, packets, port, BATCH)?,
+                Some(part) => {
+                    let mut sent = 0;
+                    while sent < packets {
+                        let now = part.min(packets - sent);
+                        test_run::send(program, template, now, port, BATCH)?;
+                        sent += now;
+                        until_returned(before + u64::from(sent))?;
+                    }
+                }
+            }
             let elapsed = began.elapsed();
             std::thread::sleep(DRAIN);
             Ok(Turn { returned: received()? - before, elapsed, busy: busy(cpu)?.saturating_sub(busy_before) })
         })
     }
+}
+
+/// Waits until so many packets have been received, or none comes any more.
+fn until_returned(wanted: u64) -> anyhow::Result<()> {
+    let (mut seen, mut since) = (received()?, Instant::now());
+    while seen < wanted && since.elapsed() < SILENCE {
+        std::thread::sleep(LOOK);
+        let more = received()?;
+        if more > seen {
+            (seen, since) = (more, Instant::now());
+        }
+    }
+    Ok(())
 }
 
 /// The scenario of all frames: TCP segments with ACK to the IPv4 VIP.
@@ -124,9 +185,9 @@ pub fn of(delivery: Delivery) -> anyhow::Result<Scenario> {
     found.context("there is no scenario tcp4_1k")
 }
 
-/// CPU time of this thread, and of the kernel's thread for soft interrupts of that CPU.
+/// CPU time of this process, and of the kernel's thread for soft interrupts of that CPU.
 fn busy(cpu: usize) -> anyhow::Result<Duration> {
-    let own = clock_gettime(ClockId::ThreadCPUTime);
+    let own = clock_gettime(ClockId::ProcessCPUTime);
     let name = format!("ksoftirqd/{cpu}\n");
     let named =
         |entry: &std::fs::DirEntry| std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|is| is == name);

@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 /// The form of report.json that is written; another one is refused when reports are read.
 pub const FORM: u32 = 1;
 
+/// Said where it holds.
+const DEBUG: &str =
+    "this is a debug build: whatever runs in user space is slower than what is shipped. `cargo run --release`";
+
 /// One run of one measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -198,7 +202,7 @@ impl Report {
             command: command_line(std::env::args()),
             machine: Machine::here(),
             versions: BTreeMap::from([(program.to_owned(), version.to_owned())]),
-            notes: Vec::new(),
+            notes: if cfg!(debug_assertions) { vec![Note::warning(DEBUG)] } else { Vec::new() },
             sections: Vec::new(),
         }
     }

@@ -16,7 +16,7 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::bpf::{Attachment, Hook, Program};
-use crate::{Capture, Frame, FrameSender, LabError, Process, mounts, netlink};
+use crate::{Capture, Frame, FrameSender, LabError, Process, mounts, netlink, offload};
 
 /// A namespace of a [`Lab`](crate::Lab). Clones are the same namespace. It goes when the lab is dropped; a handle that
 /// is kept longer can still be entered, but its links are gone.
@@ -244,6 +244,13 @@ impl Namespace {
     /// that passes everything. Ports of a [`Bridge`](crate::Bridge) have one.
     pub fn accept_xdp_frames(&self, interface: &str) -> Result<Attachment, LabError> {
         self.attach(interface, Hook::Xdp, &Program::pass())
+    }
+
+    /// Lets the kernel merge received segments of a flow (GRO) at an interface, or not, as wires are made. With it, frames that
+    /// the other end sends with `XDP_TX` or `XDP_REDIRECT` arrive without a native program here.
+    pub fn merge_received_segments(&self, interface: &str, merge: bool) -> Result<(), LabError> {
+        let what = format!("switching GRO of {interface} in {}", self.label());
+        self.run(|| offload::merge_received(interface, merge)).map_err(LabError::system(what))
     }
 
     pub(crate) fn file(&self) -> &OwnedFd {
