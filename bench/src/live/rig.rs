@@ -27,7 +27,7 @@ const BATCH: u32 = 64;
 const DRAIN: Duration = Duration::from_millis(5);
 
 /// How long nothing may come back before what is missing counts as lost, where frames are sent in parts.
-const SILENCE: Duration = Duration::from_millis(50);
+const SILENCE: Duration = Duration::from_millis(250);
 /// From one look at what came back to the next.
 const LOOK: Duration = Duration::from_micros(500);
 
