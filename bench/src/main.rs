@@ -43,7 +43,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
                   sluicegate-bench live --katran balancer.bpf.o    # packets per second beside a peer\n  \
                   sluicegate-bench cluster                         # 20,000 Ingresses from an API server\n  \
                   sluicegate-bench compare --quick                 # beside nginx and HAProxy\n  \
-                  sluicegate-bench control --quick                 # how fast changes come true\n\n\
+                  sluicegate-bench control --quick                 # how fast changes come true\n  \
+                  sluicegate-bench packet --report out             # a page with plots: out/index.html\n\n\
                   Exit codes: 0 success, 1 something did not work, 2 wrong usage."
 )]
 struct Cli {
@@ -60,7 +61,7 @@ enum Command {
     /// The process that `flows` kills
     #[command(hide = true)]
     FlowsProgrammer(flows::programmer::Arguments),
-    /// Packets per second through a veth in native XDP on one core, beside Katran and the kernel (needs root)
+    /// Packets per second of each engine through a veth on one core, beside Katran and the kernel (needs root)
     Live(live::Arguments),
     /// Memory and changes of a large fleet: 512 VIPs, 1,024 services of 100 real servers, a million flows (needs root)
     Memory(memory::Arguments),

@@ -28,6 +28,8 @@ impl Program {
         }
         let mut child = command
             .stdin(Stdio::null())
+            // The access log: standard output is the report's.
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("{} cannot be started", program.display()))?;
