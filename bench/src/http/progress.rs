@@ -1,5 +1,7 @@
 //! Who watches a run. It contains no networking code.
 
+use super::{tally, worker};
+use hdrhistogram::Histogram;
 use std::time::Duration;
 
 /// Told of a run while it goes on, on the thread that called [`super::run`].
@@ -33,4 +35,34 @@ pub struct Second {
     pub failed: u64,
     /// 99th percentile of latency in this second, in µs.
     pub p99_us: u64,
+}
+
+/// Puts together what threads say of a second.
+#[derive(Debug, Default)]
+pub(super) struct Gatherer {
+    parts: usize,
+    answered: u64,
+    failed: u64,
+    latency: Option<Histogram<u64>>,
+}
+
+impl Gatherer {
+    /// What one thread said.
+    pub(super) fn add(&mut self, part: &worker::Second) {
+        self.parts += 1;
+        self.answered += part.answered;
+        self.failed += part.failed;
+        // All have the same bounds.
+        let _ = self.latency.get_or_insert_with(tally::histogram).add(&part.latency);
+    }
+
+    /// The second, once all threads have told of theirs.
+    pub(super) fn take(&mut self, threads: usize, elapsed: Duration, warming_up: bool) -> Option<Second> {
+        if self.parts < threads {
+            return None;
+        }
+        let Self { answered, failed, latency, .. } = std::mem::take(self);
+        let p99_us = latency.map_or(0, |latency| latency.value_at_quantile(0.99));
+        Some(Second { elapsed, warming_up, answered, failed, p99_us })
+    }
 }
