@@ -4,6 +4,7 @@
 //! counts from the moment at which a request was meant to begin, so that a server that stalls is charged for every request
 //! that had to wait.
 
+mod arguments;
 mod connection;
 mod exchange;
 mod h1;
@@ -14,9 +15,12 @@ mod payload;
 pub mod plan;
 pub mod progress;
 mod tally;
+mod terminal;
 mod tls;
 mod websocket;
 mod worker;
+
+pub use arguments::Arguments;
 
 use anyhow::{Context as _, bail};
 use outcome::{Generator, Latency, Outcome};
@@ -29,6 +33,36 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tally::Tally;
 use worker::{Said, Share};
+
+/// Name of its reports.
+const NAME: &str = "http";
+
+/// Loads as the command line says, and reports.
+///
+/// # Errors
+/// Those of [`run`]; where a file cannot be written, nothing was answered, or more failed than was accepted.
+pub fn command(arguments: &Arguments) -> anyhow::Result<()> {
+    let plan = arguments.plan()?;
+    arguments.output.check(NAME)?;
+    let outcome = run(&plan, &terminal::Live::new())?;
+    arguments.output.deliver(&terminal::report(&outcome), &outcome)?;
+    if let (Some(file), Some(histogram)) = (&arguments.hdr, &outcome.histogram) {
+        terminal::write_hdr(file, histogram)?;
+    }
+    if outcome.answered == 0 {
+        bail!("{}: nothing was answered", outcome.url);
+    }
+    if outcome.failed > arguments.max_errors {
+        bail!(
+            "{} of {} {}s failed; --max-errors {} accepts fewer",
+            outcome.failed,
+            outcome.begun,
+            outcome.unit,
+            arguments.max_errors
+        );
+    }
+    Ok(())
+}
 
 /// Loads a server as planned, and counts.
 ///

@@ -10,7 +10,7 @@ mod control;
 mod daemon;
 mod flows;
 mod gateway;
-#[allow(dead_code, reason = "what a comparison needs of it comes before its command line")]
+#[allow(dead_code, reason = "a vocabulary: comparisons take what they need")]
 mod http;
 mod interrupt;
 mod live;
@@ -41,6 +41,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
                   sluicegate-bench packet tcp4_hit --keep          # leave the program pinned for another harness\n  \
                   sluicegate-bench flows                           # who moves when things change\n  \
                   sluicegate-bench live --katran balancer.bpf.o    # packets per second beside a peer\n  \
+                  sluicegate-bench http http://192.0.2.10/         # requests a second and latency of one server\n  \
                   sluicegate-bench cluster                         # 20,000 Ingresses from an API server\n  \
                   sluicegate-bench compare --quick                 # beside nginx and HAProxy\n  \
                   sluicegate-bench control --quick                 # how fast changes come true\n  \
@@ -67,6 +68,8 @@ enum Command {
     Memory(memory::Arguments),
     /// The program on an API server with 20,000 Ingresses: first state, memory, changes, requests
     Cluster(cluster::Arguments),
+    /// Load a server: HTTP/1.1, HTTP/2, WebSocket, gRPC, TLS handshakes; saturation or a fixed rate
+    Http(Box<http::Arguments>),
     /// Show reports that `--report DIR` wrote: several runs as one page, or as Markdown
     Report(report::Arguments),
     /// Sluicegate beside nginx, HAProxy, Envoy, Traefik and Caddy: CPU per request, requests/s, latency, memory
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Live(arguments) => live::run(&arguments),
         Command::Memory(arguments) => memory::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Http(arguments) => http::command(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Control(arguments) => control::run(&arguments),

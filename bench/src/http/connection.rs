@@ -188,11 +188,6 @@ impl Connection {
         }
     }
 
-    /// Whether requests can begin without opening it.
-    pub fn is_ready(&self) -> bool {
-        self.stage == Stage::Ready
-    }
-
     /// Whether there is none.
     pub fn is_down(&self) -> bool {
         self.stage == Stage::Down

@@ -361,8 +361,8 @@ mod tests {
 
     #[test]
     fn answers_end_where_their_framing_says() {
-        let cases: [(&[u8], Option<(u16, u64)>); 9] = [
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", Some((200, 3))),
+        let cases = [
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc".as_slice(), Some((200, 3))),
             (b"HTTP/1.1 200 OK\r\ncontent-length:0\r\n\r\n", Some((200, 0))),
             (b"HTTP/1.1 204 No Content\r\n\r\n", Some((204, 0))),
             (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", Some((304, 0))),

@@ -1,15 +1,26 @@
 //! The body of every request: fixed bytes, rendered once. It contains no I/O.
 
+use std::sync::LazyLock;
+
 /// Bytes from which bodies are cut.
 const PATTERN: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-\n";
 
 /// At most so much of a body is put into a buffer at a time.
 pub const PORTION: usize = 64 * 1024;
 
+/// The pattern, often enough for a portion that begins anywhere in it.
+static REPEATED: LazyLock<Vec<u8>> = LazyLock::new(|| PATTERN.repeat(PORTION / PATTERN.len() + 1));
+
 /// Appends `length` bytes of the body that begin `from` bytes into it.
 pub fn append(out: &mut Vec<u8>, from: u64, length: usize) {
-    let start = (from % PATTERN.len() as u64) as usize;
-    out.extend(PATTERN.iter().cycle().skip(start).take(length));
+    let (mut at, mut left) = ((from % PATTERN.len() as u64) as usize, length);
+    while left > 0 {
+        let piece = &REPEATED[at..REPEATED.len().min(at + left)];
+        out.extend_from_slice(piece);
+        left -= piece.len();
+        // The pattern ends where what is repeated ends.
+        at = 0;
+    }
 }
 
 /// A protobuf message of `length` bytes that is valid whatever the service expects of field 1, if it is bytes or text;
@@ -43,6 +54,11 @@ mod tests {
         append(&mut parts, 0, 333);
         append(&mut parts, 333, 667);
         assert_eq!(whole, parts);
+        let (mut whole, mut parts) = (Vec::new(), Vec::new());
+        append(&mut whole, 0, 3 * PORTION);
+        append(&mut parts, 0, 100_001);
+        append(&mut parts, 100_001, 3 * PORTION - 100_001);
+        assert!(whole == parts, "beyond what is repeated");
     }
 
     #[test]

@@ -154,7 +154,9 @@ fn append(out: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, u
 /// # Errors
 /// Where certificates cannot be read, or the name is none.
 pub fn client(plan: &Plan, resume: bool) -> anyhow::Result<Client> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    // The same key exchange with every server: those that know post-quantum ones would do more than the others.
+    let kx_groups = vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+    let provider = Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() });
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("TLS 1.3 is not to be had")?;

@@ -403,7 +403,7 @@ fn cpu_time() -> u64 {
 #[derive(Debug)]
 enum Turn {
     One,
-    InTurn { next: usize, step: usize, count: usize },
+    Each { next: usize, step: usize, count: usize },
     Random { random: Random, count: usize },
 }
 
@@ -412,7 +412,7 @@ impl Turn {
         let count = plan.targets.len();
         match plan.order {
             _ if count <= 1 => Self::One,
-            Order::InTurn => Self::InTurn { next: share.thread % count, step: share.threads, count },
+            Order::InTurn => Self::Each { next: share.thread % count, step: share.threads, count },
             Order::Random(seed) => Self::Random { random: Random::new(seed.wrapping_add(share.thread as u64)), count },
         }
     }
@@ -420,7 +420,7 @@ impl Turn {
     fn next(&mut self) -> usize {
         match self {
             Self::One => 0,
-            Self::InTurn { next, step, count } => {
+            Self::Each { next, step, count } => {
                 let this = *next;
                 *next = (this + *step) % *count;
                 this
