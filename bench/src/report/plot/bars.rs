@@ -17,6 +17,11 @@ const GAP: f64 = 8.0;
 const RIGHT: f64 = 58.0;
 /// Names that need more stand above their bars.
 const LEFT: f64 = 150.0;
+/// More names are not told apart by colour: then it says who is ours.
+const COLOURS: usize = 5;
+const OURS: &str = "Sluicegate";
+/// The class of who is not, then.
+const OTHERS: usize = 6;
 /// Groups whose greatest bars differ by more have a scale each.
 const ONE_SCALE: f64 = 40.0;
 
@@ -79,7 +84,11 @@ impl Canvas {
             words(&mut self.shapes, (0.0, self.y - 5.0), "head", &group.name);
         }
         for bar in &group.bars {
-            let class = style(order.iter().position(|name| *name == bar.name).unwrap_or(0));
+            let class = match order.iter().position(|name| *name == bar.name) {
+                Some(at) if order.len() <= COLOURS => style(at),
+                _ if bar.name.starts_with(OURS) => 0,
+                _ => OTHERS,
+            };
             self.bar(group, &bar.name, &bar.figure, scale, class);
         }
         self.y += GAP;
