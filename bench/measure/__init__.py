@@ -1,1 +1,0 @@
-"""The parts of the bench. What is run are compare.py and control.py."""
