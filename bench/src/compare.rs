@@ -16,7 +16,7 @@ mod turns;
 pub use arguments::Arguments;
 
 use crate::certificate::Certificate;
-use crate::daemon::{self, Placement};
+use crate::daemon::{self, Placement, SessionPriority};
 use crate::gateway;
 use crate::interrupt::Interrupt;
 use crate::proxies::{Kind, Proxy, Routes};
@@ -103,6 +103,7 @@ struct Bench<'a> {
     folder: TempDir,
     upstream: Upstream,
     placement: Placement,
+    _priority: SessionPriority,
     interrupt: Interrupt,
     measured: Measured,
 }
@@ -148,12 +149,24 @@ impl<'a> Bench<'a> {
         let load = Placement { cores: vec![arguments.load_core], nice: arguments.nice };
         // The generator's threads, and everything else that the bench does, stay on the load core.
         daemon::place(&load)?;
+        let priority = SessionPriority::take(arguments.nice);
         let certificate = Certificate::make()?;
         let upstream =
             Upstream::start(&folder.path().join("upstream"), arguments.port, &certificate, &arguments.programs, &load)?;
         measured.versions.insert("backend".to_owned(), upstream.what.clone());
         let placement = Placement { cores: vec![arguments.proxy_core], nice: arguments.nice };
-        Ok(Self { arguments, scenarios, contestants, certificate, folder, upstream, placement, interrupt, measured })
+        Ok(Self {
+            arguments,
+            scenarios,
+            contestants,
+            certificate,
+            folder,
+            upstream,
+            placement,
+            _priority: priority,
+            interrupt,
+            measured,
+        })
     }
 
     /// All scenarios: first those with one host, then those with 5,000.

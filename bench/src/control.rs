@@ -15,7 +15,7 @@ mod websockets;
 use crate::accounting;
 use crate::asker::{Asker, ask_once};
 use crate::certificate::Certificate;
-use crate::daemon::{self, Daemon, Placement};
+use crate::daemon::{self, Daemon, Placement, SessionPriority};
 use crate::gateway;
 use crate::interrupt::Interrupt;
 use crate::proxies::{CHANGING, Kind, Proxy};
@@ -172,6 +172,7 @@ struct Control<'a> {
     folder: TempDir,
     certificate: Certificate,
     placement: Placement,
+    _priority: SessionPriority,
     interrupt: Interrupt,
     _backends: Daemon,
     notes: Vec<String>,
@@ -195,6 +196,7 @@ impl<'a> Control<'a> {
             folder,
             certificate: Certificate::make()?,
             placement,
+            _priority: SessionPriority::take(arguments.nice),
             interrupt,
             _backends: backends,
             notes: Vec::new(),

@@ -153,6 +153,31 @@ pub fn place(placement: &Placement) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The priority of this session among others. The kernel shares time between sessions first (sched(7), autogroup): that of
+/// a process counts within its own alone. Dropped, it is as it was.
+pub struct SessionPriority(Option<i32>);
+
+const AUTOGROUP: &str = "/proc/self/autogroup";
+
+impl SessionPriority {
+    /// Takes it. Where that is refused, or sessions have none, nothing changes.
+    pub fn take(nice: i32) -> Self {
+        // `/autogroup-123 nice 0`
+        let before =
+            std::fs::read_to_string(AUTOGROUP).ok().and_then(|text| text.split_whitespace().last()?.parse().ok());
+        let taken = nice != 0 && std::fs::write(AUTOGROUP, nice.to_string()).is_ok();
+        Self(before.filter(|_| taken))
+    }
+}
+
+impl Drop for SessionPriority {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            let _refused = std::fs::write(AUTOGROUP, before.to_string());
+        }
+    }
+}
+
 /// A program in the given folders, in PATH, or where Debian keeps servers.
 pub fn find_program(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -81,7 +81,7 @@ fn costs(measured: &Measured, names: &[String]) -> Option<Section> {
     }
     let mut section = Section::new("CPU of the proxy per request, median");
     section.notes.push(Note::new(
-        "A handshake in s3. In brackets: Sluicegate's as a share of that peer's; below 1 is less CPU. Closer than 10 % is a tie.",
+        "A handshake in s3, by X25519. In brackets: Sluicegate's as a share of that peer's; below 1 is less CPU. Closer than 10 % is a tie.",
     ));
     let mut columns = vec![Column::new("")];
     columns.extend(runners.iter().map(|name| Column::of(name, Unit::Microseconds)));
@@ -142,8 +142,14 @@ fn many_hosts(measured: &Measured) -> Option<Note> {
     )))
 }
 
+/// One round has no spread.
 fn figure(unit: Unit, spread: Spread) -> Figure {
-    Figure { least: Some(spread.least), most: Some(spread.most), ..Figure::exact(unit, spread.median) }
+    let several = spread.least < spread.most;
+    Figure {
+        least: several.then_some(spread.least),
+        most: several.then_some(spread.most),
+        ..Figure::exact(unit, spread.median)
+    }
 }
 
 fn bars(measured: &Measured, title: &str, keys: &[&str]) -> Vec<Plot> {
