@@ -5,6 +5,7 @@
 //! that had to wait.
 
 mod arguments;
+mod ceiling;
 mod connection;
 mod exchange;
 mod h1;
@@ -73,7 +74,11 @@ pub fn run(plan: &Plan, progress: &dyn Progress) -> anyhow::Result<Outcome> {
     plan.check()?;
     let address = address(plan)?;
     let tally = load(plan, address, progress)?;
-    Ok(outcome(plan, address, &tally))
+    let mut outcome = outcome(plan, address, &tally);
+    if plan.ceiling && outcome.answered > 0 {
+        outcome.ceiling = Some(ceiling::measure(plan, &outcome).context("the generator's own ceiling")?);
+    }
+    Ok(outcome)
 }
 
 fn address(plan: &Plan) -> anyhow::Result<SocketAddr> {

@@ -140,15 +140,15 @@ pub struct Generator {
     pub busiest: f64,
 }
 
-/// What the generator did against a responder that does next to nothing.
+/// What the generator can do at most, from a run against a responder that gives canned answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
-    /// Answers a second, same protocol, connections and sizes.
+    /// Answers a second if each thread had a CPU to itself, by `cpu_us_per_answer`.
     pub per_second: f64,
-    /// CPU of the generator, in µs an answer.
+    /// Answers a second that came out of it; the responder, or whoever else used the CPUs, may have been the limit.
+    pub measured_per_second: f64,
+    /// CPU of the generator, in µs an answer, with the same protocol, connections and sizes.
     pub cpu_us_per_answer: f64,
-    /// CPU of the responder's thread, as a share of the time from 0 to 1; near 1 it was the limit, not the generator.
-    pub responder_busy: f64,
     /// The run's answers a second as a share of `per_second`.
     pub reached: f64,
     /// Whether the generator may have been the limit of the run: above 80 %.

@@ -105,7 +105,7 @@ fn warnings(outcome: &Outcome) -> Vec<String> {
         && ceiling.may_limit
     {
         warnings.push(format!(
-            "The generator, not the server, may be the limit: this is {} of what it does against a responder that does nothing. Give it more threads.",
+            "The generator, not the server, may be the limit: this is {} of what its threads can do. Give it more of them.",
             Unit::Share.text(ceiling.reached)
         ));
     }
@@ -208,7 +208,7 @@ fn generator(outcome: &Outcome) -> Table {
     ]);
     if let Some(ceiling) = &outcome.ceiling {
         table.row(vec![
-            Cell::Text("ceiling: the same against a responder that does nothing".to_owned()),
+            Cell::Text("ceiling: a CPU for each thread, canned answers".to_owned()),
             Cell::Figure(Figure::count(own.threads as u64)),
             Cell::Figure(Figure::exact(Unit::Microseconds, ceiling.cpu_us_per_answer)),
             Cell::Missing(String::new()),

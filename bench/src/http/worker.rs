@@ -394,6 +394,7 @@ fn pacer_is_over(pacer: &Pacer, now: u64) -> bool {
     pacer.clone().next(now) == Next::Over
 }
 
+/// CPU time of the calling thread, ns.
 fn cpu_time() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * SECOND + time.tv_nsec as u64
