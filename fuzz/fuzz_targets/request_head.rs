@@ -48,9 +48,13 @@ fn in_steps(input: &[u8], step: usize, limits: &HeadLimits) -> Result<Option<usi
 fn written_as_received(head: &RequestHead) {
     let mut wire = Vec::new();
     assert!(write_request_line(&mut wire, head.method(), head.target(), head.version()));
+    let start = wire.len();
     for field in head.fields() {
         assert!(write_field(&mut wire, field.name, field.value));
     }
+    let mut at_once = Vec::new();
+    head.write_fields(&mut at_once, |_| true);
+    assert_eq!(at_once, wire[start..]);
     wire.extend_from_slice(b"\r\n");
     let again = parse(&wire);
     assert!(again.fields().eq(head.fields()));

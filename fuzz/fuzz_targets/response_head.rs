@@ -52,9 +52,13 @@ fn in_steps(input: &[u8], step: usize, request: Request, limits: &HeadLimits) ->
 fn written_again(head: &ResponseHead, request: Request) {
     let mut wire = Vec::new();
     write_status_line(&mut wire, head.status(), head.reason(), head.version());
+    let start = wire.len();
     for field in head.fields() {
         assert!(write_field(&mut wire, field.name, field.value));
     }
+    let mut at_once = Vec::new();
+    head.write_fields(&mut at_once, |_| true);
+    assert_eq!(at_once, wire[start..]);
     wire.extend_from_slice(b"\r\n");
     let generous = HeadLimits { max_head_bytes: 16 << 20, max_fields: usize::MAX, ..HeadLimits::default() };
     let mut again = ResponseHead::new();

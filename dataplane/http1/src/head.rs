@@ -8,6 +8,7 @@ use crate::error::HeadError;
 use crate::field::{Field, FieldName};
 use crate::limits::HeadLimits;
 use crate::syntax;
+use crate::write::write_field;
 
 /// Enough for most heads, so that a new connection grows its list of fields once.
 const USUAL_FIELDS: usize = 16;
@@ -266,6 +267,46 @@ impl Head {
 
     pub(crate) fn len_fields(&self) -> usize {
         self.fields.len()
+    }
+
+    /// Appends the fields that are kept, as lines. Lines that have the canonical form already are copied as they lie,
+    /// neighbours in one go: they were checked when they were read.
+    pub(crate) fn write_fields(&self, out: &mut Vec<u8>, mut keeps: impl FnMut(&Field<'_>) -> bool) {
+        let mut run = 0..0;
+        for span in &self.fields {
+            let field = self.field(span);
+            if !keeps(&field) {
+                continue;
+            }
+            let line = self.canonical_line(span);
+            if let Some(line) = &line
+                && line.start == run.end
+            {
+                run.end = line.end;
+                continue;
+            }
+            out.extend_from_slice(&self.bytes[run]);
+            run = line.unwrap_or_else(|| {
+                write_field(out, field.name, field.value);
+                0..0
+            });
+        }
+        out.extend_from_slice(&self.bytes[run]);
+    }
+
+    /// Where a field lies as `name: value` and CRLF, if it does.
+    fn canonical_line(&self, span: &FieldSpan) -> Option<Range<usize>> {
+        let (start, value) = (span.name as usize, span.value as usize);
+        let end = value + span.value_len as usize;
+        let canonical = value == start + usize::from(span.name_len) + 2
+            && self.bytes.get(value - 2..value) == Some(b": ")
+            && self.bytes.get(end..end + 2) == Some(b"\r\n");
+        canonical.then_some(start..end + 2)
+    }
+
+    fn field(&self, span: &FieldSpan) -> Field<'_> {
+        let name = span.name as usize;
+        Field { id: span.id, name: &self.bytes[name..name + usize::from(span.name_len)], value: self.value_of(span) }
     }
 
     pub(crate) fn fields(&self) -> Fields<'_> {

@@ -183,6 +183,12 @@ impl ResponseHead {
         self.head.fields()
     }
 
+    /// Appends the fields that `keeps` wants to `out`, in order, each as `name: value` and CRLF: what
+    /// [`write_field`](crate::write_field) makes of each of them, at less cost.
+    pub fn write_fields(&self, out: &mut Vec<u8>, keeps: impl FnMut(&Field<'_>) -> bool) {
+        self.head.write_fields(out, keeps);
+    }
+
     /// How many fields there are.
     pub fn len_fields(&self) -> usize {
         self.head.len_fields()

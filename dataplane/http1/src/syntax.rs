@@ -33,7 +33,7 @@ pub(crate) fn is_host_char(byte: u8) -> bool {
 
 #[inline]
 pub(crate) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|b| is_token_char(*b))
+    !bytes.is_empty() && token_len(bytes) == bytes.len()
 }
 
 /// Field values and reason phrases: tab, visible characters, space and `obs-text` (RFC 9110 section 5.5).

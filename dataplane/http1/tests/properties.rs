@@ -207,6 +207,40 @@ proptest! {
     }
 
     #[test]
+    fn fields_that_are_kept_are_written_as_one_by_one(
+        fields in fields(), spaces in prop::collection::vec(("[ \t]{0,2}", "[ \t]{0,2}"), 20), kept in prop::collection::vec(any::<bool>(), 24),
+    ) {
+        let mut lines = String::from("Host: a.test\r\n");
+        for ((name, value), (before, behind)) in fields.iter().zip(spaces.iter().cycle()) {
+            lines += &format!("{name}:{before}{value}{behind}\r\n");
+        }
+        let (mut request, mut response) = (RequestHead::new(), ResponseHead::new());
+        let limits = HeadLimits::default();
+        let wire = format!("GET / HTTP/1.1\r\n{lines}\r\n");
+        prop_assert!(request.parse(wire.as_bytes(), &limits).is_ok_and(|end| end.is_some()));
+        let wire = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+        prop_assert!(response.parse(wire.as_bytes(), false, false, &limits).is_ok_and(|end| end.is_some()));
+        // A field that did not come from the wire.
+        response.push(b"x-own", b"own").expect("a good field");
+
+        let one_by_one = |all: Vec<Field<'_>>| {
+            let mut out = b"before\r\n".to_vec();
+            for (field, _) in all.iter().zip(kept.iter().cycle()).filter(|(_, kept)| **kept) {
+                assert!(write_field(&mut out, field.name, field.value));
+            }
+            out
+        };
+        let mut out = b"before\r\n".to_vec();
+        let mut keeps = kept.iter().cycle();
+        request.write_fields(&mut out, |_| keeps.next() == Some(&true));
+        prop_assert_eq!(out, one_by_one(request.fields().collect()));
+        let mut out = b"before\r\n".to_vec();
+        let mut keeps = kept.iter().cycle();
+        response.write_fields(&mut out, |_| keeps.next() == Some(&true));
+        prop_assert_eq!(out, one_by_one(response.fields().collect()));
+    }
+
+    #[test]
     fn responses_are_written_as_they_were_read(status in 200_u16..1000, reason in value(), fields in fields()) {
         let mut wire = Vec::new();
         write_status_line(&mut wire, status, reason.as_bytes(), sluicegate_http1::Version::Http11);

@@ -22,7 +22,7 @@ pub(crate) async fn answer_fault<D: Downstream>(
     watchdog: &mut Watchdog,
 ) -> Ended {
     let id = std::str::from_utf8(&request_id.0).unwrap_or_default();
-    let body = fault::render(fault, &heads.request, id, &session.worker.date(), &mut heads.response);
+    let body = fault::render(fault, &heads.request, id, &session.worker.date(Instant::now()), &mut heads.response);
     let close = ask.close || fault.close || session.worker.is_draining();
     answer(session, close, body, downstream, heads, watchdog).await
 }
@@ -43,7 +43,7 @@ pub(crate) async fn redirect_with_slash<D: Downstream>(
     // Every text is ours, or part of a target that the codec took.
     let _ = response.begin(Version::Http11, 301, canonical_reason(301).as_bytes());
     let _ = response.push(b"location", &location);
-    let _ = response.push(b"date", &session.worker.date());
+    let _ = response.push(b"date", &session.worker.date(Instant::now()));
     response.set_framing(if request.is_head() { Framing::None } else { Framing::Length(0) });
     let _ = response.finish(&HeadLimits::default());
     answer(session, ask.close || session.worker.is_draining(), Canned(bytes::Bytes::new()), downstream, heads, watchdog)

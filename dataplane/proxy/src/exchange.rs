@@ -60,14 +60,14 @@ pub(crate) enum Ended {
     Cut,
 }
 
-/// Serves one request whose head is in `heads`.
+/// Serves one request whose head is in `heads`. Returns how it ended, and when.
 pub(crate) async fn exchange<D: Downstream>(
     session: &Session<'_>,
     ask: Ask,
     downstream: &mut D,
     heads: &mut Heads,
     watchdog: &mut Watchdog,
-) -> Ended {
+) -> (Ended, Instant) {
     let worker = session.worker;
     let mut record = Record::new(ask.started);
     worker.earn_retry();
@@ -82,12 +82,14 @@ pub(crate) async fn exchange<D: Downstream>(
         Ok(ended) => ended,
         Err(Failure::Cut(reason, detail)) => {
             report(worker, heads, reason, &detail, &request_id);
+            record.ended = None;
             record.fault = Some((reason, detail));
             Ended::Cut
         }
         Err(Failure::Fault(fault)) => {
             report(worker, heads, fault.reason, &fault.detail, &request_id);
             record.status = fault.status;
+            record.ended = None;
             let ended = if fault.status == 499 {
                 Ended::Cut
             } else {
@@ -98,8 +100,7 @@ pub(crate) async fn exchange<D: Downstream>(
             ended
         }
     };
-    record.finish(session, &table, heads, &request_id);
-    ended
+    (ended, record.finish(session, &table, heads, &request_id))
 }
 
 /// Which route takes the request, or why none does.
@@ -152,8 +153,10 @@ fn report(worker: &Worker, heads: &Heads, reason: FaultReason, detail: &str, req
 fn write_request_id(out: &mut SmallText, request: &RequestHead, worker: &Worker) {
     match request.field(FieldName::XRequestId) {
         Some(id) if headers::is_request_id(id) => out.0.extend_from_slice(id),
-        // Writing into a SmallText cannot fail.
-        _ => _ = write!(out, "{:016x}{:016x}", worker.random(), worker.random()),
+        _ => {
+            let id = u128::from(worker.random()) << 64 | u128::from(worker.random());
+            out.0.extend((0..32).rev().map(|place| b"0123456789abcdef"[(id >> (4 * place) & 0xf) as usize]));
+        }
     }
 }
 
@@ -253,17 +256,19 @@ impl Attempts<'_> {
             return Err(Fault::new(503, FaultReason::NoEndpoints, "the route's backend is gone").into());
         };
         let backend = worker.upstreams.backend(slotted);
-        backend
-            .ready(Instant::now())
-            .await
-            .map_err(|error| Fault::new(503, FaultReason::UpstreamResolve, error.to_string()))?;
+        let mut begun = Instant::now();
+        if !backend.is_ready(begun) {
+            let resolved = backend.ready(begun).await;
+            resolved.map_err(|error| Fault::new(503, FaultReason::UpstreamResolve, error.to_string()))?;
+            begun = Instant::now();
+        }
         let mut tried = SmallVec::<[SocketAddr; 4]>::new();
         let hash = self.hash(&slotted.backend.id.balance, &heads.request);
         let mut fresh = false;
         let mut tries = 0;
         let mut last = None;
         loop {
-            let context = PickContext { hash, tried: &tried, now: Instant::now(), random: worker.random() };
+            let context = PickContext { hash, tried: &tried, now: begun, random: worker.random() };
             let Some(endpoint) = backend.pick(context) else {
                 // All were tried: why the last of them failed says more than that none is left.
                 if let Some(failed) = last {
@@ -273,9 +278,8 @@ impl Attempts<'_> {
                 let why = slotted.backend.unavailable.as_deref().unwrap_or("no endpoint is ready");
                 return Err(Fault::new(503, FaultReason::NoEndpoints, why).into());
             };
-            let mut relay =
-                Relay::new(watchdog, self.pace(route), max_body, worker.response_limits, self.has_body(&heads.request));
-            let begun = Instant::now();
+            let (pace, has_body) = (self.pace(route), self.has_body(&heads.request));
+            let mut relay = Relay::new(watchdog, pace, max_body, worker.response_limits, has_body, begun);
             self.record.attempt = Attempt::default();
             let was_ejected = endpoint.is_ejected(begun);
             let outcome = if backend.protocol().is_http2() {
@@ -284,10 +288,12 @@ impl Attempts<'_> {
                 self.over_http1(&backend, &endpoint, fresh, route, downstream, heads, &mut relay).await
             };
             (self.record.bytes_in, self.record.bytes_out) = (relay.bytes_in, relay.bytes_out);
+            let ended = relay.now();
+            self.record.ended = Some(ended);
             if worker.sink.is_some() {
                 let error = outcome.as_ref().err().and_then(TryFailed::told);
                 heads.tries.push(self.record.attempt.told(
-                    begun,
+                    (begun, ended),
                     &endpoint,
                     backend.protocol(),
                     error,
@@ -300,7 +306,7 @@ impl Attempts<'_> {
             };
             tries += 1;
             self.blame(&endpoint, &failed);
-            if !was_ejected && endpoint.is_ejected(Instant::now()) {
+            if !was_ejected && endpoint.is_ejected(ended) {
                 worker.metrics.ejection();
             }
             if self.may_try_again(&failed, tries, downstream, &heads.request) {
@@ -313,6 +319,7 @@ impl Attempts<'_> {
                 }
                 worker.metrics.retry();
                 last = Some(failed);
+                begun = ended;
                 continue;
             }
             return Err(self.failure(failed));
@@ -423,7 +430,7 @@ impl Attempts<'_> {
         let worker = self.session.worker;
         let timeout = route.policy.connect_timeout.unwrap_or(worker.settings.timeouts.connect);
         let lease = match fresh {
-            false => backend.checkout(endpoint, Instant::now(), timeout).await,
+            false => backend.checkout(endpoint, relay.now(), timeout).await,
             true => backend.checkout_new(endpoint, timeout).await,
         };
         let lease = lease.map_err(not_connected)?;
@@ -432,6 +439,8 @@ impl Attempts<'_> {
         self.record.attempt.handshake = lease.handshake;
         if reused {
             worker.metrics.upstream_reused();
+        } else {
+            relay.waited();
         }
         let mut upstream = Http1Io::new(lease, Rc::clone(&worker.buffers));
         let authority = authority_text(&heads.request, endpoint.address());
@@ -446,7 +455,7 @@ impl Attempts<'_> {
                 let keep = clean && heads.response.keep_alive() && heads.response.status() != 101;
                 upstream.discard();
                 if keep {
-                    upstream.owner.put_back();
+                    upstream.owner.put_back_at(relay.now());
                 }
                 Ok(ended)
             }
@@ -468,14 +477,16 @@ impl Attempts<'_> {
     ) -> Result<Ended, TryFailed> {
         let worker = self.session.worker;
         let timeout = route.policy.connect_timeout.unwrap_or(worker.settings.timeouts.connect);
-        let begun = Instant::now();
+        let begun = relay.now();
         let lease = backend.http2(endpoint, begun, timeout).await.map_err(not_connected)?;
         if lease.reused {
             worker.metrics.upstream_reused();
+        } else {
+            relay.waited();
         }
         self.record.attempt.reused = lease.reused;
         if let Some(handshake) = lease.handshake {
-            self.record.attempt.waited_for(handshake, begun.elapsed());
+            self.record.attempt.waited_for(handshake, relay.now().duration_since(begun));
         }
         let authority = authority_text(&heads.request, endpoint.address());
         self.record.attempt.span_id = heads.trace.begin_try(worker);
@@ -529,10 +540,10 @@ impl Attempts<'_> {
         endpoint: &Rc<EndpointState>,
     ) -> Result<(Ended, bool), (Break, bool)> {
         let worker = self.session.worker;
-        let begun = Instant::now();
+        let begun = relay.now();
         let Heads { request, response, .. } = heads;
         relay.head(downstream, upstream, request, response).await.map_err(|cause| (cause, false))?;
-        let now = Instant::now();
+        let now = relay.now();
         let first_byte = now.duration_since(begun);
         endpoint.succeeded(first_byte, now);
         self.record.attempt.answered(response.status(), first_byte);
@@ -549,7 +560,7 @@ impl Attempts<'_> {
         self.record.status = response.status();
         if response.field(FieldName::Date).is_none() && !switching {
             // The date is ours and valid.
-            let _ = response.push(b"date", &worker.date());
+            let _ = response.push(b"date", &worker.date(now));
         }
         let close = self.ask.close || worker.is_draining();
         downstream.send_head(request, response, close).map_err(|error| (Break::Client(error), false))?;

@@ -3,7 +3,7 @@
 use crate::trace::Propagation;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use sluicegate_http1::{FieldName, RequestHead, ResponseHead, write_field};
+use sluicegate_http1::{Field, FieldName, RequestHead, ResponseHead, write_field};
 use sluicegate_trace::Trust;
 use smallvec::SmallVec;
 use std::fmt::Write as _;
@@ -12,11 +12,29 @@ use std::net::{IpAddr, SocketAddr};
 /// Takes fields one by one: text for HTTP/1.1, a map for HTTP/2.
 pub(crate) trait FieldSink {
     fn field(&mut self, name: &[u8], value: &[u8]);
+
+    /// Those fields of a request that cross.
+    fn request(&mut self, head: &RequestHead, crosses: impl FnMut(&Field<'_>) -> bool) {
+        head.fields().filter(crosses).for_each(|field| self.field(field.name, field.value));
+    }
+
+    /// Those fields of a response that cross.
+    fn response(&mut self, head: &ResponseHead, crosses: impl FnMut(&Field<'_>) -> bool) {
+        head.fields().filter(crosses).for_each(|field| self.field(field.name, field.value));
+    }
 }
 
 impl FieldSink for Vec<u8> {
     fn field(&mut self, name: &[u8], value: &[u8]) {
         write_field(self, name, value);
+    }
+
+    fn request(&mut self, head: &RequestHead, crosses: impl FnMut(&Field<'_>) -> bool) {
+        head.write_fields(self, crosses);
+    }
+
+    fn response(&mut self, head: &ResponseHead, crosses: impl FnMut(&Field<'_>) -> bool) {
+        head.write_fields(self, crosses);
     }
 }
 
@@ -145,25 +163,19 @@ fn imitates_ours(name: &[u8]) -> bool {
 
 /// Writes the fields of a request for a backend, `Host` and framing excepted.
 pub(crate) fn request_fields(request: &RequestHead, forwarding: &Forwarding<'_>, sink: &mut impl FieldSink) {
-    for field in request.fields() {
-        if stays_behind(field.id) {
-            continue;
-        }
-        if field.id == FieldName::Other && (request.is_connection_option(field.name) || imitates_ours(field.name)) {
-            continue;
-        }
-        if !forwarding.client.trusted && is_proxy_claim(field.id, field.name) {
-            continue;
-        }
-        if forwarding.trace.replaces(&field) {
-            continue;
-        }
-        sink.field(field.name, field.value);
-    }
+    sink.request(request, |field| request_field_crosses(field, request, forwarding));
     forwarding_fields(request, forwarding, sink);
     for (name, value) in forwarding.trace.fields() {
         sink.field(name.as_bytes(), value);
     }
+}
+
+fn request_field_crosses(field: &Field<'_>, request: &RequestHead, forwarding: &Forwarding<'_>) -> bool {
+    let unknown = field.id == FieldName::Other;
+    !stays_behind(field.id)
+        && !(unknown && (request.is_connection_option(field.name) || imitates_ours(field.name)))
+        && (forwarding.client.trusted || !is_proxy_claim(field.id, field.name))
+        && !forwarding.trace.replaces(field)
 }
 
 type Text = SmallVec<[u8; 256]>;
@@ -238,7 +250,7 @@ fn forwarded_field(
 
 /// Writes the fields of a response for a client, framing excepted.
 pub(crate) fn response_fields(response: &ResponseHead, sink: &mut impl FieldSink) {
-    for field in response.fields() {
+    sink.response(response, |field| {
         let stays = matches!(
             field.id,
             FieldName::Connection
@@ -250,11 +262,8 @@ pub(crate) fn response_fields(response: &ResponseHead, sink: &mut impl FieldSink
                 | FieldName::ContentLength
                 | FieldName::Http2Settings
         );
-        if stays || (field.id == FieldName::Other && response.is_connection_option(field.name)) {
-            continue;
-        }
-        sink.field(field.name, field.value);
-    }
+        !stays && (field.id != FieldName::Other || !response.is_connection_option(field.name))
+    });
 }
 
 /// A short text that is written with `write!` without allocation.

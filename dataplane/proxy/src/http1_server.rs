@@ -83,9 +83,9 @@ pub(crate) async fn serve(
         };
         worker.give_heads(heads);
         match next {
-            Next::Request => {
+            Next::Request(ended) => {
                 first = false;
-                idle_since = Instant::now();
+                idle_since = ended;
             }
             Next::Close => break,
             Next::Linger => {
@@ -98,7 +98,8 @@ pub(crate) async fn serve(
 }
 
 enum Next {
-    Request,
+    /// Another one, after one that was over then.
+    Request(Instant),
     Close,
     Linger,
 }
@@ -115,15 +116,15 @@ async fn wait_for_bytes(
     io.release();
     let timeouts = &worker.settings.timeouts;
     let deadline = idle_since + if first { timeouts.request_head } else { timeouts.idle };
-    let grace = Instant::now() + DRAIN_GRACE;
+    let grace = first.then(|| Instant::now() + DRAIN_GRACE);
     poll_fn(|cx| {
         if let Poll::Ready(readable) = io.owner.poll_readable(cx) {
             return Poll::Ready(readable.is_ok());
         }
         registration.wake_on_drain(cx.waker());
-        let deadline = match (worker.is_draining(), first) {
-            (true, false) => return Poll::Ready(false),
-            (true, true) => deadline.min(grace),
+        let deadline = match (worker.is_draining(), grace) {
+            (true, None) => return Poll::Ready(false),
+            (true, Some(grace)) => deadline.min(grace),
             (false, _) => deadline,
         };
         if watchdog.poll_expired(cx, deadline).is_ready() {
@@ -193,9 +194,9 @@ async fn serve_request(
     io.begin_read(heads.request.framing());
     let ask = Ask { started, upgrade: wanted_upgrade(heads), close: !heads.request.keep_alive() };
     match exchange::exchange(session, ask, io, heads, watchdog).await {
-        Ended::Answered { close: false } if io.read_complete() && !io.is_closing() => Next::Request,
-        Ended::Answered { .. } => Next::Linger,
-        Ended::Cut => {
+        (Ended::Answered { close: false }, ended) if io.read_complete() && !io.is_closing() => Next::Request(ended),
+        (Ended::Answered { .. }, _) => Next::Linger,
+        (Ended::Cut, _) => {
             if io.is_close_delimited() {
                 // Without a length only a reset tells the client that this was not all.
                 let _ = io.owner.socket().set_zero_linger();

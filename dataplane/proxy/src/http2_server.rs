@@ -166,7 +166,7 @@ async fn serve_stream(common: Rc<Common>, request: Request<RecvStream>, respond:
     let ended = match admitted {
         Ok(upgrade) => {
             let ask = Ask { started, upgrade, close: false };
-            exchange::exchange(&session, ask, &mut stream, &mut heads, &mut watchdog).await
+            exchange::exchange(&session, ask, &mut stream, &mut heads, &mut watchdog).await.0
         }
         Err(fault) => {
             worker.metrics.fault(fault.reason);

@@ -314,10 +314,12 @@ impl UpstreamBackend {
     /// # Errors
     /// [`ConnectError::Resolve`] if there is no address to use.
     pub async fn ready(&self, now: Instant) -> Result<(), ConnectError> {
-        match self.recheck.get() {
-            Some(at) if now >= at => Box::pin(self.resolve(now)).await,
-            _ => Ok(()),
-        }
+        if self.is_ready(now) { Ok(()) } else { Box::pin(self.resolve(now)).await }
+    }
+
+    /// Whether [`ready`](Self::ready) would have nothing to do.
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.recheck.get().is_none_or(|at| now < at)
     }
 
     async fn resolve(&self, now: Instant) -> Result<(), ConnectError> {
@@ -570,12 +572,17 @@ impl Lease {
     /// Gives the connection back after an exchange that ended cleanly and left it reusable (RFC 9112 section 9.3).
     /// It is closed all the same if the endpoint was removed meanwhile, or if enough are idle.
     pub fn put_back(self) {
+        self.put_back_at(clock());
+    }
+
+    /// As [`put_back`](Self::put_back), for who knows what time it is.
+    pub fn put_back_at(self, now: Instant) {
         let requests = self.requests.saturating_add(1);
         let connection = IdleConnection {
             counted: self.counted,
             transport: self.connection,
             opened: self.opened,
-            since: clock(),
+            since: now,
             requests,
         };
         self.guard.endpoint().put_idle(connection);

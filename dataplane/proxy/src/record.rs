@@ -35,6 +35,8 @@ pub(crate) struct Record {
     /// The try that is under way, or was the last.
     pub(crate) attempt: Attempt,
     grpc_status: Option<u16>,
+    /// When the answer of a backend was passed on to its end; `None` where it was none.
+    pub(crate) ended: Option<Instant>,
 }
 
 impl Record {
@@ -50,6 +52,7 @@ impl Record {
             fault: None,
             attempt: Attempt::default(),
             grpc_status: None,
+            ended: None,
         }
     }
 
@@ -64,10 +67,16 @@ impl Record {
         }
     }
 
-    /// Counts the request, and tells the sink of it.
-    pub(crate) fn finish(&self, session: &Session<'_>, table: &RouteTable, heads: &mut Heads, request_id: &SmallText) {
+    /// Counts the request, and tells the sink of it. Returns when it was over.
+    pub(crate) fn finish(
+        &self,
+        session: &Session<'_>,
+        table: &RouteTable,
+        heads: &mut Heads,
+        request_id: &SmallText,
+    ) -> Instant {
         let worker = session.worker;
-        let ended = Instant::now();
+        let ended = self.ended.unwrap_or_else(Instant::now);
         let (protocol, method) =
             (protocol_of(heads.request.version()), MethodLabel::from_bytes(heads.request.method()));
         worker.metrics.request(RequestSample {
@@ -82,6 +91,7 @@ impl Record {
         if let Some(sink) = &worker.sink {
             self.tell(&mut **sink.borrow_mut(), session, table, heads, request_id, (ended, protocol, method));
         }
+        ended
     }
 
     fn tell(
@@ -195,7 +205,7 @@ impl Attempt {
     /// The try as it is told now that it is over.
     pub(crate) fn told(
         &self,
-        started: Instant,
+        (started, ended): (Instant, Instant),
         endpoint: &EndpointState,
         spoken: UpstreamProtocol,
         error: Option<UpstreamError>,
@@ -204,7 +214,7 @@ impl Attempt {
         let whereabouts = endpoint.whereabouts();
         Try {
             started,
-            ended: Instant::now(),
+            ended,
             endpoint: endpoint.address(),
             pod: whereabouts.pod.clone(),
             node: whereabouts.node.clone(),

@@ -78,6 +78,8 @@ pub(crate) struct Relay<'a> {
     response_waits: Option<Waiting>,
     request_moved: Instant,
     response_moved: Instant,
+    /// What time it is, as long as nothing is waited for.
+    now: Option<Instant>,
     /// Body bytes that came from the client.
     pub(crate) bytes_in: u64,
     /// Body bytes that went to the client.
@@ -92,8 +94,8 @@ impl<'a> Relay<'a> {
         max_body: u64,
         response_limits: HeadLimits,
         with_body: bool,
+        now: Instant,
     ) -> Self {
-        let now = Instant::now();
         Self {
             watchdog,
             pace,
@@ -107,9 +109,28 @@ impl<'a> Relay<'a> {
             response_waits: None,
             request_moved: now,
             response_moved: now,
+            now: Some(now),
             bytes_in: 0,
             bytes_out: 0,
         }
+    }
+
+    /// What time it is. The clock is read once between two waits: that is exact enough for everything that is measured
+    /// here, and reading it for each piece that moves would cost as much as parsing a head.
+    pub(crate) fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
+    }
+
+    /// Something was waited for outside of the relay.
+    pub(crate) fn waited(&mut self) {
+        self.now = None;
+    }
+
+    fn remember_wait<T>(&mut self, polled: Poll<T>) -> Poll<T> {
+        if polled.is_pending() {
+            self.now = None;
+        }
+        polled
     }
 
     /// Sends the request and waits for the final response head; interim responses go to the client on the way.
@@ -122,7 +143,11 @@ impl<'a> Relay<'a> {
     ) -> Result<(), Break> {
         for _ in 0..=MAX_INTERIM {
             response.clear();
-            poll_fn(|cx| self.poll_head(cx, downstream, upstream, request, response)).await?;
+            poll_fn(|cx| {
+                let polled = self.poll_head(cx, downstream, upstream, request, response);
+                self.remember_wait(polled)
+            })
+            .await?;
             let interim = response.is_informational() && response.status() != 101;
             if !interim {
                 self.response = ResponseSide::Body;
@@ -150,7 +175,7 @@ impl<'a> Relay<'a> {
         }
         match upstream.poll_head(cx, request, response, &self.response_limits) {
             Poll::Ready(Ok(())) => {
-                self.response_moved = Instant::now();
+                self.response_moved = self.now();
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Break::Upstream(error))),
@@ -170,7 +195,7 @@ impl<'a> Relay<'a> {
         self.max_body = 0;
         self.request = RequestSide::Body;
         self.response = ResponseSide::Body;
-        self.request_moved = Instant::now();
+        self.request_moved = self.now();
     }
 
     /// Moves the rest: the response body, and what is left of the request body. Returns whether the request was sent
@@ -180,7 +205,11 @@ impl<'a> Relay<'a> {
         downstream: &mut D,
         upstream: &mut U,
     ) -> Result<bool, Break> {
-        poll_fn(|cx| self.poll_body(cx, downstream, upstream)).await?;
+        poll_fn(|cx| {
+            let polled = self.poll_body(cx, downstream, upstream);
+            self.remember_wait(polled)
+        })
+        .await?;
         Ok(matches!(self.request, RequestSide::Done))
     }
 
@@ -220,7 +249,7 @@ impl<'a> Relay<'a> {
                         match upstream.poll_send(cx, downstream) {
                             Poll::Ready(Ok(())) => {
                                 self.bytes_in += (ready - downstream.chunk().len()) as u64;
-                                self.request_moved = Instant::now();
+                                self.request_moved = self.now();
                             }
                             Poll::Ready(Err(_)) => self.request = RequestSide::Refused,
                             Poll::Pending => {
@@ -257,7 +286,7 @@ impl<'a> Relay<'a> {
                 RequestSide::Flushing => match upstream.poll_flush(cx) {
                     Poll::Ready(Ok(())) => {
                         self.request = RequestSide::Done;
-                        self.request_moved = Instant::now();
+                        self.request_moved = self.now();
                     }
                     Poll::Ready(Err(_)) => self.request = RequestSide::Refused,
                     Poll::Pending => {
@@ -290,7 +319,7 @@ impl<'a> Relay<'a> {
                         match downstream.poll_send(cx, upstream) {
                             Poll::Ready(Ok(())) => {
                                 self.bytes_out += (ready - upstream.chunk().len()) as u64;
-                                self.response_moved = Instant::now();
+                                self.response_moved = self.now();
                             }
                             Poll::Ready(Err(error)) => return Err(Break::Client(error)),
                             Poll::Pending => {

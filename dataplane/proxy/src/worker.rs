@@ -146,8 +146,8 @@ impl Worker {
     }
 
     /// The `Date` of responses that bring none, formatted once a second.
-    pub(crate) fn date(&self) -> std::cell::Ref<'_, [u8]> {
-        self.date.borrow_mut().refresh();
+    pub(crate) fn date(&self, now: Instant) -> std::cell::Ref<'_, [u8]> {
+        self.date.borrow_mut().refresh(now);
         std::cell::Ref::map(self.date.borrow(), |date| date.text.as_bytes())
     }
 
@@ -203,8 +203,7 @@ struct DateText {
 }
 
 impl DateText {
-    fn refresh(&mut self) {
-        let now = Instant::now();
+    fn refresh(&mut self, now: Instant) {
         if self.until.is_none_or(|until| now >= until) {
             self.text = httpdate::fmt_http_date(SystemTime::now());
             self.until = Some(now + Duration::from_millis(500));
