@@ -47,5 +47,6 @@ pub use response::ResponseHead;
 pub use target::TargetForm;
 pub use trailers::{Trailers, allowed_in_trailers};
 pub use write::{
-    CHUNK_END, canonical_reason, write_chunk_head, write_field, write_last_chunk, write_request_line, write_status_line,
+    CHUNK_END, canonical_reason, write_chunk_head, write_field, write_last_chunk, write_own_field, write_request_line,
+    write_status_line,
 };

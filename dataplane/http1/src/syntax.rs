@@ -181,8 +181,17 @@ fn first_control(bytes: &[u8]) -> usize {
             return i * 8 + lanes.trailing_zeros() as usize / 8;
         }
     }
-    let in_tail = tail.iter().position(|b| *b < b' ' || *b == 0x7f);
-    words.len() * 8 + in_tail.unwrap_or(tail.len())
+    match bytes.last_chunk::<8>() {
+        // The last word overlaps the one before it, in which there was none.
+        Some(last) if !tail.is_empty() => {
+            let lanes = control_lanes(u64::from_le_bytes(*last));
+            bytes.len() - 8 + lanes.trailing_zeros() as usize / 8
+        }
+        _ => {
+            let in_tail = tail.iter().position(|b| *b < b' ' || *b == 0x7f);
+            words.len() * 8 + in_tail.unwrap_or(tail.len())
+        }
+    }
 }
 
 #[cfg(test)]

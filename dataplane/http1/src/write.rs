@@ -45,12 +45,26 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     if !syntax::is_token(name) || !syntax::is_value(value) {
         return false;
     }
+    write_checked(out, name, value);
+    true
+}
+
+/// As [`write_field`], for a name that is part of the program, a token, and is not looked at again.
+pub fn write_own_field(out: &mut Vec<u8>, name: &'static str, value: &[u8]) -> bool {
+    debug_assert!(syntax::is_token(name.as_bytes()), "{name:?}");
+    if !syntax::is_value(value) {
+        return false;
+    }
+    write_checked(out, name.as_bytes(), value);
+    true
+}
+
+fn write_checked(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-    true
 }
 
 /// Appends the line before a chunk of `len` bytes. Nothing for 0, which would end the body:

@@ -155,7 +155,11 @@ fn write_request_id(out: &mut SmallText, request: &RequestHead, worker: &Worker)
         Some(id) if headers::is_request_id(id) => out.0.extend_from_slice(id),
         _ => {
             let id = u128::from(worker.random()) << 64 | u128::from(worker.random());
-            out.0.extend((0..32).rev().map(|place| b"0123456789abcdef"[(id >> (4 * place) & 0xf) as usize]));
+            let mut text = [0; 32];
+            for (byte, digits) in id.to_be_bytes().into_iter().zip(text.as_chunks_mut::<2>().0) {
+                *digits = [byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+            }
+            out.0.extend_from_slice(&text);
         }
     }
 }

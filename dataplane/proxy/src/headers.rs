@@ -3,7 +3,7 @@
 use crate::trace::Propagation;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use sluicegate_http1::{Field, FieldName, RequestHead, ResponseHead, write_field};
+use sluicegate_http1::{Field, FieldName, RequestHead, ResponseHead, write_field, write_own_field};
 use sluicegate_trace::Trust;
 use smallvec::SmallVec;
 use std::fmt::Write as _;
@@ -12,6 +12,9 @@ use std::net::{IpAddr, SocketAddr};
 /// Takes fields one by one: text for HTTP/1.1, a map for HTTP/2.
 pub(crate) trait FieldSink {
     fn field(&mut self, name: &[u8], value: &[u8]);
+
+    /// A field of our own.
+    fn own(&mut self, name: &'static str, value: &[u8]);
 
     /// Those fields of a request that cross.
     fn request(&mut self, head: &RequestHead, crosses: impl FnMut(&Field<'_>) -> bool) {
@@ -29,6 +32,10 @@ impl FieldSink for Vec<u8> {
         write_field(self, name, value);
     }
 
+    fn own(&mut self, name: &'static str, value: &[u8]) {
+        write_own_field(self, name, value);
+    }
+
     fn request(&mut self, head: &RequestHead, crosses: impl FnMut(&Field<'_>) -> bool) {
         head.write_fields(self, crosses);
     }
@@ -39,6 +46,10 @@ impl FieldSink for Vec<u8> {
 }
 
 impl FieldSink for HeaderMap {
+    fn own(&mut self, name: &'static str, value: &[u8]) {
+        self.field(name.as_bytes(), value);
+    }
+
     fn field(&mut self, name: &[u8], value: &[u8]) {
         // Both were checked by the codec that read them, so this cannot fail; if it does, the field does not cross.
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
@@ -166,7 +177,7 @@ pub(crate) fn request_fields(request: &RequestHead, forwarding: &Forwarding<'_>,
     sink.request(request, |field| request_field_crosses(field, request, forwarding));
     forwarding_fields(request, forwarding, sink);
     for (name, value) in forwarding.trace.fields() {
-        sink.field(name.as_bytes(), value);
+        sink.own(name, value);
     }
 }
 
@@ -191,25 +202,25 @@ fn forwarding_fields(request: &RequestHead, forwarding: &Forwarding<'_>, sink: &
             chain.extend_from_slice(b", ");
         }
         chain.extend_from_slice(client.peer_text.as_bytes());
-        sink.field(b"x-forwarded-for", &chain);
+        sink.own("x-forwarded-for", &chain);
         let mut address = SmallText::default();
         // Writing into a SmallText cannot fail.
         let _ = write!(address, "{}", client_address(request, client, forwarding.trusted));
-        sink.field(b"x-real-ip", &address.0);
+        sink.own("x-real-ip", &address.0);
     } else {
-        sink.field(b"x-forwarded-for", client.peer_text.as_bytes());
-        sink.field(b"x-real-ip", client.peer_text.as_bytes());
+        sink.own("x-forwarded-for", client.peer_text.as_bytes());
+        sink.own("x-real-ip", client.peer_text.as_bytes());
     }
     let proto = believed(FieldName::XForwardedProto).unwrap_or(scheme);
-    sink.field(b"x-forwarded-proto", proto);
+    sink.own("x-forwarded-proto", proto);
     let host = believed(FieldName::XForwardedHost).unwrap_or(request.authority());
     if !host.is_empty() {
-        sink.field(b"x-forwarded-host", host);
+        sink.own("x-forwarded-host", host);
     }
     let mut port = itoa::Buffer::new();
     let port = port.format(client.local.port()).as_bytes();
-    sink.field(b"x-forwarded-port", believed(FieldName::XForwardedPort).unwrap_or(port));
-    sink.field(b"x-request-id", forwarding.request_id);
+    sink.own("x-forwarded-port", believed(FieldName::XForwardedPort).unwrap_or(port));
+    sink.own("x-request-id", forwarding.request_id);
     if forwarding.forwarded {
         forwarded_field(request, client, proto, host, sink);
     }
@@ -245,7 +256,7 @@ fn forwarded_field(
     }
     element.extend_from_slice(b";proto=");
     element.extend_from_slice(proto);
-    sink.field(b"forwarded", &element);
+    sink.own("forwarded", &element);
 }
 
 /// Writes the fields of a response for a client, framing excepted.

@@ -34,25 +34,25 @@ pub(crate) fn write(
     let out = upstream.out_bytes();
     // Extended CONNECT (RFC 8441) is a GET on HTTP/1.1.
     write_request_line(out, request.method(), target, Version::Http11);
-    out.field(b"host", &authority.0);
+    out.own("host", &authority.0);
     request_fields(request, forwarding, out);
     let framing = match request.framing() {
         Framing::Length(length) => {
-            out.field(b"content-length", itoa::Buffer::new().format(length).as_bytes());
+            out.own("content-length", itoa::Buffer::new().format(length).as_bytes());
             Framing::Length(length)
         }
         Framing::Chunked | Framing::UntilClose if !upgrade => {
-            out.field(b"transfer-encoding", b"chunked");
+            out.own("transfer-encoding", b"chunked");
             Framing::Chunked
         }
         _ => Framing::None,
     };
     if upgrade {
-        out.field(b"connection", b"upgrade");
-        out.field(b"upgrade", request.upgrade().unwrap_or(b"websocket"));
+        out.own("connection", b"upgrade");
+        out.own("upgrade", request.upgrade().unwrap_or(b"websocket"));
     } else if request.te_trailers() {
-        out.field(b"te", b"trailers");
-        out.field(b"connection", b"te");
+        out.own("te", b"trailers");
+        out.own("connection", b"te");
     }
     out.extend_from_slice(b"\r\n");
     upstream.begin_write(framing);
