@@ -10,7 +10,6 @@ mod control;
 mod daemon;
 mod flows;
 mod gateway;
-#[allow(dead_code, reason = "a vocabulary: comparisons take what they need")]
 mod http;
 mod interrupt;
 mod live;

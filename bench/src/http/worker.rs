@@ -176,7 +176,7 @@ impl Worker {
                 }
                 asked += 1;
             }
-            self.wait(now + SWEEP / 10);
+            self.wait(now, now + SWEEP / 10);
             self.handle_events(None);
             if self.now() >= sweep {
                 self.expire();
@@ -232,7 +232,7 @@ impl Worker {
             }
             let due = if let Next::At(moment) = next { moment } else { u64::MAX };
             let counting = if clocks.counting.is_none() { span.counted_from } else { u64::MAX };
-            self.wait(due.min(clocks.sweep).min(clocks.second).min(counting));
+            self.wait(now, due.min(clocks.sweep).min(clocks.second).min(counting));
             self.handle_events(Some(&mut pacer));
         }
         self.sum_up(span, &clocks)
@@ -300,8 +300,8 @@ impl Worker {
     }
 
     /// Waits for events until a moment at the latest.
-    fn wait(&mut self, until: u64) {
-        let left = until.saturating_sub(self.now());
+    fn wait(&mut self, now: u64, until: u64) {
+        let left = until.saturating_sub(now);
         let timeout = Timespec { tv_sec: (left / SECOND) as i64, tv_nsec: (left % SECOND) as i64 };
         self.events.clear();
         // Interrupted: nothing happened.
