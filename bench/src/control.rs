@@ -12,7 +12,7 @@ mod reloads;
 mod tables;
 mod websockets;
 
-use crate::accounting;
+use crate::accounting::{self, Memory};
 use crate::asker::{Asker, ask_once};
 use crate::certificate::Certificate;
 use crate::daemon::{self, Daemon, Placement, SessionPriority};
@@ -141,7 +141,7 @@ pub struct FirstState {
     pub seconds: f64,
     /// CPU time until then.
     pub cpu_seconds: f64,
-    /// Bytes, a moment later.
+    /// Bytes, once they no longer fell.
     pub resident: u64,
     /// The most until then.
     pub peak: u64,
@@ -277,9 +277,7 @@ impl<'a> Control<'a> {
         if answer != b"B" {
             bail!("the gateway is ready, but {CHANGING} does not lead to B");
         }
-        // What was needed for reading alone is given back by then, or kept for good.
-        std::thread::sleep(Duration::from_secs(2));
-        let memory = daemon.memory();
+        let memory = settled(&daemon);
         eprintln!("{name}: {} files, ready after {seconds:.2} s, {} MiB", written.files, memory.now >> 20);
         let state = FirstState {
             files: written.files,
@@ -291,6 +289,21 @@ impl<'a> Control<'a> {
         };
         Ok((daemon, watched, state))
     }
+}
+
+/// Memory, once it no longer falls: what was needed for reading alone is given back by then, or kept for good.
+fn settled(daemon: &Daemon) -> Memory {
+    let (mut memory, mut still) = (daemon.memory(), 0);
+    for _ in 0..15 {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = daemon.memory();
+        still = if now.now < memory.now { 0 } else { still + 1 };
+        memory = now;
+        if still == 5 {
+            break;
+        }
+    }
+    memory
 }
 
 /// Backends that say A and B, and one for everything else.

@@ -67,6 +67,8 @@ struct Reloaded<'a, 'b> {
     daemon: Daemon,
     folder: PathBuf,
     asker: Asker,
+    /// What the next reload leads to: each leads to the other.
+    next: char,
 }
 
 impl<'a, 'b> Reloaded<'a, 'b> {
@@ -82,19 +84,21 @@ impl<'a, 'b> Reloaded<'a, 'b> {
         }) {
             anyhow::bail!("it does not serve: {}", daemon.complaint());
         }
+        // A master serves before it takes signals.
+        thread::sleep(PAUSE);
         let asker = Asker::new(port, CHANGING);
-        Ok(Self { control, proxy, daemon, folder, asker })
+        Ok(Self { control, proxy, daemon, folder, asker, next: 'B' })
     }
 
     fn measure(&mut self) -> anyhow::Result<Reloads> {
         let count = self.control.size.reloads;
         let resident = self.daemon.memory().now;
-        let (pids_of, peak, over) = (self.daemon.id(), AtomicU64::new(resident), AtomicBool::new(false));
+        let (first, peak, over) = (self.daemon.id(), AtomicU64::new(resident), AtomicBool::new(false));
         let measured = thread::scope(|scope| {
             scope.spawn(|| {
                 // Old workers live on beside new ones.
                 while !over.load(Ordering::Relaxed) {
-                    peak.fetch_max(accounting::resident(&accounting::tree(pids_of)).now, Ordering::Relaxed);
+                    peak.fetch_max(accounting::resident(&accounting::tree(first)).now, Ordering::Relaxed);
                     thread::sleep(Duration::from_millis(100));
                 }
             });
@@ -128,9 +132,10 @@ impl<'a, 'b> Reloaded<'a, 'b> {
 
     fn times(&mut self, count: u32) -> anyhow::Result<Vec<Option<f64>>> {
         (0..count)
-            .map(|number| {
+            .map(|_| {
                 self.control.interrupt.check()?;
-                let took = self.reload(if number % 2 == 0 { 'B' } else { 'A' })?;
+                let took = self.reload(self.next)?;
+                self.next = if self.next == 'A' { 'B' } else { 'A' };
                 thread::sleep(PAUSE);
                 Ok(took)
             })
@@ -140,7 +145,6 @@ impl<'a, 'b> Reloaded<'a, 'b> {
     fn reload(&mut self, answer: char) -> anyhow::Result<Option<f64>> {
         let routes = routes(self.control, answer);
         let files = self.proxy.configuration(&self.folder, &routes, &self.control.certificate);
-        // The asker is to see an even number of As and Bs: each begins with what it is not.
         let mut since = None;
         for (name, text) in files {
             since = Some(crate::manifests::replace(&self.folder.join(name), &text)?);
