@@ -28,6 +28,7 @@ use outcome::{Generator, Latency, Outcome};
 use pace::Span;
 use plan::{Handshake, Plan, Protocol};
 use progress::Progress;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -72,6 +73,7 @@ pub fn command(arguments: &Arguments) -> anyhow::Result<()> {
 /// what fails once load has begun is counted in [`Outcome::errors`].
 pub fn run(plan: &Plan, progress: &dyn Progress) -> anyhow::Result<Outcome> {
     plan.check()?;
+    raise_limit_of_files(plan.connections);
     let address = address(plan)?;
     let tally = load(plan, address, progress)?;
     let mut outcome = outcome(plan, address, &tally);
@@ -79,6 +81,16 @@ pub fn run(plan: &Plan, progress: &dyn Progress) -> anyhow::Result<Outcome> {
         outcome.ceiling = Some(ceiling::measure(plan, &outcome).context("the generator's own ceiling")?);
     }
     Ok(outcome)
+}
+
+/// Takes as many open files as the connections need and the hard limit allows; where that is too few, connections say so.
+fn raise_limit_of_files(connections: usize) {
+    let needed = connections as u64 * 2 + 256;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < needed) {
+        let current = Some(limit.maximum.map_or(needed, |most| needed.min(most)));
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    }
 }
 
 fn address(plan: &Plan) -> anyhow::Result<SocketAddr> {
@@ -186,7 +198,9 @@ impl Crew {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let elapsed = Duration::from_nanos(now.saturating_sub(span.from));
-            if let Some(second) = second.take(self.threads.len(), elapsed, !begun) {
+            // A second ends a moment after the warm-up that it was part of.
+            let warming_up = now < span.counted_from + 500_000_000;
+            if let Some(second) = second.take(self.threads.len(), elapsed, warming_up) {
                 progress.second(&second);
             }
         }

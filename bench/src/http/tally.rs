@@ -31,7 +31,7 @@ pub struct Tally {
     pub answered: u64,
     /// Bytes of their bodies.
     pub body_bytes: u64,
-    /// When the last request was over, in ns of the run's clock.
+    /// When the last answer was whole, in ns of the run's clock.
     pub last: u64,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
@@ -90,11 +90,11 @@ impl Tally {
             return (micros, verdict.is_ok());
         }
         self.begun += 1;
-        self.last = now;
         self.lateness.saturating_record(done.begun.started.saturating_sub(done.begun.intended) / 1000);
         match verdict {
             Ok(answer) => {
                 self.answered += 1;
+                self.last = now;
                 self.body_bytes += answer.body;
                 self.latency.saturating_record(micros);
                 if self.run.0 != answer.status {

@@ -6,14 +6,15 @@ use anyhow::{Context as _, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientConnectionData, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
-    UnbufferedClientConnection,
+    UnbufferedClientConnection, WebPkiServerVerifier, verify_server_name,
 };
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::server::{ParsedCertificate, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, RootCertStore, SignatureScheme};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One end of a TLS connection: [`UnbufferedClientConnection`] or [`UnbufferedServerConnection`].
@@ -167,15 +168,8 @@ pub fn client(plan: &Plan, resume: bool) -> anyhow::Result<Client> {
             .with_no_client_auth(),
         Trust::System => builder.with_root_certificates(roots_of_the_system()?).with_no_client_auth(),
         Trust::File(path) => {
-            let mut roots = RootCertStore::empty();
-            let said = || format!("{}: no PEM certificates", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).with_context(said)? {
-                roots.add(certificate.with_context(said)?).with_context(said)?;
-            }
-            if roots.is_empty() {
-                bail!(said());
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
+            let named = Named::read(path, &provider)?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(named)).with_no_client_auth()
         }
     };
     config.alpn_protocols = match plan.protocol {
@@ -214,6 +208,73 @@ fn roots_of_the_system() -> anyhow::Result<RootCertStore> {
 
 fn algorithms(provider: &CryptoProvider) -> WebPkiSupportedAlgorithms {
     provider.signature_verification_algorithms
+}
+
+/// Believes what leads to a certificate of a file, and the certificates of the file themselves: one that a server signed for
+/// itself is often marked as an authority's, and such a one does not count as a server's (RFC 5280, 4.2.1.9).
+#[derive(Debug)]
+struct Named {
+    certificates: Vec<CertificateDer<'static>>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl Named {
+    fn read(path: &Path, provider: &Arc<CryptoProvider>) -> anyhow::Result<Self> {
+        let said = || format!("{}: no PEM certificates", path.display());
+        let mut roots = RootCertStore::empty();
+        let mut certificates = Vec::new();
+        for certificate in CertificateDer::pem_file_iter(path).with_context(said)? {
+            let certificate = certificate.with_context(said)?;
+            roots.add(certificate.clone()).with_context(said)?;
+            certificates.push(certificate);
+        }
+        if certificates.is_empty() {
+            bail!(said());
+        }
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .with_context(said)?;
+        Ok(Self { certificates, verifier })
+    }
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.certificates.iter().any(|certificate| certificate == end_entity) {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
 }
 
 /// Believes every certificate, and checks that the server has its key, as every client does.

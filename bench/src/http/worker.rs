@@ -21,6 +21,9 @@ use std::time::Instant;
 /// Connections that a thread opens at a time before load begins: no listener's queue overflows.
 const AT_ONCE: usize = 64;
 
+/// How often it looks for more answers before it sends.
+const MOST_POLLS: usize = 4;
+
 /// How often requests are looked at for their timeout, in ns.
 const SWEEP: u64 = 100_000_000;
 
@@ -222,6 +225,7 @@ impl Worker {
                 self.tell(said);
             }
             let mut next = self.begin_due(&mut pacer, now);
+            self.flush(now);
             if span.until.is_some_and(|until| now >= until + timeout) {
                 // Who is that far behind will not catch up.
                 self.tally.blame(Fault::NeverBegun, pacer.clone().owed(now));
@@ -256,7 +260,7 @@ impl Worker {
         tally
     }
 
-    /// Begins what is due on connections that are free, and sends it.
+    /// Begins what is due on connections that are free; [`Self::flush`] sends it.
     fn begin_due(&mut self, pacer: &mut Pacer, now: u64) -> Next {
         let mut next = Next::At(u64::MAX);
         while let Some(&at) = self.free.front() {
@@ -279,6 +283,11 @@ impl Worker {
         if self.free.is_empty() {
             next = if pacer_is_over(pacer, now) { Next::Over } else { Next::At(u64::MAX) };
         }
+        next
+    }
+
+    /// Sends what was begun.
+    fn flush(&mut self, now: u64) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.dedup();
         for at in touched.drain(..) {
@@ -287,7 +296,6 @@ impl Worker {
             }
         }
         self.touched = touched;
-        next
     }
 
     /// Puts a connection in line if it is free and does not stand there.
@@ -308,7 +316,25 @@ impl Worker {
         let _ = epoll::wait(&self.io.epoll, spare_capacity(&mut self.events), Some(&timeout));
     }
 
+    /// Reads what is there and begins what may begin. On connections that multiplex, all answers are read before the next
+    /// requests are sent, so that these go in few writes, as those of h2load and of browsers do.
     fn handle_events(&mut self, mut pacer: Option<&mut Pacer>) {
+        let polls = if self.io.plan.protocol.multiplexes() { MOST_POLLS } else { 0 };
+        for left in (0..=polls).rev() {
+            self.handle_batch(pacer.as_deref_mut(), polls == 0);
+            if left > 0 {
+                self.wait(0, 0);
+                if self.events.is_empty() {
+                    break;
+                }
+            }
+        }
+        if !self.touched.is_empty() {
+            self.flush(self.now());
+        }
+    }
+
+    fn handle_batch(&mut self, mut pacer: Option<&mut Pacer>, at_once: bool) {
         let events = std::mem::take(&mut self.events);
         for event in &events {
             let at = event.data.u64() as usize;
@@ -323,6 +349,9 @@ impl Worker {
             if let Some(pacer) = pacer.as_deref_mut() {
                 self.line_up(at, now);
                 self.begin_due(pacer, now);
+                if at_once {
+                    self.flush(now);
+                }
             }
         }
         self.events = events;
