@@ -248,15 +248,19 @@ fn answers_that_are_none_are_counted_by_kind() {
     assert!(said["errors"]["body of another length"].as_u64() > Some(0), "{said:#}");
 }
 
-/// A certificate for bench.test, which is also in a file of the folder.
+/// A certificate for bench.test, which is also in a file of the folder. It is marked as an authority's, as those are that
+/// `openssl req -x509` makes.
 fn certified(folder: &Path, alpn: &[&[u8]]) -> Arc<ServerConfig> {
-    let made = rcgen::generate_simple_self_signed(vec!["bench.test".to_owned()]).expect("a certificate");
-    std::fs::write(folder.join("ca.pem"), made.cert.pem()).expect("a file");
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let mut wanted = rcgen::CertificateParams::new(vec!["bench.test".to_owned()]).expect("a name");
+    wanted.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let made = wanted.self_signed(&pair).expect("a certificate");
+    std::fs::write(folder.join("ca.pem"), made.pem()).expect("a file");
+    let key = PrivateKeyDer::try_from(pair.serialize_der()).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("TLS");
     let mut config =
-        builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).expect("a certificate");
+        builder.with_no_client_auth().with_single_cert(vec![made.der().clone()], key).expect("a certificate");
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }
