@@ -28,6 +28,9 @@ const SERVED_WITHIN: Duration = Duration::from_secs(120);
 /// Seconds from a rename to the first packet at the real server that it names; none where none came.
 #[derive(Debug, Serialize)]
 pub struct Packets {
+    /// Of the first change: the director has to find the real server's link address before it forwards to it.
+    pub unmet: Option<f64>,
+    /// Of all others.
     pub effects: Vec<Option<f64>>,
     /// From the start of the director until the first packet was forwarded.
     pub first_packet: f64,
@@ -93,18 +96,24 @@ impl Site {
         drop(first);
         let first_packet = self.begun.elapsed().as_secs_f64();
         eprintln!("packets: the first one was forwarded after {first_packet:.2} s");
+        let unmet = self.change(1)?;
         let mut effects = Vec::new();
-        for number in 1..=count {
+        for number in 2..count + 2 {
             check()?;
-            let real = &self.lab.backends[(number % 2) as usize];
-            let capture = real.namespace.capture_if("eth0", asks)?;
-            // Not in step with anything.
-            thread::sleep(Duration::from_micros(20_000 + u64::from(number) * 16_787 % 60_000));
-            let begun = write(&self.manifest, real.ipv4)?;
-            let found = capture.wait_for(|frame| frame.at > begun, EFFECT_WITHIN);
-            effects.push(found.map(|frame| frame.at.duration_since(begun).unwrap_or_default().as_secs_f64()));
+            effects.push(self.change(number)?);
         }
-        Ok(Packets { effects, first_packet })
+        Ok(Packets { unmet, effects, first_packet })
+    }
+
+    /// To the other real server: seconds until its first packet.
+    fn change(&self, number: u32) -> anyhow::Result<Option<f64>> {
+        let real = &self.lab.backends[(number % 2) as usize];
+        let capture = real.namespace.capture_if("eth0", asks)?;
+        // Not in step with anything.
+        thread::sleep(Duration::from_micros(20_000 + u64::from(number) * 16_787 % 60_000));
+        let begun = write(&self.manifest, real.ipv4)?;
+        let found = capture.wait_for(|frame| frame.at > begun, EFFECT_WITHIN);
+        Ok(found.map(|frame| frame.at.duration_since(begun).unwrap_or_default().as_secs_f64()))
     }
 
     fn end(&mut self) {

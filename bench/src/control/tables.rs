@@ -52,6 +52,13 @@ fn own(measured: &Measured) -> Section {
             times_cell(times, Some(CHANGE_GOAL)),
         ]);
         table.row(vec![
+            "the same, to a real server that the director has not met".into(),
+            match packets.unmet {
+                Some(seconds) => Figure::exact(Unit::Milliseconds, seconds * 1e3).into(),
+                None => Cell::Missing("it never came true".to_owned()),
+            },
+        ]);
+        table.row(vec![
             "start of a director → first packet forwarded".into(),
             Figure::exact(Unit::Seconds, packets.first_packet).into(),
         ]);
