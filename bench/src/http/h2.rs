@@ -209,15 +209,14 @@ impl Session {
     /// Appends bodies as far as windows allow, and not more than a portion at a time.
     pub fn produce(&mut self, requests: &[Request], out: &mut Vec<u8>) {
         let enough = out.len() + payload::PORTION;
-        for _ in 0..self.sending.len() {
+        let mut stuck = 0;
+        while stuck < self.sending.len() && out.len() < enough && self.peer.window > 0 {
             let Some(id) = self.sending.pop_front() else { break };
-            let left = self.send_body(id, requests, out);
-            if left {
+            let before = out.len();
+            if self.send_body(id, requests, out) {
                 self.sending.push_back(id);
             }
-            if out.len() >= enough || self.peer.window <= 0 {
-                break;
-            }
+            stuck = if out.len() == before { stuck + 1 } else { 0 };
         }
     }
 
@@ -517,4 +516,136 @@ fn fragment(header: Header, content: &[u8]) -> Result<&[u8], Fault> {
     };
     let content = if header.has(flag::PRIORITY) { content.get(5..).ok_or(WRONG)? } else { content };
     content.get(..content.len().checked_sub(padding).ok_or(WRONG)?).ok_or(WRONG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A session with requests in flight, and what they ask for.
+    fn session(requests: u64, upload: usize) -> (Session, Vec<Request>) {
+        let target = Target::parse("GET", "http://a.test/").expect("a URL");
+        let mut plan = Plan::new(Protocol::Http2, vec![target.clone()]);
+        (plan.streams, plan.upload) = (4, upload);
+        let rendered = vec![Request::new(&target, &plan, true)];
+        let mut session = Session::open(&plan, &mut Vec::new());
+        let mut settings = Vec::new();
+        frame::append_settings(&mut settings, &[]);
+        read(&mut session, &rendered, &settings).expect("settings");
+        for at in 0..requests {
+            assert!(session.is_free());
+            let begun = Begun { intended: at, started: at, counted: true, target: 0 };
+            session.begin(begun, &rendered, &mut Vec::new());
+        }
+        (session, rendered)
+    }
+
+    /// Reads byte by byte, as a slow network brings them: what is over, and what has to be said.
+    fn read(session: &mut Session, requests: &[Request], bytes: &[u8]) -> Result<(Vec<Done>, Vec<u8>), Fault> {
+        let (mut stash, mut done, mut out) = (Vec::new(), Vec::new(), Vec::new());
+        for byte in bytes {
+            stash.push(*byte);
+            let taken = session.receive(&stash, requests, &mut out, &mut done)?;
+            stash.drain(..taken);
+        }
+        assert!(stash.is_empty(), "nothing is left of whole frames");
+        Ok((done, out))
+    }
+
+    /// Lengths of DATA frames, and whether the last of them ends its stream.
+    fn data(mut out: &[u8]) -> (Vec<usize>, bool) {
+        let (mut lengths, mut ends) = (Vec::new(), false);
+        while let Some(header) = Header::read(out) {
+            if header.kind == kind::DATA {
+                lengths.push(header.length);
+                ends = header.has(flag::END_STREAM);
+            }
+            out = &out[frame::HEADER + header.length..];
+        }
+        (lengths, ends)
+    }
+
+    #[test]
+    fn answers_are_read_through_padding_priority_continuation_and_other_frames() {
+        let (mut session, requests) = session(2, 0);
+        let mut bytes = Vec::new();
+        // Two bytes of padding behind the fields, five of priority in front of them.
+        let fields = [&[2, 0, 0, 0, 0, 16][..], &[0x88], &[0, 0]].concat();
+        frame::append(&mut bytes, kind::HEADERS, flag::END_HEADERS | flag::PADDED | flag::PRIORITY, 1, &fields);
+        frame::append(&mut bytes, 0x42, 0, 0, b"unknown");
+        frame::append(&mut bytes, kind::DATA, flag::PADDED, 1, &[3, b'a', b'b', 0, 0, 0]);
+        frame::append(&mut bytes, kind::HEADERS, flag::END_STREAM, 3, &[0x48, 0x03, b'5']);
+        frame::append(&mut bytes, kind::CONTINUATION, flag::END_HEADERS, 3, b"03");
+        frame::append(&mut bytes, kind::DATA, flag::END_STREAM, 1, b"");
+        let (done, _) = read(&mut session, &requests, &bytes).expect("frames");
+        let verdicts: Vec<_> = done.iter().map(|done| (done.begun.intended, done.verdict.clone())).collect();
+        assert_eq!(verdicts, [(1, Ok(Answer { status: 503, body: 0 })), (0, Ok(Answer { status: 200, body: 2 }))]);
+        assert!(session.abandon().is_empty());
+    }
+
+    #[test]
+    fn a_server_that_goes_away_takes_what_it_names_and_nothing_new() {
+        let (mut session, requests) = session(3, 0);
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, kind::GOAWAY, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 11]);
+        let (done, _) = read(&mut session, &requests, &bytes).expect("frames");
+        assert_eq!(done.len(), 1);
+        assert_eq!((done[0].begun.intended, &done[0].verdict), (2, &Err(Fault::GoneAway(11))));
+        assert!(!session.is_free() && !session.is_over());
+        let mut bytes = Vec::new();
+        for stream in [1, 3] {
+            frame::append(&mut bytes, kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &[0x88]);
+        }
+        let (done, _) = read(&mut session, &requests, &bytes).expect("frames");
+        assert!(done.len() == 2 && session.is_over());
+    }
+
+    #[test]
+    fn bodies_wait_for_the_windows_of_stream_and_connection() {
+        let (mut session, requests) = session(1, 100_000);
+        // 65,535 bytes are gone with the request; the stream may then have all, the connection 10,000 more.
+        let mut bytes = Vec::new();
+        frame::append_window(&mut bytes, 1, 1 << 20);
+        frame::append_window(&mut bytes, 0, 10_000);
+        let (_, out) = read(&mut session, &requests, &bytes).expect("frames");
+        assert_eq!(data(&out), (vec![10_000], false));
+        let mut bytes = Vec::new();
+        frame::append_window(&mut bytes, 0, 1 << 20);
+        let (_, out) = read(&mut session, &requests, &bytes).expect("frames");
+        assert_eq!(data(&out), (vec![16_384, 100_000 - 65_535 - 10_000 - 16_384], true));
+    }
+
+    #[test]
+    fn frames_that_break_the_protocol_are_faults() {
+        let broken: [(u8, u8, &[u8]); 5] = [
+            (kind::PUSH_PROMISE, flag::END_HEADERS, &[0, 0, 0, 2, 0x88]),
+            (kind::CONTINUATION, flag::END_HEADERS, &[0x88]),
+            (kind::DATA, flag::PADDED, &[9, b'a']),
+            (kind::HEADERS, flag::END_HEADERS, &[0xff]),
+            (kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, &[]),
+        ];
+        for (kind, flags, content) in broken {
+            let (mut session, requests) = session(1, 0);
+            let mut bytes = Vec::new();
+            frame::append(&mut bytes, kind, flags, 1, content);
+            assert!(matches!(read(&mut session, &requests, &bytes), Err(Fault::Malformed(_))), "kind {kind}");
+        }
+    }
+
+    #[test]
+    fn what_takes_too_long_is_cancelled_and_forgotten() {
+        let (mut session, requests) = session(3, 0);
+        let mut out = Vec::new();
+        let late = session.expire(2, &mut out);
+        assert_eq!(late.iter().map(|begun| begun.intended).collect::<Vec<_>>(), [0, 1]);
+        let header = Header::read(&out).expect("a frame");
+        assert_eq!((header.kind, header.stream), (kind::RST_STREAM, 1));
+        // An answer that comes all the same is nobody's.
+        let mut bytes = Vec::new();
+        for stream in [1, 5] {
+            frame::append(&mut bytes, kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &[0x88]);
+        }
+        let (done, _) = read(&mut session, &requests, &bytes).expect("frames");
+        assert_eq!(done.iter().map(|done| done.begun.intended).collect::<Vec<_>>(), [2]);
+    }
 }

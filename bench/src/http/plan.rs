@@ -100,6 +100,9 @@ impl Plan {
         if matches!(self.protocol, Protocol::Handshake(_)) && !first.tls {
             bail!("handshakes need an https URL");
         }
+        if self.targets.len() > 1 && matches!(self.protocol, Protocol::WebSocket | Protocol::Handshake(_)) {
+            bail!("{} has one target: {} were given", self.protocol.name(), self.targets.len());
+        }
         if self.connections == 0 || self.streams == 0 || self.threads == 0 {
             bail!("connections, streams and threads are at least 1");
         }
@@ -371,6 +374,8 @@ mod tests {
         plan.check().expect("taken");
         plan.streams = 2;
         assert!(format!("{:#}", plan.check().expect_err("refused")).contains("--streams"));
+        let plan = Plan::new(Protocol::WebSocket, vec![target("http://a.test/1"), target("http://a.test/2")]);
+        assert!(format!("{:#}", plan.check().expect_err("refused")).contains("one target"));
         let plan = Plan::new(Protocol::Handshake(Handshake::Full), vec![target("http://a.test/")]);
         assert!(format!("{:#}", plan.check().expect_err("refused")).contains("https"));
     }
