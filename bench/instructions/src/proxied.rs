@@ -40,6 +40,8 @@ pub enum Part {
     Nothing,
     /// Trace context is carried through.
     Propagation,
+    /// Each request is told when it is over, to somebody who does nothing with it.
+    Telling,
     /// Metrics of routes too.
     Metrics,
     /// Live taps that nobody watches too: the program as it is by default.
@@ -255,10 +257,10 @@ impl Gateway {
             exporter = Some(Exporter::start(OtlpSettings::new(endpoint))?);
         }
         let mut sinks: Vec<Box<dyn RequestSinks>> = Vec::new();
-        if !matches!(self.part, Part::Nothing | Part::Propagation) {
+        if !matches!(self.part, Part::Nothing | Part::Propagation | Part::Telling) {
             sinks.push(Box::new(metrics.route_sinks()));
         }
-        if !matches!(self.part, Part::Nothing | Part::Propagation | Part::Metrics) {
+        if !matches!(self.part, Part::Nothing | Part::Propagation | Part::Telling | Part::Metrics) {
             sinks.push(Box::new(RequestTaps::default()));
         }
         if let Some(exporter) = &exporter {
@@ -267,7 +269,8 @@ impl Gateway {
         if let Some(log) = &log {
             sinks.push(Box::new(ArcLog(Arc::clone(log))));
         }
-        let sinks = (!sinks.is_empty()).then(|| Arc::new(Each(sinks)) as Arc<dyn RequestSinks>);
+        let is_told = !matches!(self.part, Part::Nothing | Part::Propagation);
+        let sinks = is_told.then(|| Arc::new(Each(sinks)) as Arc<dyn RequestSinks>);
         let http = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
         let settings = ProxySettings { http, workers: 1, trace, ..ProxySettings::default() };
         let proxy = Proxy::start(settings, metrics, sinks)?;

@@ -103,11 +103,13 @@ pub(crate) struct Forwarding<'a> {
 
 /// The client's address: the right-most entry of `X-Forwarded-For` that no trusted proxy has, if the peer is trusted;
 /// the peer itself else. What a client writes in front of that entry is never believed.
+#[inline]
 pub(crate) fn client_address(request: &RequestHead, client: &ClientIdentity, trusted: &[IpNet]) -> IpAddr {
+    if client.trusted { forwarded_address(request, client, trusted) } else { client.peer.ip() }
+}
+
+fn forwarded_address(request: &RequestHead, client: &ClientIdentity, trusted: &[IpNet]) -> IpAddr {
     let mut address = client.peer.ip();
-    if !client.trusted {
-        return address;
-    }
     let values: SmallVec<[&[u8]; 4]> = request.fields_named(FieldName::XForwardedFor).collect();
     for entry in values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b',')) {
         let Some(parsed) = parse_address(entry) else {

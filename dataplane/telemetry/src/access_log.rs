@@ -14,7 +14,6 @@ pub use template::{Template, TemplateError, UPSTREAMINFO, VARIABLES};
 use crate::request::{FinishedRequest, RequestSink, RequestSinks};
 use crate::request_filter::RequestFilter;
 use crate::request_json::JsonWriter;
-use crate::text::WallClock;
 use lane::{Lane, Urge};
 use output::Output;
 use sluicegate_trace::{Ratio, Sampler, TraceId};
@@ -27,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
+use template::TemplateWriter;
 use writer::Writer;
 
 /// What is logged, how and where.
@@ -269,7 +269,7 @@ impl RequestSinks for AccessLog {
             writing: Arc::clone(&self.0),
             lane,
             json: JsonWriter::default(),
-            clock: WallClock::default(),
+            template: TemplateWriter::default(),
             chance: Chance(RandomState::new().hash_one(0) | 1),
         })
     }
@@ -333,8 +333,7 @@ struct Sink {
     writing: Arc<Writing>,
     lane: Arc<Lane>,
     json: JsonWriter,
-    /// Of templates.
-    clock: WallClock,
+    template: TemplateWriter,
     chance: Chance,
 }
 
@@ -345,10 +344,10 @@ impl RequestSink for Sink {
         if !rule.takes(request, &mut self.chance) {
             return;
         }
-        let (json, clock) = (&mut self.json, &mut self.clock);
+        let (json, writer) = (&mut self.json, &mut self.template);
         let urge = self.lane.push(|out| match &rule.format {
             LineFormat::Json => json.write(out, request),
-            LineFormat::Template(template) => template.write(out, request, clock),
+            LineFormat::Template(template) => template.write(out, request, writer),
         });
         match urge {
             Urge::None => {}

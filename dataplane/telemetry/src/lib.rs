@@ -23,6 +23,7 @@ pub mod request_json;
 pub mod request_tap;
 mod routes;
 pub mod series;
+mod sheet;
 pub mod source;
 pub mod span;
 mod text;

@@ -2,6 +2,7 @@
 
 use crate::redact;
 use crate::request::{FinishedRequest, RouteTaken, Try};
+use crate::sheet::{Paper, Sheet};
 use crate::text::{self, Escape, WallClock};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -68,29 +69,39 @@ macro_rules! key {
     };
 }
 
+/// The same with the quotation mark that text begins with.
+macro_rules! text_key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":\"").as_bytes()
+    };
+}
+
 /// Writes requests, and remembers what many of them have in common. Each worker has one of its own.
 #[derive(Debug, Default)]
 pub(crate) struct JsonWriter {
     clock: WallClock,
     routes: RouteTexts,
+    paper: Paper,
 }
 
 impl JsonWriter {
     /// Writes the object of a request, without a line feed.
     pub(crate) fn write(&mut self, out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
-        out.extend_from_slice(b"{\"time\":\"");
-        self.clock.write_rfc3339(out, request.started);
-        write_object(out, request, &mut self.routes);
+        let mut sheet = Sheet::begin(&mut self.paper, out);
+        sheet.put(b"{\"time\":\"");
+        self.clock.write_rfc3339(&mut sheet, request.started);
+        write_object(&mut sheet, request, &mut self.routes);
+        sheet.finish();
     }
 }
 
 /// All behind the time.
-fn write_object(out: &mut Vec<u8>, request: &FinishedRequest<'_>, routes: &mut RouteTexts) {
-    out.push(b'"');
+fn write_object(out: &mut Sheet<'_>, request: &FinishedRequest<'_>, routes: &mut RouteTexts) {
+    out.put(b"\"");
     number(out, key!("status"), request.status.into());
     if let Some((reason, detail)) = request.fault {
-        plain(out, key!("reason"), reason.as_str());
-        string(out, key!("detail"), detail.as_bytes());
+        plain(out, text_key!("reason"), reason.as_str());
+        string(out, text_key!("detail"), detail.as_bytes());
     }
     write_request(out, request);
     number(out, key!("bytes_in"), request.bytes_in);
@@ -101,47 +112,45 @@ fn write_object(out: &mut Vec<u8>, request: &FinishedRequest<'_>, routes: &mut R
         number(out, key!("grpc_status"), status.into());
     }
     if let Some(route) = &request.route {
-        out.extend_from_slice(routes.text(route));
+        out.put(routes.text(route));
     }
-    out.extend_from_slice(b",\"tries\":[");
+    out.put(b",\"tries\":[");
     for (index, attempt) in request.tries.iter().enumerate() {
         if index > 0 {
-            out.push(b',');
+            out.put(b",");
         }
         write_try(out, request, attempt);
     }
-    out.push(b']');
+    out.put(b"]");
     if let Some(referer) = request.request_fields.field("referer") {
-        out.extend_from_slice(key!("referer"));
-        out.push(b'"');
+        out.put(text_key!("referer"));
         write_url(out, referer, Escape::Json);
-        out.push(b'"');
+        out.put(b"\"");
     }
-    string(out, key!("user_agent"), request.request_fields.field("user-agent").unwrap_or_default());
-    string(out, key!("request_id"), request.request_id);
+    string(out, text_key!("user_agent"), request.request_fields.field("user-agent").unwrap_or_default());
+    string(out, text_key!("request_id"), request.request_id);
     write_trace(out, request);
-    out.push(b'}');
+    out.put(b"}");
 }
 
-fn write_request(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
-    string(out, key!("method"), request.method);
-    string(out, key!("host"), request.authority);
-    string(out, key!("path"), request.path);
+fn write_request(out: &mut Sheet<'_>, request: &FinishedRequest<'_>) {
+    string(out, text_key!("method"), request.method);
+    string(out, text_key!("host"), request.authority);
+    string(out, text_key!("path"), request.path);
     if let Some(query) = request.query {
-        out.extend_from_slice(key!("query"));
-        out.push(b'"');
-        Escape::Json.write(out, &redact::query(query));
-        out.push(b'"');
+        out.put(text_key!("query"));
+        out.put_escaped(Escape::Json, &redact::query(query));
+        out.put(b"\"");
     }
     let downstream = request.downstream;
-    plain(out, key!("protocol"), downstream.protocol.as_str());
+    plain(out, text_key!("protocol"), downstream.protocol.as_str());
     if let Some(tls) = downstream.tls {
-        plain(out, key!("tls"), tls.version.as_str());
-        string(out, key!("server_name"), tls.server_name.unwrap_or_default().as_bytes());
+        plain(out, text_key!("tls"), tls.version.as_str());
+        string(out, text_key!("server_name"), tls.server_name.unwrap_or_default().as_bytes());
     }
-    quoted(out, key!("client"), |out| text::address(out, downstream.client));
-    quoted(out, key!("peer"), |out| text::socket(out, downstream.peer));
-    quoted(out, key!("local"), |out| text::socket(out, downstream.local));
+    quoted(out, text_key!("client"), |out| text::address(out, downstream.client));
+    quoted(out, text_key!("peer"), |out| text::socket(out, downstream.peer));
+    quoted(out, text_key!("local"), |out| text::socket(out, downstream.local));
 }
 
 /// What is said of routes, as it was last written: the same for each request of a route. A few dozen routes have most of
@@ -174,7 +183,10 @@ impl RouteTexts {
         let is_known = std::ptr::eq(known.tenure.as_ptr(), Arc::as_ptr(tenure));
         if !is_known || &*known.path != route.path || &*known.port != port {
             known.text.clear();
-            write_route(&mut known.text, route);
+            let mut paper = Paper::default();
+            let mut sheet = Sheet::begin(&mut paper, &mut known.text);
+            write_route(&mut sheet, route);
+            sheet.finish();
             // Host, Ingress and Service are those of the series; the rest is compared.
             let is_kept = known.text.len() <= LONGEST_ROUTE;
             known.tenure = if is_kept { Arc::downgrade(tenure) } else { Weak::new() };
@@ -184,28 +196,28 @@ impl RouteTexts {
     }
 }
 
-fn write_route(out: &mut Vec<u8>, route: &RouteTaken<'_>) {
-    string(out, key!("namespace"), route.namespace.as_bytes());
-    string(out, key!("ingress"), route.ingress.as_bytes());
-    string(out, key!("rule_host"), route.host.as_bytes());
-    string(out, key!("rule_path"), route.path.as_bytes());
+fn write_route(out: &mut Sheet<'_>, route: &RouteTaken<'_>) {
+    string(out, text_key!("namespace"), route.namespace.as_bytes());
+    string(out, text_key!("ingress"), route.ingress.as_bytes());
+    string(out, text_key!("rule_host"), route.host.as_bytes());
+    string(out, text_key!("rule_path"), route.path.as_bytes());
     if let Some((service, port)) = route.service {
-        string(out, key!("service"), service.as_bytes());
-        string(out, key!("service_port"), port.as_bytes());
+        string(out, text_key!("service"), service.as_bytes());
+        string(out, text_key!("service_port"), port.as_bytes());
     }
 }
 
-fn write_try(out: &mut Vec<u8>, request: &FinishedRequest<'_>, attempt: &Try) {
-    out.extend_from_slice(b"{\"endpoint\":\"");
+fn write_try(out: &mut Sheet<'_>, request: &FinishedRequest<'_>, attempt: &Try) {
+    out.put(b"{\"endpoint\":\"");
     text::socket(out, attempt.endpoint);
-    out.push(b'"');
-    string(out, key!("pod"), attempt.pod.as_deref().unwrap_or_default().as_bytes());
-    string(out, key!("node"), attempt.node.as_deref().unwrap_or_default().as_bytes());
+    out.put(b"\"");
+    string(out, text_key!("pod"), attempt.pod.as_deref().unwrap_or_default().as_bytes());
+    string(out, text_key!("node"), attempt.node.as_deref().unwrap_or_default().as_bytes());
     if let Some(status) = attempt.status {
         number(out, key!("status"), status.into());
     }
     if let Some(error) = attempt.error {
-        plain(out, key!("error"), error.as_str());
+        plain(out, text_key!("error"), error.as_str());
     }
     time(out, key!("start_ms"), attempt.started.saturating_duration_since(request.started));
     time(out, key!("duration_ms"), attempt.ended.saturating_duration_since(attempt.started));
@@ -219,33 +231,33 @@ fn write_try(out: &mut Vec<u8>, request: &FinishedRequest<'_>, attempt: &Try) {
             time(out, key, part);
         }
     }
-    out.extend_from_slice(key!("reused"));
-    out.extend_from_slice(if attempt.reused { b"true" } else { b"false" });
+    out.put(key!("reused"));
+    out.put(if attempt.reused { b"true" } else { b"false" });
     number(out, key!("bytes"), attempt.bytes);
     if let Some(span) = attempt.span_id {
-        quoted(out, key!("span_id"), |out| text::hexadecimal(out, span.get()));
+        quoted(out, text_key!("span_id"), |out| text::hexadecimal(out, span.get()));
     }
-    out.push(b'}');
+    out.put(b"}");
 }
 
-fn write_trace(out: &mut Vec<u8>, request: &FinishedRequest<'_>) {
+fn write_trace(out: &mut Sheet<'_>, request: &FinishedRequest<'_>) {
     let Some(trace) = request.trace else { return };
-    quoted(out, key!("trace_id"), |out| {
+    quoted(out, text_key!("trace_id"), |out| {
         text::hexadecimal(out, trace.trace_id.high());
         text::hexadecimal(out, trace.trace_id.low());
     });
-    quoted(out, key!("span_id"), |out| text::hexadecimal(out, trace.span_id.get()));
+    quoted(out, text_key!("span_id"), |out| text::hexadecimal(out, trace.span_id.get()));
     if let Some(parent) = trace.parent {
-        quoted(out, key!("parent_span_id"), |out| text::hexadecimal(out, parent.get()));
+        quoted(out, text_key!("parent_span_id"), |out| text::hexadecimal(out, parent.get()));
     }
-    out.extend_from_slice(key!("sampled"));
-    out.extend_from_slice(if trace.sampled { b"true" } else { b"false" });
+    out.put(key!("sampled"));
+    out.put(if trace.sampled { b"true" } else { b"false" });
 }
 
 /// A URL as it may be shown: its query without secrets, and no password before its host.
-pub(crate) fn write_url(out: &mut Vec<u8>, url: &[u8], escape: Escape) {
+pub(crate) fn write_url(out: &mut Sheet<'_>, url: &[u8], escape: Escape) {
     if memchr::memchr2(b'?', b'@', url).is_none() {
-        escape.write(out, url);
+        out.put_escaped(escape, url);
         return;
     }
     let (before, query) = match url.iter().position(|byte| *byte == b'?') {
@@ -256,41 +268,40 @@ pub(crate) fn write_url(out: &mut Vec<u8>, url: &[u8], escape: Escape) {
     let (scheme, rest) = before.split_at(authority);
     let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
     let shown = rest[..end].iter().rposition(|byte| *byte == b'@').map_or(0, |at| at + 1);
-    escape.write(out, scheme);
-    escape.write(out, &rest[shown..]);
-    escape.write(out, &redact::query(query));
+    out.put_escaped(escape, scheme);
+    out.put_escaped(escape, &rest[shown..]);
+    out.put_escaped(escape, &redact::query(query));
 }
 
 #[inline(always)]
-fn number(out: &mut Vec<u8>, key: &[u8], number: u64) {
-    out.extend_from_slice(key);
+fn number(out: &mut Sheet<'_>, key: &[u8], number: u64) {
+    out.put(key);
     text::integer(out, number);
 }
 
 #[inline(always)]
-fn time(out: &mut Vec<u8>, key: &[u8], time: Duration) {
-    out.extend_from_slice(key);
+fn time(out: &mut Sheet<'_>, key: &[u8], time: Duration) {
+    out.put(key);
     text::milliseconds(out, time);
 }
 
 /// Text that strangers chose; nothing where there is none.
 #[inline(always)]
-fn string(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+fn string(out: &mut Sheet<'_>, key: &[u8], value: &[u8]) {
     if !value.is_empty() {
-        quoted(out, key, |out| Escape::Json.write(out, value));
+        quoted(out, key, |out| out.put_escaped(Escape::Json, value));
     }
 }
 
 /// Text of ours, which needs no escaping.
 #[inline(always)]
-fn plain(out: &mut Vec<u8>, key: &[u8], value: &str) {
-    quoted(out, key, |out| out.extend_from_slice(value.as_bytes()));
+fn plain(out: &mut Sheet<'_>, key: &[u8], value: &str) {
+    quoted(out, key, |out| out.put(value.as_bytes()));
 }
 
 #[inline(always)]
-fn quoted(out: &mut Vec<u8>, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
-    out.extend_from_slice(key);
-    out.push(b'"');
+fn quoted(out: &mut Sheet<'_>, key: &[u8], write: impl FnOnce(&mut Sheet<'_>)) {
+    out.put(key);
     write(out);
-    out.push(b'"');
+    out.put(b"\"");
 }

@@ -2,8 +2,9 @@
 //!
 //! All of it runs on the threads that serve traffic, so it allocates nothing and formats no `Display` where a few lines do.
 
+use crate::sheet::Sheet;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 const HEX_LOWER: &[u8; 16] = b"0123456789abcdef";
@@ -54,6 +55,44 @@ fn plain_prefix(text: &[u8]) -> usize {
         rest.iter().all(|byte| is_plain(*byte))
     };
     if rest_is_plain { text.len() } else { text.len() - rest.len() }
+}
+
+/// Copies text into memory of the same length; false where it has to be escaped, and then what was copied is of no use.
+#[inline]
+pub(crate) fn copy_plain(text: &[u8], to: &mut [u8]) -> bool {
+    let ((blocks, rest), (to_blocks, _)) = (text.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    let mut is_plain = true;
+    for (block, to) in blocks.iter().zip(to_blocks) {
+        is_plain &= are_plain(block);
+        *to = *block;
+    }
+    if rest.is_empty() {
+        return is_plain;
+    }
+    // The last ones overlap those before, which costs less than one after the other.
+    is_plain
+        & match text.len() {
+            16.. => copy_ends::<16>(text, to),
+            8.. => copy_ends::<8>(text, to),
+            4.. => copy_ends::<4>(text, to),
+            _ => text.iter().zip(to).fold(true, |is_plain, (byte, to)| {
+                *to = *byte;
+                is_plain & self::is_plain(*byte)
+            }),
+        }
+}
+
+/// Copies the first and the last bytes, which together are all that is left; false where one has to be escaped.
+#[inline(always)]
+fn copy_ends<const N: usize>(text: &[u8], to: &mut [u8]) -> bool {
+    let (Some(first), Some(last)) = (text.first_chunk::<N>(), text.last_chunk::<N>()) else { return false };
+    if let Some(to) = to.first_chunk_mut::<N>() {
+        *to = *first;
+    }
+    if let Some(to) = to.last_chunk_mut::<N>() {
+        *to = *last;
+    }
+    are_plain(first) & are_plain(last)
 }
 
 /// Without a branch, so that it becomes a few instructions on all bytes together.
@@ -110,39 +149,47 @@ fn write_json(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// A number in decimal digits.
-pub(crate) fn integer(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+#[inline]
+pub(crate) fn integer(out: &mut Sheet<'_>, number: u64) {
+    let digit = |number: u64| b'0' + (number % 10) as u8;
+    match number {
+        0..10 => out.put(&[digit(number)]),
+        10..100 => out.put(&[digit(number / 10), digit(number)]),
+        100..1000 => out.put(&[digit(number / 100), digit(number / 10), digit(number)]),
+        _ => out.put(itoa::Buffer::new().format(number).as_bytes()),
+    }
 }
 
 /// A number of thousandths, with three decimals: `12.034`.
-fn thousandths(out: &mut Vec<u8>, number: u64) {
-    let (whole, rest) = (number / 1000, (number % 1000) as u16);
-    let digit = |number: u16| b'0' + number as u8;
-    let decimals = [b'.', digit(rest / 100), digit(rest / 10 % 10), digit(rest % 10)];
+#[inline]
+fn thousandths(out: &mut Sheet<'_>, number: u64) {
+    let (whole, rest) = (number / 1000, (number % 1000) as u32);
+    let digit = |number: u32| b'0' + (number % 10) as u8;
     if whole < 10 {
-        out.extend_from_slice(&[b'0' + whole as u8, b'.', decimals[1], decimals[2], decimals[3]]);
+        out.put(&[b'0' + whole as u8, b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
     } else {
         integer(out, whole);
-        out.extend_from_slice(&decimals);
+        out.put(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
     }
 }
 
 /// Milliseconds with three decimals.
-pub(crate) fn milliseconds(out: &mut Vec<u8>, time: Duration) {
+#[inline]
+pub(crate) fn milliseconds(out: &mut Sheet<'_>, time: Duration) {
     thousandths(out, time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into()));
 }
 
 /// Seconds with three decimals, as nginx writes them.
-pub(crate) fn seconds(out: &mut Vec<u8>, time: Duration) {
+#[inline]
+pub(crate) fn seconds(out: &mut Sheet<'_>, time: Duration) {
     thousandths(out, time.as_secs().saturating_mul(1000).saturating_add(time.subsec_millis().into()));
 }
 
 /// A number in 16 hexadecimal digits.
-pub(crate) fn hexadecimal(out: &mut Vec<u8>, number: u64) {
-    let mut digits = [0; 16];
-    digits[..8].copy_from_slice(&hexadecimal_digits((number >> 32) as u32));
-    digits[8..].copy_from_slice(&hexadecimal_digits(number as u32));
-    out.extend_from_slice(&digits);
+#[inline]
+pub(crate) fn hexadecimal(out: &mut Sheet<'_>, number: u64) {
+    out.put(&hexadecimal_digits((number >> 32) as u32));
+    out.put(&hexadecimal_digits(number as u32));
 }
 
 /// All digits in one go, each in a byte of a word.
@@ -158,20 +205,35 @@ fn hexadecimal_digits(number: u32) -> [u8; 8] {
 }
 
 /// An address; one of IPv4 that came in by a socket of IPv6 is shown as what it is.
-pub(crate) fn address(out: &mut Vec<u8>, address: IpAddr) {
+pub(crate) fn address(out: &mut Sheet<'_>, address: IpAddr) {
     match address.to_canonical() {
-        IpAddr::V4(address) => ipv4(out, address, None),
-        // Writing into memory cannot fail.
-        IpAddr::V6(address) => drop(write!(out, "{address}")),
+        IpAddr::V4(address) => ipv4(out, address),
+        IpAddr::V6(address) => ipv6(out, address, None),
     }
 }
 
 /// An address with its port: `192.0.2.1:80`, `[2001:db8::1]:80`.
-pub(crate) fn socket(out: &mut Vec<u8>, of: SocketAddr) {
+pub(crate) fn socket(out: &mut Sheet<'_>, of: SocketAddr) {
     match of.ip().to_canonical() {
-        IpAddr::V4(address) => ipv4(out, address, Some(of.port())),
-        IpAddr::V6(address) => drop(write!(out, "[{address}]:{}", of.port())),
+        IpAddr::V4(address) => {
+            ipv4(out, address);
+            out.put(b":");
+            integer(out, of.port().into());
+        }
+        IpAddr::V6(address) => ipv6(out, address, Some(of.port())),
     }
+}
+
+fn ipv6(out: &mut Sheet<'_>, address: Ipv6Addr, port: Option<u16>) {
+    let mut text = [0; 48];
+    let mut rest = text.as_mut_slice();
+    // The longest one with its port has 47 bytes.
+    let _ = match port {
+        None => write!(rest, "{address}"),
+        Some(port) => write!(rest, "[{address}]:{port}"),
+    };
+    let left = rest.len();
+    out.put(&text[..text.len() - left]);
 }
 
 /// `0.` to `255.`, and how long each is.
@@ -190,7 +252,7 @@ const OCTETS: [([u8; 4], u8); 256] = {
     octets
 };
 
-fn ipv4(out: &mut Vec<u8>, address: Ipv4Addr, port: Option<u16>) {
+fn ipv4(out: &mut Sheet<'_>, address: Ipv4Addr) {
     let mut text = [0; 16];
     let mut at = 0;
     for part in address.octets() {
@@ -199,11 +261,7 @@ fn ipv4(out: &mut Vec<u8>, address: Ipv4Addr, port: Option<u16>) {
         at += usize::from(length);
     }
     // The last one has a dot too.
-    out.extend_from_slice(&text[..at - 1]);
-    if let Some(port) = port {
-        out.push(b':');
-        integer(out, port.into());
-    }
+    out.put_first(&text, at - 1);
 }
 
 /// Tells the time of day of instants, in UTC.
@@ -257,35 +315,35 @@ impl WallClock {
     }
 
     /// `2026-01-31T23:59:59.123Z` (RFC 3339).
-    pub(crate) fn write_rfc3339(&mut self, out: &mut Vec<u8>, instant: Instant) {
+    pub(crate) fn write_rfc3339(&mut self, out: &mut Sheet<'_>, instant: Instant) {
         let time = self.since_epoch(instant);
         let mut text = *b"1970-01-01T00:00:00.000Z";
         text[..19].copy_from_slice(self.text(time.as_secs()));
         let milliseconds = time.subsec_millis() as u16;
         let digit = |unit: u16| b'0' + (milliseconds / unit % 10) as u8;
         text[20..23].copy_from_slice(&[digit(100), digit(10), digit(1)]);
-        out.extend_from_slice(&text);
+        out.put(&text);
     }
 
     /// `2026-01-31T23:59:59+00:00`, nginx's `$time_iso8601`.
-    pub(crate) fn write_iso8601(&mut self, out: &mut Vec<u8>, instant: Instant) {
+    pub(crate) fn write_iso8601(&mut self, out: &mut Sheet<'_>, instant: Instant) {
         let time = self.since_epoch(instant);
-        out.extend_from_slice(self.text(time.as_secs()));
-        out.extend_from_slice(b"+00:00");
+        out.put(self.text(time.as_secs()));
+        out.put(b"+00:00");
     }
 
     /// `31/Jan/2026:23:59:59 +0000`, nginx's `$time_local` where the machine's time is UTC.
-    pub(crate) fn write_common_log(&mut self, out: &mut Vec<u8>, instant: Instant) {
+    pub(crate) fn write_common_log(&mut self, out: &mut Sheet<'_>, instant: Instant) {
         const MONTHS: [&[u8; 3]; 12] =
             [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
         let time = self.since_epoch(instant);
         let text = self.text(time.as_secs());
         let month = usize::from((text[5] - b'0') * 10 + text[6] - b'0');
-        out.extend_from_slice(&[text[8], text[9], b'/']);
-        out.extend_from_slice(MONTHS[(month + 11) % 12]);
-        out.extend_from_slice(&[b'/', text[0], text[1], text[2], text[3], b':']);
-        out.extend_from_slice(&text[11..]);
-        out.extend_from_slice(b" +0000");
+        out.put(&[text[8], text[9], b'/']);
+        out.put(MONTHS[(month + 11) % 12].as_slice());
+        out.put(&[b'/', text[0], text[1], text[2], text[3], b':']);
+        out.put(&text[11..]);
+        out.put(b" +0000");
     }
 }
 
@@ -330,11 +388,32 @@ impl Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sheet::Paper;
 
-    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
-        let mut out = Vec::new();
-        write(&mut out);
+    fn written(write: impl FnOnce(&mut Sheet<'_>)) -> String {
+        let (mut paper, mut out) = (Paper::default(), Vec::new());
+        let mut sheet = Sheet::begin(&mut paper, &mut out);
+        write(&mut sheet);
+        sheet.finish();
         String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_line_of_any_length_is_whole() {
+        let words = ["plain", "a \"quoted\" one", "sixteen letters!", "and some more than thirty-two of them"];
+        for count in [1, 100, 109, 400] {
+            let (mut shown, mut numbers) = (String::new(), 0..count);
+            let line = written(|out| {
+                for (number, word) in numbers.by_ref().zip(words.iter().cycle()) {
+                    out.put_escaped(Escape::Json, word.as_bytes());
+                    integer(out, number);
+                    socket(out, SocketAddr::from(([192, 0, 2, 1], 80)));
+                    out.put(b"|");
+                    shown += &format!("{}{number}192.0.2.1:80|", word.replace('"', "\\\""));
+                }
+            });
+            assert_eq!(line, shown, "{count} parts");
+        }
     }
 
     #[test]
@@ -345,7 +424,7 @@ mod tests {
                 text[at] = byte;
                 let is_plain = (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
                 for escape in [Escape::Nginx, Escape::Json] {
-                    let line = written(|out| escape.write(out, &text));
+                    let line = written(|out| out.put_escaped(escape, &text));
                     assert_eq!(line.as_bytes() == text, is_plain, "{byte} at {at}: {line}");
                     assert!(line.bytes().all(|byte| (0x20..0x7f).contains(&byte) || byte > 0x9f), "{line:?}");
                 }
@@ -355,6 +434,9 @@ mod tests {
 
     #[test]
     fn numbers_times_and_addresses() {
+        for number in [0, 9, 10, 99, 100, 999, 1000, u64::MAX] {
+            assert_eq!(written(|out| integer(out, number)), number.to_string());
+        }
         assert_eq!(written(|out| milliseconds(out, Duration::from_nanos(12_034_999))), "12.034");
         assert_eq!(written(|out| seconds(out, Duration::from_millis(61_007))), "61.007");
         assert_eq!(written(|out| hexadecimal(out, 0x0123_4567_89ab_cdef)), "0123456789abcdef");
@@ -363,6 +445,7 @@ mod tests {
             ("10.9.99.100:65535", "10.9.99.100:65535"),
             ("255.249.200.0:10000", "255.249.200.0:10000"),
             ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+            ("[2001:db8:1111:2222:3333:4444:5555:6666]:65535", "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"),
             ("[::ffff:192.0.2.1]:80", "192.0.2.1:80"),
         ] {
             assert_eq!(written(|out| socket(out, text.parse().expect("an address"))), shown);

@@ -3,6 +3,7 @@
 use crate::format::{Format, FormatSet};
 use crate::text::trim_ows;
 use smallvec::SmallVec;
+use std::sync::LazyLock;
 
 macro_rules! headers {
     ($($variant:ident = $text:literal,)*) => {
@@ -49,14 +50,18 @@ impl Header {
     /// Resolves a name, without regard to case. Most names end at the first letter or at the length.
     #[inline]
     pub(crate) fn of(name: &[u8]) -> Option<Self> {
-        // Places in the table, by first letter.
-        let candidates = match name.first()? | 0x20 {
-            b't' => 0..2,
-            b'b' => 2..4,
-            b'x' => 4..22,
-            b'u' | b'j' | b'o' | b'g' => 9..HEADERS.len(),
+        // Places in the table, by first letter, and which lengths the names there have; of some the beginning counts.
+        let (candidates, lengths) = match name.first()? | 0x20 {
+            b't' => (0..2, const { lengths(0, 2) }),
+            b'b' => (2..4, const { lengths(2, 4) }),
+            b'x' => (4..22, const { lengths(4, 22) }),
+            b'u' | b'j' | b'o' | b'g' => (9..HEADERS.len(), u64::MAX),
             _ => return None,
         };
+        let may_be = lengths == u64::MAX || (name.len() < 64 && lengths & 1 << name.len() != 0);
+        if !may_be {
+            return None;
+        }
         Self::among(&HEADERS[candidates], name)
     }
 
@@ -72,12 +77,12 @@ impl Header {
 
     /// The header that a backend would take it for that reads `_` and `-` as one (CGI, WSGI, PHP).
     pub(crate) fn disguised(name: &[u8]) -> Option<Self> {
-        // Longer than every name; behind a prefix the rest does not matter.
-        let mut plain = [0; 32];
-        let plain = &mut plain[..name.len().min(32)];
         if !name.contains(&b'_') {
             return None;
         }
+        // Longer than every name; behind a prefix the rest does not matter.
+        let mut plain = [0; 32];
+        let plain = &mut plain[..name.len().min(32)];
         for (to, from) in plain.iter_mut().zip(name) {
             *to = if *from == b'_' { b'-' } else { *from };
         }
@@ -88,6 +93,16 @@ impl Header {
     pub(crate) fn as_str(self) -> &'static str {
         HEADERS[self as usize].1
     }
+}
+
+/// Bit `n` is set where a name of these places has `n` letters.
+const fn lengths(from: usize, to: usize) -> u64 {
+    let (mut set, mut at) = (0, from);
+    while at < to {
+        set |= 1 << HEADERS[at].1.len();
+        at += 1;
+    }
+    set
 }
 
 /// A set of headers.
@@ -167,6 +182,17 @@ impl<'a> TraceFields<'a> {
             Header::Baggage => self.baggage.push(value),
             _ => {}
         }
+    }
+
+    /// Those of a request that has none of the headers.
+    pub fn none() -> &'static TraceFields<'static> {
+        static NONE: LazyLock<TraceFields<'static>> = LazyLock::new(TraceFields::default);
+        &NONE
+    }
+
+    /// Whether a field of this name is one of the headers.
+    pub fn is_name(name: &[u8]) -> bool {
+        Header::of(name).is_some()
     }
 
     /// Whether the request has none of the headers.

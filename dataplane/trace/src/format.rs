@@ -153,7 +153,18 @@ impl FormatSet {
 
     /// The members, in the order of [`Format::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Format> {
-        Format::ALL.into_iter().filter(move |format| self.contains(*format))
+        let (mut left, mut formats) = (self.0, Format::ALL.into_iter());
+        // Most sets have one member, and it is among the first.
+        std::iter::from_fn(move || {
+            while left != 0 {
+                let format = formats.next()?;
+                if left & 1 << format as u8 != 0 {
+                    left &= !(1 << format as u8);
+                    return Some(format);
+                }
+            }
+            None
+        })
     }
 }
 

@@ -82,6 +82,9 @@ pub enum Edit<'a> {
     Set(&'static str, &'a [u8]),
 }
 
+/// What nearly every request is sent with.
+const W3C_ALONE: FormatSet = FormatSet::EMPTY.with(Format::W3c);
+
 /// The changes to one request, kept for its tries. It owns its bytes and keeps its buffers, so that whoever keeps it
 /// between requests allocates nothing for the next one.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +120,10 @@ impl Injection {
             self.write(format, fields, trace, settings);
         }
         self.baggage(fields, settings);
-        self.set_span(trace.span_id);
+        // That of W3C stands there already.
+        if sent != W3C_ALONE {
+            self.set_span(trace.span_id);
+        }
     }
 
     fn write(&mut self, format: Format, fields: &TraceFields<'_>, trace: &Trace, settings: &InjectionSettings) {
@@ -270,6 +276,12 @@ impl Block {
     pub(crate) fn push_decimal(&mut self, value: u64) {
         let mut digits = DecimalText::default();
         self.push(digits.write(value));
+    }
+
+    /// Text with the span id in 16 digits at a place.
+    pub(crate) fn push_with_span(&mut self, text: &[u8], at: usize) {
+        self.slot(Slot::Hex(self.bytes.len() + at));
+        self.push(text);
     }
 
     /// The span id in 16 digits.

@@ -5,6 +5,7 @@ use crate::redact;
 use crate::request::{FinishedRequest, Try};
 use crate::request_filter::without_port;
 use crate::request_json::write_url;
+use crate::sheet::{Paper, Sheet};
 use crate::text::{self, Escape, WallClock};
 use std::net::IpAddr;
 
@@ -178,11 +179,13 @@ impl Template {
     }
 
     /// Writes the line of a request, without a line feed.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, request: &FinishedRequest<'_>, clock: &mut WallClock) {
-        let mut line = Line { out, escape: self.escape, request, clock };
+    pub(crate) fn write(&self, out: &mut Vec<u8>, request: &FinishedRequest<'_>, writer: &mut TemplateWriter) {
+        let TemplateWriter { clock, paper } = writer;
+        let mut sheet = Sheet::begin(paper, out);
+        let mut line = Line { out: &mut sheet, escape: self.escape, request, clock };
         for part in &self.parts {
             match part {
-                Part::Literal(text) => line.out.extend_from_slice(text),
+                Part::Literal(text) => line.out.put(text),
                 Part::Variable(variable) => line.variable(*variable),
                 Part::RequestField(name) => line.text(request.request_fields.field(name).unwrap_or_default()),
                 Part::ResponseField(name) => {
@@ -190,6 +193,7 @@ impl Template {
                 }
             }
         }
+        sheet.finish();
     }
 }
 
@@ -220,15 +224,22 @@ fn split_name(text: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name.chars().all(is_of_name)).then_some((name, rest))
 }
 
+/// What lines are written with. Each worker has one of its own.
+#[derive(Debug, Default)]
+pub(crate) struct TemplateWriter {
+    clock: WallClock,
+    paper: Paper,
+}
+
 /// A line that is being written.
-struct Line<'a> {
-    out: &'a mut Vec<u8>,
+struct Line<'a, 's> {
+    out: &'a mut Sheet<'s>,
     escape: Escape,
     request: &'a FinishedRequest<'a>,
     clock: &'a mut WallClock,
 }
 
-impl Line<'_> {
+impl Line<'_, '_> {
     fn variable(&mut self, variable: Variable) {
         let request = self.request;
         match variable {
@@ -239,7 +250,7 @@ impl Line<'_> {
             Variable::Host => self.host(),
             Variable::Uri => self.text(request.path),
             Variable::Query => self.query(),
-            Variable::IsArgs => self.out.extend_from_slice(if request.query.is_some() { b"?" } else { b"" }),
+            Variable::IsArgs => self.out.put(if request.query.is_some() { b"?".as_slice() } else { b"" }),
             Variable::Request => self.request_line(),
             Variable::RequestUri => self.request_uri(),
             Variable::Referer => match request.request_fields.field("referer") {
@@ -250,7 +261,7 @@ impl Line<'_> {
             Variable::Scheme => self.text(if request.downstream.tls.is_some() { b"https" } else { b"http" }),
             Variable::ServerProtocol => self.text(protocol(request.downstream.protocol)),
             Variable::Status => match request.status {
-                0 => self.out.extend_from_slice(b"000"),
+                0 => self.out.put(b"000"),
                 status => self.number(status.into()),
             },
             Variable::BytesOut => self.number(request.bytes_out),
@@ -346,14 +357,14 @@ impl Line<'_> {
         if text.is_empty() {
             self.nothing();
         } else {
-            self.escape.write(self.out, text);
+            self.out.put_escaped(self.escape, text);
         }
     }
 
     /// What nginx writes where a variable has no value.
     fn nothing(&mut self) {
         match self.escape {
-            Escape::Nginx => self.out.push(b'-'),
+            Escape::Nginx => self.out.put(b"-"),
             Escape::Json => {}
         }
     }
@@ -368,14 +379,12 @@ impl Line<'_> {
             self.text(self.request.route.map_or("", |route| route.host).as_bytes());
             return;
         }
-        let start = self.out.len();
-        self.text(host);
-        self.out[start..].make_ascii_lowercase();
+        self.text(&host.to_ascii_lowercase());
     }
 
     fn query(&mut self) {
         match self.request.query {
-            Some(query) if !query.is_empty() => self.escape.write(self.out, &redact::query(query)),
+            Some(query) if !query.is_empty() => self.out.put_escaped(self.escape, &redact::query(query)),
             _ => self.nothing(),
         }
     }
@@ -383,8 +392,8 @@ impl Line<'_> {
     fn request_uri(&mut self) {
         self.text(self.request.path);
         if let Some(query) = self.request.query {
-            self.out.push(b'?');
-            self.escape.write(self.out, &redact::query(query));
+            self.out.put(b"?");
+            self.out.put_escaped(self.escape, &redact::query(query));
         }
     }
 
@@ -394,9 +403,9 @@ impl Line<'_> {
             return;
         }
         self.text(self.request.method);
-        self.out.push(b' ');
+        self.out.put(b" ");
         self.request_uri();
-        self.out.push(b' ');
+        self.out.put(b" ");
         self.text(protocol(self.request.downstream.protocol));
     }
 
@@ -405,9 +414,9 @@ impl Line<'_> {
             Some((route, (service, port))) => {
                 for (index, part) in [route.namespace, service, port].into_iter().enumerate() {
                     if index > 0 {
-                        self.out.push(b'-');
+                        self.out.put(b"-");
                     }
-                    self.escape.write(self.out, part.as_bytes());
+                    self.out.put_escaped(self.escape, part.as_bytes());
                 }
             }
             None => self.nothing(),
@@ -429,7 +438,7 @@ impl Line<'_> {
         }
         for (index, attempt) in self.request.tries.iter().enumerate() {
             if index > 0 {
-                self.out.extend_from_slice(b", ");
+                self.out.put(b", ");
             }
             write(self, attempt);
         }

@@ -120,15 +120,24 @@ impl<'a> SpanWriter<'a> {
 
     /// An attribute with a text.
     pub fn text(&mut self, key: Key, value: &str) {
+        if !self.short(key, value.as_bytes()) {
+            self.joined(key, [value]);
+        }
+    }
+
+    /// An attribute with a text that is UTF-8; false, and nothing written, where it is a long one.
+    #[inline]
+    fn short(&mut self, key: Key, value: &[u8]) -> bool {
         let (name, length) = (key.0, value.len());
         if name.len() + length >= 0x80 - 3 {
-            return self.joined(key, [value]);
+            return false;
         }
         // All lengths are one byte: most texts are that short.
         self.out.extend_from_slice(&[ATTRIBUTE, (name.len() + 3 + length) as u8]);
         self.out.extend_from_slice(name);
         self.out.extend_from_slice(&[(length + 2) as u8, 0x0a, length as u8]);
-        self.out.extend_from_slice(value.as_bytes());
+        self.out.extend_from_slice(value);
+        true
     }
 
     /// An attribute with a text out of parts that stand one behind the other.
@@ -153,7 +162,11 @@ impl<'a> SpanWriter<'a> {
 
     /// An attribute with what should be text and came from outside.
     pub fn bytes(&mut self, key: Key, value: &[u8]) {
-        self.text(key, &readable(value));
+        // Most of it is ASCII, which is found out faster than that it is UTF-8.
+        let is_written = value.is_ascii() && self.short(key, value);
+        if !is_written {
+            self.text(key, &readable(value));
+        }
     }
 
     /// An attribute with an address.
@@ -161,8 +174,8 @@ impl<'a> SpanWriter<'a> {
         match value {
             IpAddr::V4(address) => {
                 let (text, length) = dotted(address.octets());
-                // Digits and dots.
-                self.text(key, std::str::from_utf8(&text[..length]).unwrap_or_default());
+                // Digits and dots, and few of them.
+                self.short(key, &text[..length]);
             }
             // One that a socket for both families accepted is shown as the client knows it.
             IpAddr::V6(address) => match address.to_ipv4_mapped() {
@@ -185,7 +198,7 @@ impl<'a> SpanWriter<'a> {
     /// An attribute with the text of a status: three digits.
     pub fn status(&mut self, key: Key, status: u16) {
         let digits = [status / 100 % 10, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
-        self.text(key, std::str::from_utf8(&digits).unwrap_or_default());
+        self.short(key, &digits);
     }
 
     /// An attribute with a fraction.
