@@ -58,41 +58,77 @@ fn plain_prefix(text: &[u8]) -> usize {
 }
 
 /// Copies text into memory of the same length; false where it has to be escaped, and then what was copied is of no use.
+/// The last bytes overlap those before, which costs less than one after the other.
 #[inline]
 pub(crate) fn copy_plain(text: &[u8], to: &mut [u8]) -> bool {
-    let ((blocks, rest), (to_blocks, _)) = (text.as_chunks::<16>(), to.as_chunks_mut::<16>());
-    let mut is_plain = true;
-    for (block, to) in blocks.iter().zip(to_blocks) {
-        is_plain &= are_plain(block);
-        *to = *block;
-    }
-    if rest.is_empty() {
-        return is_plain;
-    }
-    // The last ones overlap those before, which costs less than one after the other.
-    is_plain
-        & match text.len() {
-            16.. => copy_ends::<16>(text, to),
-            8.. => copy_ends::<8>(text, to),
-            4.. => copy_ends::<4>(text, to),
-            _ => text.iter().zip(to).fold(true, |is_plain, (byte, to)| {
-                *to = *byte;
-                is_plain & self::is_plain(*byte)
-            }),
+    match text.len() {
+        16.. => copy_blocks(text, to),
+        8.. => {
+            let (first, last) = copy_ends::<8>(text, to);
+            special_lanes(u64::from_le_bytes(first)) | special_lanes(u64::from_le_bytes(last)) == 0
         }
+        4.. => {
+            let (first, last) = copy_ends::<4>(text, to);
+            special_lanes(u64::from(u32::from_le_bytes(first)) | u64::from(u32::from_le_bytes(last)) << 32) == 0
+        }
+        _ => text.iter().zip(to).fold(true, |all_plain, (byte, to)| {
+            *to = *byte;
+            all_plain & is_plain(*byte)
+        }),
+    }
 }
 
-/// Copies the first and the last bytes, which together are all that is left; false where one has to be escaped.
+/// Marks of all blocks are gathered and looked at once.
+fn copy_blocks(text: &[u8], to: &mut [u8]) -> bool {
+    let mut marks = [0; 16];
+    let mut mark = |from: &[u8; 16], to: &mut [u8; 16]| {
+        let special = special_bytes(from);
+        marks = std::array::from_fn(|at| marks[at] | special[at]);
+        *to = *from;
+    };
+    let ((blocks, _), (to_blocks, _)) = (text.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    blocks.iter().zip(to_blocks).for_each(|(from, to)| mark(from, to));
+    if let (Some(from), Some(to)) = (text.last_chunk::<16>(), to.last_chunk_mut::<16>()) {
+        mark(from, to);
+    }
+    u128::from_ne_bytes(marks) == 0
+}
+
+/// Copies the first and the last bytes, of which there are so many, and gives them.
 #[inline(always)]
-fn copy_ends<const N: usize>(text: &[u8], to: &mut [u8]) -> bool {
-    let (Some(first), Some(last)) = (text.first_chunk::<N>(), text.last_chunk::<N>()) else { return false };
+fn copy_ends<const N: usize>(text: &[u8], to: &mut [u8]) -> ([u8; N], [u8; N]) {
+    let (Some(first), Some(last)) = (text.first_chunk::<N>(), text.last_chunk::<N>()) else {
+        return ([0; N], [0; N]);
+    };
     if let Some(to) = to.first_chunk_mut::<N>() {
         *to = *first;
     }
     if let Some(to) = to.last_chunk_mut::<N>() {
         *to = *last;
     }
-    are_plain(first) & are_plain(last)
+    (*first, *last)
+}
+
+/// Not 0 where a byte has to be escaped.
+#[inline(always)]
+fn special_bytes(bytes: &[u8; 16]) -> [u8; 16] {
+    std::array::from_fn(|at| {
+        let byte = bytes[at];
+        byte.wrapping_sub(0x20).saturating_sub(0x7e - 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\')
+    })
+}
+
+/// Not 0 where one of the eight bytes has to be escaped. Borrows mark bytes too much, but only beside one that is marked
+/// rightly.
+#[inline(always)]
+fn special_lanes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let is_byte = |byte: u8| {
+        let word = word ^ (ONES * u64::from(byte));
+        word.wrapping_sub(ONES) & !word
+    };
+    let is_control = word.wrapping_sub(ONES * 0x20) & !word;
+    (is_control | word | is_byte(0x7f) | is_byte(b'"') | is_byte(b'\\')) & (ONES * 0x80)
 }
 
 /// Without a branch, so that it becomes a few instructions on all bytes together.
