@@ -131,8 +131,8 @@ fn counts(outcome: &Outcome) -> Table {
         Column::of(&format!("{}s", outcome.unit), Unit::Count),
         Column::of("answered", Unit::Count),
         Column::of("failed", Unit::Count),
-        Column::of("seconds", Unit::Seconds),
-        Column::of("answers a second", Unit::PerSecond),
+        Column::of("time", Unit::Seconds),
+        Column::of("answers", Unit::PerSecond),
         Column::of("sent", Unit::Megabytes),
         Column::of("received", Unit::Megabytes),
         Column::of("bodies", Unit::Megabytes),
@@ -194,7 +194,7 @@ fn generator(outcome: &Outcome) -> Table {
         Column::of("threads", Unit::Count),
         Column::of("CPU an answer", Unit::Microseconds),
         Column::of("busiest thread", Unit::Share),
-        Column::of("answers a second", Unit::PerSecond),
+        Column::of("answers", Unit::PerSecond),
         Column::of("reached", Unit::Share),
     ];
     let mut table = Table::new("", columns);
