@@ -39,9 +39,6 @@ pub struct Arguments {
     output: Output,
 }
 
-/// Name of its reports.
-const NAME: &str = "flows";
-
 /// Runs all events, and prints the report on standard output; progress goes to standard error.
 ///
 /// # Errors
@@ -50,7 +47,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("network namespaces and eBPF programs need root");
     }
-    arguments.output.check(NAME)?;
+    arguments.output.check(report::name(arguments.engine))?;
     let mut report = report::begin(arguments.engine);
     let mut bench = Bench::set_up(arguments, Events::new(&report.machine, arguments.flows, arguments.connections))?;
     bench.changes()?;

@@ -33,8 +33,16 @@ pub struct Events {
 
 /// A report without events, of this moment.
 pub fn begin(engine: Engine) -> Report {
-    let engine = if engine == Engine::Xdp { "XDP" } else { "AF_PACKET" };
-    Report::new(super::NAME, &format!("Flow integrity, {engine}"))
+    let said = if engine == Engine::Xdp { "XDP" } else { "AF_PACKET" };
+    Report::new(name(engine), &format!("Flow integrity, {said}"))
+}
+
+/// Name of the reports of an engine.
+pub const fn name(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Xdp => "flows",
+        Engine::Packet => "flows-packet",
+    }
 }
 
 impl Events {
