@@ -18,7 +18,6 @@ mod memory;
 mod packet;
 mod proxies;
 mod relay;
-#[allow(dead_code, unused_imports, reason = "a vocabulary: each measurement takes the words that it needs")]
 mod report;
 mod responder;
 mod upstream;

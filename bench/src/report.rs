@@ -13,7 +13,7 @@ mod model;
 mod page;
 mod plot;
 
-pub use figure::{Bound, Figure, Goal, Unit, Verdict};
+pub use figure::{Figure, Unit};
 pub use machine::Machine;
 pub use merge::{Arguments, run};
 pub use model::{
