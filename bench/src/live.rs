@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Numbers of flows, each a power of two; a SYN flood among the flows of the first number comes last
     #[arg(long, value_name = "N,N…", value_delimiter = ',', default_values_t = [1 << 10, 1 << 16, 1 << 20], value_parser = flows)]
     flows: Vec<u64>,
+    /// Only contestants whose names contain one of these words
+    #[arg(long, value_name = "WORD,WORD…", value_delimiter = ',')]
+    only: Vec<String>,
     /// CPU to run on
     #[arg(long, default_value_t = 0)]
     cpu: usize,
@@ -63,6 +66,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut report = report::begin();
     let mut rig = Rig::build(arguments.cpu)?;
     let (mut contestants, absent) = contestant::all(&rig, arguments.katran.as_deref())?;
+    let named =
+        |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|word| name.contains(word.as_str()));
+    contestants.retain(|contestant| named(contestant.name()));
+    if contestants.is_empty() {
+        bail!("--only {}: nobody is called so", arguments.only.join(","));
+    }
     for absence in &absent {
         eprintln!("{absence}");
     }

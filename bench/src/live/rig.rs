@@ -29,7 +29,7 @@ const DRAIN: Duration = Duration::from_millis(5);
 /// How long nothing may come back before what is missing counts as lost, where frames are sent in parts.
 const SILENCE: Duration = Duration::from_millis(250);
 /// From one look at what came back to the next.
-const LOOK: Duration = Duration::from_micros(500);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What is sent: TCP segments with ACK of that many flows, and among them SYNs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -247,7 +247,7 @@ fn percent(value: f64) -> String {
     match value.abs() {
         value if value == 0.0 || value == 100.0 => format!("{value:.0}"),
         near if near < 1.0 || (99.0 < near && near < 100.0) => format!("{value:.2}"),
-        near if near < 10.0 => format!("{value:.1}"),
+        near if near < 10.0 || (95.0 < near && near < 100.0) => format!("{value:.1}"),
         _ => grouped(value, 0),
     }
 }
@@ -288,6 +288,7 @@ mod tests {
             (Unit::Ratio, 0.8542, "0.854"),
             (Unit::Ratio, 3.2, "3.20"),
             (Unit::Share, 0.9993, "99.93 %"),
+            (Unit::Share, 0.987, "98.7 %"),
             (Unit::Share, 0.25, "25 %"),
             (Unit::Share, 0.0, "0 %"),
             (Unit::Share, -0.089, "-8.9 %"),

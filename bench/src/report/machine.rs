@@ -39,6 +39,17 @@ impl Machine {
         machine
     }
 
+    /// Why figures are not to be trusted far, where there was other work than what was measured.
+    #[must_use]
+    pub fn is_busy(&self) -> Option<String> {
+        let load = self.load.filter(|load| *load > self.cores as f64 / 2.0)?;
+        Some(format!(
+            "the machine was busy (a load of {load:.1} on {} cores before it began): what needs memory or several cores suffers, and \
+             figures that were taken one after another differ by more than their programs do; repeat this on a quiet machine",
+            self.cores
+        ))
+    }
+
     /// From the text of these files.
     fn described(cpuinfo: &str, meminfo: &str, loadavg: &str) -> Self {
         let of = |name: &str| {
@@ -88,6 +99,9 @@ mod tests {
             machine.to_string(),
             "Made-up 3000 (virtual machine), 2 cores, 24 GiB, Linux 6.18.1; load 0.4 before it began"
         );
+        assert_eq!(machine.is_busy(), None, "half of the cores were free");
+        let busy = Machine { load: Some(9.4), ..machine }.is_busy().expect("others were there");
+        assert!(busy.contains("9.4 on 2 cores"), "{busy}");
         let nothing = Machine::described("", "", "");
         assert_eq!((nothing.memory, nothing.load, nothing.is_virtual), (0, None, false));
     }

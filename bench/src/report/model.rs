@@ -192,17 +192,17 @@ impl Report {
     /// An empty one of this command line, on this machine, at this moment.
     #[must_use]
     pub fn new(name: &str, title: &str) -> Self {
-        let program = format!("sluicegate-bench {}", env!("CARGO_PKG_VERSION"));
-        let (program, version) = program.split_once(' ').unwrap_or((&program, ""));
+        let machine = Machine::here();
+        let debug = cfg!(debug_assertions).then(|| DEBUG.to_owned());
         Self {
             form: FORM,
             name: name.to_owned(),
             title: title.to_owned(),
             at: format!("{:.0}", jiff::Timestamp::now()),
             command: command_line(std::env::args()),
-            machine: Machine::here(),
-            versions: BTreeMap::from([(program.to_owned(), version.to_owned())]),
-            notes: if cfg!(debug_assertions) { vec![Note::warning(DEBUG)] } else { Vec::new() },
+            notes: debug.into_iter().chain(machine.is_busy()).map(Note::warning).collect(),
+            machine,
+            versions: BTreeMap::from([("sluicegate-bench".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
             sections: Vec::new(),
         }
     }
