@@ -247,7 +247,7 @@ fn percent(value: f64) -> String {
     match value.abs() {
         value if value == 0.0 || value == 100.0 => format!("{value:.0}"),
         near if near < 1.0 || (99.0 < near && near < 100.0) => format!("{value:.2}"),
-        near if near < 10.0 || (95.0 < near && near < 100.0) => format!("{value:.1}"),
+        near if near < 10.0 || (95.0 < near && near < 100.0 && near.fract() != 0.0) => format!("{value:.1}"),
         _ => grouped(value, 0),
     }
 }

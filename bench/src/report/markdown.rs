@@ -28,6 +28,10 @@ fn document(report: &Report, aligned: bool) -> String {
 }
 
 fn section(section: &Section, aligned: bool, blocks: &mut Vec<String>) {
+    if section.notes.is_empty() && section.tables.is_empty() {
+        // Plots alone are for the page.
+        return;
+    }
     if !section.title.is_empty() {
         blocks.push(format!("**{}**", section.title));
     }
