@@ -24,6 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const REQUESTS: (u32, u32) = (500, 1500);
 /// Calls before those that are counted: buffers have grown, and what is filled at first is filled.
 const WARM: usize = 200;
+/// Runs, of which the one with the fewest instructions counts.
+const RUNS: usize = 4;
 /// Calls that are counted.
 const CALLS: usize = 1000;
 
@@ -110,7 +112,7 @@ fn check(arguments: &Check) -> anyhow::Result<()> {
     let is_wanted =
         |name: &str| arguments.names.is_empty() || arguments.names.iter().any(|part| name.starts_with(part));
     let scenarios: Vec<Scenario> = scenario::all().into_iter().filter(|row| is_wanted(row.name)).collect();
-    let mut counted = count(&scenarios)?;
+    let mut counted = least(&scenarios)?;
     for (name, part) in [("proxy/request", Part::Nothing), ("proxy/request-by-default", Part::Taps)] {
         if is_wanted(name) {
             let cost = proxied::measure(part, REQUESTS.0, REQUESTS.1).with_context(|| name.to_owned())?;
@@ -163,6 +165,17 @@ fn toolchain() -> anyhow::Result<Toolchain> {
         valgrind: callgrind::version()?,
         machine: std::env::consts::ARCH.to_owned(),
     })
+}
+
+/// Of several runs the least: what other threads do in between, such as the log's writer, only adds.
+fn least(scenarios: &[Scenario]) -> anyhow::Result<Vec<(String, u64)>> {
+    let mut least = count(scenarios)?;
+    for _ in 1..RUNS {
+        for (known, (_, again)) in least.iter_mut().zip(count(scenarios)?) {
+            known.1 = known.1.min(again);
+        }
+    }
+    Ok(least)
 }
 
 /// Instructions of one call of each row.
