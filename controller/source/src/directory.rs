@@ -248,7 +248,10 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
 
     fn take_events(&mut self) {
         let events = self.watcher.as_mut().map(Watcher::read).unwrap_or_default();
-        for event in events {
+        for (watch, event) in events {
+            if self.watcher.as_ref().is_some_and(|watcher| watcher.is_outdated(watch)) {
+                continue;
+            }
             if let Err(error) = self.tracker.take_event(event, &mut self.table, self.watcher.as_mut()) {
                 self.give_up_watching(error);
             }

@@ -116,7 +116,7 @@ impl Tracker {
         };
         if self.roots.iter().any(|root| matches!(root, Root::Folder(folder) if *folder == path)) {
             if let Some(watcher) = watcher {
-                watcher.forget(&path);
+                self.forget(&path, watcher);
                 return self.look_everywhere(table, Some(watcher));
             }
             return Ok(());
@@ -196,10 +196,17 @@ impl Tracker {
             _ => false,
         };
         if concerns_folder {
-            watcher.forget(path);
+            self.forget(path, watcher);
             self.look_into(path, table, Some(watcher))?;
         }
         Ok(())
+    }
+
+    /// Stops watching a folder and what is below it. Nobody would be heard closing a file there, so nobody is known to be
+    /// writing.
+    fn forget(&mut self, folder: &Path, watcher: &mut Watcher) {
+        self.writing.retain(|file| !Path::new(&**file).starts_with(folder));
+        watcher.forget(folder);
     }
 
     /// Compares what is in a folder, and below it, with what was read.

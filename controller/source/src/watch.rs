@@ -39,7 +39,12 @@ pub(crate) enum FileEvent {
 pub(crate) struct Watcher {
     inotify: OwnedFd,
     folders: HashMap<i32, PathBuf>,
+    /// Forgotten since events were read last.
+    forgotten: BTreeSet<i32>,
 }
+
+/// An event, and the watch that it came by; `None` where it concerns all of them.
+pub(crate) type Watched = (Option<i32>, FileEvent);
 
 /// Wakes a thread that waits for events.
 #[derive(Clone, Debug)]
@@ -73,7 +78,7 @@ pub(crate) fn wait(watcher: Option<&Watcher>, waker: &Waker, timeout: Option<Dur
 impl Watcher {
     pub fn new() -> rustix::io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Self { inotify, folders: HashMap::new() })
+        Ok(Self { inotify, folders: HashMap::new(), forgotten: BTreeSet::new() })
     }
 
     /// Watches the entries of a folder.
@@ -114,13 +119,21 @@ impl Watcher {
         let watches = self.folders.iter().filter(|(_, path)| below(path)).map(|(watch, _)| *watch);
         for watch in watches.collect::<BTreeSet<_>>() {
             self.folders.remove(&watch);
+            self.forgotten.insert(watch);
             // It fails where the folder is gone, and the watch with it.
             let _gone = inotify::remove_watch(&self.inotify, watch);
         }
     }
 
+    /// Whether an event that was read came by a watch that was forgotten meanwhile: its path is one that the folder may
+    /// have had before, and what it tells of was looked at since.
+    pub fn is_outdated(&self, watch: Option<i32>) -> bool {
+        watch.is_some_and(|watch| self.forgotten.contains(&watch))
+    }
+
     /// Takes the events that are there, without waiting.
-    pub fn read(&mut self) -> Vec<FileEvent> {
+    pub fn read(&mut self) -> Vec<Watched> {
+        self.forgotten.clear();
         let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
         let mut events = Vec::new();
         let mut dropped = Vec::new();
@@ -131,13 +144,13 @@ impl Watcher {
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
                 Err(_) => {
-                    events.push(FileEvent::Lost);
+                    events.push((None, FileEvent::Lost));
                     break;
                 }
             };
             let flags = event.events();
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                events.push(FileEvent::Lost);
+                events.push((None, FileEvent::Lost));
                 continue;
             }
             if flags.contains(ReadFlags::IGNORED) {
@@ -146,7 +159,8 @@ impl Watcher {
             }
             let Some(folder) = self.folders.get(&event.wd()) else { continue };
             if let Some(name) = event.file_name() {
-                events.extend(event_of(flags, folder.join(OsStr::from_bytes(name.to_bytes()))));
+                let of_file = event_of(flags, folder.join(OsStr::from_bytes(name.to_bytes())));
+                events.extend(of_file.map(|of_file| (Some(event.wd()), of_file)));
             }
         }
         for watch in dropped {

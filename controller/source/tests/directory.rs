@@ -42,7 +42,12 @@ impl Watched {
     }
 
     fn over(root: TempDir, paths: Vec<PathBuf>, poll: bool) -> Self {
-        let (send, events) = sync_channel(16);
+        Self::with_room(16, root, paths, poll)
+    }
+
+    /// With that many events, nobody takes more from the source before they are taken here.
+    fn with_room(room: usize, root: TempDir, paths: Vec<PathBuf>, poll: bool) -> Self {
+        let (send, events) = sync_channel(room);
         let directory =
             Directory::watch(DirectorySettings { paths, poll }, move |event| send.send(event).is_ok()).unwrap();
         let mut watched = Self {
@@ -186,6 +191,28 @@ fn folders_come_move_and_go_with_their_files() {
     folder.expect(&[("a", 2), ("b", 2)]);
     fs::remove_file(folder.path("link")).unwrap();
     folder.expect(&[("a", 2)]);
+}
+
+#[test]
+fn who_writes_in_a_folder_that_was_just_renamed_does_not_write_under_its_former_name() {
+    let root = TempDir::new().unwrap();
+    fs::create_dir_all(root.path().join("x/y")).unwrap();
+    fs::write(root.path().join("x/y/a.yaml"), service("a", 1)).unwrap();
+    let paths = vec![root.path().to_owned()];
+    let mut folder = Watched::with_room(0, root, paths, false);
+    folder.expect(&[("a", 1)]);
+    // While this is not taken the source is held up, and finds all that follows at once.
+    folder.write("other.yaml", &service("other", 1));
+    std::thread::sleep(LONG_ENOUGH);
+    fs::rename(folder.path("x"), folder.path("z")).unwrap();
+    let mut writer = OpenOptions::new().write(true).truncate(true).open(folder.path("z/y/a.yaml")).unwrap();
+    writer.write_all(service("a", 2).as_bytes()).unwrap();
+    folder.expect(&[("a", 1), ("other", 1)]);
+    std::thread::sleep(LONG_ENOUGH);
+    drop(writer);
+    folder.expect(&[("a", 2), ("other", 1)]);
+    fs::remove_file(folder.path("z/y/a.yaml")).unwrap();
+    folder.expect(&[("other", 1)]);
 }
 
 #[test]
