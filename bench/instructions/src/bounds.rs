@@ -18,7 +18,8 @@ const HEAD: &str = "\
 pub struct Bounds {
     /// By what the figures were counted.
     pub toolchain: Toolchain,
-    /// A count may be greater by this part.
+    /// A count may be greater by this part: the folder of a build alone, by which the compiler orders and divides code, makes
+    /// 3 % of a row.
     pub tolerance: f64,
     /// The same where the toolchain is another one, which compiles and counts otherwise.
     pub tolerance_elsewhere: f64,
@@ -41,7 +42,7 @@ pub struct Toolchain {
 impl Bounds {
     /// Without any row.
     pub fn new(toolchain: Toolchain) -> Self {
-        Self { toolchain, tolerance: 0.03, tolerance_elsewhere: 0.15, instructions: BTreeMap::new() }
+        Self { toolchain, tolerance: 0.06, tolerance_elsewhere: 0.15, instructions: BTreeMap::new() }
     }
 
     /// # Errors
@@ -173,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_row_may_grow_by_the_tolerance_and_shrink_as_it_likes() {
-        assert!(!exceeded("a", 1030, "1.95.0"));
-        assert!(exceeded("a", 1031, "1.95.0"));
+        assert!(!exceeded("a", 1060, "1.95.0"));
+        assert!(exceeded("a", 1061, "1.95.0"));
         assert!(!exceeded("a", 1, "1.95.0"));
         assert!(exceeded("b", 1, "1.95.0"), "a row without a bound is not let through");
     }
