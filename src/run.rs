@@ -177,6 +177,8 @@ fn settings(options: RunOptions) -> Result<GatewaySettings, Failure> {
     let environment = spans::environment();
     let spans = if serves_http { spans::settings(&otlp, &environment)? } else { None };
     let trace = spans::complete(trace_settings(&serve), &serve, &environment, spans.is_some());
+    // Nobody would have anything to send.
+    let spans = spans.filter(|_| trace.is_some());
     Ok(GatewaySettings {
         access_log: access_log_settings(&serve, serves_http),
         metrics: metrics_settings(&serve, translate.take_over_ingress_nginx),

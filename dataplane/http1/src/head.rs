@@ -273,8 +273,7 @@ impl Head {
     /// neighbours in one go: they were checked when they were read.
     pub(crate) fn write_fields(&self, out: &mut Vec<u8>, mut keeps: impl FnMut(&Field<'_>) -> bool) {
         let mut run = 0..0;
-        for span in &self.fields {
-            let field = self.field(span);
+        for (field, span) in self.fields().zip(&self.fields) {
             if !keeps(&field) {
                 continue;
             }
@@ -302,11 +301,6 @@ impl Head {
             && self.bytes.get(value - 2..value) == Some(b": ")
             && self.bytes.get(end..end + 2) == Some(b"\r\n");
         canonical.then_some(start..end + 2)
-    }
-
-    fn field(&self, span: &FieldSpan) -> Field<'_> {
-        let name = span.name as usize;
-        Field { id: span.id, name: &self.bytes[name..name + usize::from(span.name_len)], value: self.value_of(span) }
     }
 
     pub(crate) fn fields(&self) -> Fields<'_> {
