@@ -31,6 +31,17 @@ pub const fn here(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
+/// Says on standard output, in a line of its own, where a server of the bench listens: who asked for any free port learns it
+/// so, which no look for a free port before the start can promise.
+///
+/// # Errors
+/// Where nobody can be told.
+pub fn announce(listener: SocketAddr) -> std::io::Result<()> {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "listening on {listener}")?;
+    output.flush()
+}
+
 /// A connection to a port of this machine.
 ///
 /// # Errors

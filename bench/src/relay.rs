@@ -1,7 +1,7 @@
 //! The least that a relay of streams can do: accept, connect, and `splice(2)` both ways through a pipe each. No timeouts, no
 //! names, no checks. Whoever looks at a server name before relaying is measured against it.
 
-use crate::asker::here;
+use crate::asker::{announce, here};
 use clap::Args;
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 /// From where to where, on the loopback address.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The port that is listened on
+    /// The port that is listened on; 0 is any free one, and printed
     #[arg(long, value_name = "PORT")]
     listen: u16,
     /// The port that every connection leads to
@@ -33,6 +33,7 @@ const PIECE: usize = 1 << 20;
 /// Where the port is taken.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let listener = TcpListener::bind(here(arguments.listen))?;
+    announce(listener.local_addr()?)?;
     listener.set_nonblocking(true)?;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;

@@ -4,7 +4,7 @@
 //! `/static/64k` and `/static/1m` are as long as they say; every other path has the port's own answer. Requests have no
 //! bodies.
 
-use crate::asker::here;
+use crate::asker::{announce, here};
 use clap::Args;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -22,7 +22,7 @@ pub const BODY: &str = "hello from the backend of the bench, in one hundred and 
 /// Which ports to listen on. They are all of the loopback address.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// A port and what is answered on it; 128 bytes of text if nothing is said
+    /// A port and what is answered on it; 128 bytes of text if nothing is said. Port 0 is any free one, and printed
     #[arg(long = "listen", value_name = "PORT[=BODY]", required = true)]
     listen: Vec<String>,
     /// A port for TLS, with 128 bytes of text
@@ -48,6 +48,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let (port, body) = port.split_once('=').unwrap_or((port, BODY));
             let answers = Arc::new(Answers::new(body));
             let listener = TcpListener::bind(here(port.parse()?)).await?;
+            announce(listener.local_addr()?)?;
             tokio::task::spawn_local(accept(listener, answers, None));
         }
         if let (Some(port), Some(folder)) = (arguments.tls, &arguments.certificate) {
@@ -58,6 +59,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let config = builder.with_no_client_auth().with_single_cert(chain, key)?;
             let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
             let listener = TcpListener::bind(here(port)).await?;
+            announce(listener.local_addr()?)?;
             tokio::task::spawn_local(accept(listener, Arc::new(Answers::new(BODY)), Some(acceptor)));
         }
         std::future::pending::<()>().await;

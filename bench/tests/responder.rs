@@ -1,43 +1,42 @@
 //! What `compare` and `control` start beside the proxies: the backend that stands in for nginx, and the bare relay.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Lines, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 /// Generous: the machines of CI are slow and loaded.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ended when it is dropped.
-struct Running(Child);
+struct Running {
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _gone = self.0.kill();
-        let _ended = self.0.wait();
+        let _gone = self.child.kill();
+        let _ended = self.child.wait();
     }
 }
 
-fn start(arguments: &[&str]) -> Running {
-    Running(Command::new(env!("CARGO_BIN_EXE_sluicegate-bench")).args(arguments).spawn().expect("it runs"))
-}
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate-bench"));
+        let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().expect("it runs");
+        let said = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, said }
+    }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
-fn connect(port: u16) -> TcpStream {
-    let begun = Instant::now();
-    loop {
-        match TcpStream::connect(("127.0.0.1", port)) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-                return stream;
-            }
-            Err(error) => assert!(begun.elapsed() < PATIENCE, "nobody listens: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    /// A connection to the next of its listeners, in the order of the arguments.
+    fn connect(&mut self) -> TcpStream {
+        let line = self.said.next().expect("it says where it listens").expect("text");
+        let address = line.strip_prefix("listening on ").expect("an address");
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream
     }
 }
 
@@ -56,24 +55,22 @@ fn ask(stream: &mut TcpStream, request: &str, length: usize) -> (String, Vec<u8>
 
 #[test]
 fn the_responder_answers_by_port_and_path() {
-    let (usual, named) = (free_port(), free_port());
-    let _responder = start(&["respond", "--listen", &usual.to_string(), "--listen", &format!("{named}=A")]);
-    let mut kept = connect(usual);
+    let mut responder = Running::start(&["respond", "--listen", "0", "--listen", "0=A"]);
+    let mut kept = responder.connect();
     for (path, length) in [("/", 128), ("/static/64k", 64 << 10), ("/static/1m", 1 << 20), ("/api/x", 128)] {
         let (head, body) = ask(&mut kept, &format!("GET {path} HTTP/1.1\r\nHost: any\r\n\r\n"), length);
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {head}");
         assert!(head.contains(&format!("Content-Length: {length}\r\n")), "{path}: {head}");
         assert!(!body.contains(&0), "{path}");
     }
-    let (_, body) = ask(&mut connect(named), "GET / HTTP/1.1\r\nHost: any\r\n\r\n", 1);
+    let (_, body) = ask(&mut responder.connect(), "GET / HTTP/1.1\r\nHost: any\r\n\r\n", 1);
     assert_eq!(body, b"A");
 }
 
 #[test]
 fn the_responder_sends_upgraded_bytes_back() {
-    let port = free_port();
-    let _responder = start(&["respond", "--listen", &port.to_string()]);
-    let mut stream = connect(port);
+    let mut responder = Running::start(&["respond", "--listen", "0"]);
+    let mut stream = responder.connect();
     // The example of RFC 6455 section 1.3.
     let request = "GET / HTTP/1.1\r\nHost: any\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -89,9 +86,9 @@ fn the_responder_sends_upgraded_bytes_back() {
 #[test]
 fn the_relay_moves_both_ways_until_both_ends_are_done() {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a backend");
-    let (port, to) = (free_port(), backend.local_addr().expect("an address").port());
-    let _relay = start(&["relay", "--listen", &port.to_string(), "--to", &to.to_string()]);
-    let mut client = connect(port);
+    let to = backend.local_addr().expect("an address").port();
+    let mut relay = Running::start(&["relay", "--listen", "0", "--to", &to.to_string()]);
+    let mut client = relay.connect();
     client.write_all(&[7; 300_000]).expect("sent");
     client.shutdown(Shutdown::Write).expect("done");
     let (mut server, _) = backend.accept().expect("relayed");

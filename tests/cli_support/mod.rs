@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where something is not there")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -82,9 +83,18 @@ pub fn manifests(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// A loopback address on which nothing listens.
+/// A loopback address on which nothing listens. Its port is none that the kernel hands out by itself, and nobody listens on it
+/// to find that out: a process that another test starts in that moment would go on to do so until it runs its program.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(64).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(12_000 + number % 20_000).expect("below the ephemeral ports");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpStream::connect(address).is_err() {
+            return address;
+        }
+    }
 }
 
 /// A running gateway. Dropping it kills it.
