@@ -123,6 +123,27 @@ impl BodyDecoder {
         }
     }
 
+    /// Bytes of data that come next whatever they are, where the length of the whole body is known; else 0. They may be moved
+    /// past the decoder, which is told of by [`BodyDecoder::skip`].
+    pub fn known_ahead(&self) -> u64 {
+        match self.state {
+            State::Length(remaining) => remaining,
+            _ => 0,
+        }
+    }
+
+    /// Counts data that went past the decoder, [`known_ahead`](BodyDecoder::known_ahead) at most: beyond that the body is
+    /// broken.
+    pub fn skip(&mut self, count: u64) {
+        let State::Length(remaining) = self.state else { return };
+        self.data_bytes = self.data_bytes.saturating_add(count);
+        self.state = match remaining.checked_sub(count) {
+            Some(0) => State::Done,
+            Some(rest) => State::Length(rest),
+            None => State::Failed(BodyError::Truncated),
+        };
+    }
+
     /// Whether the body is complete. A body of known length is as soon as its last byte was returned.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)

@@ -174,6 +174,29 @@ proptest! {
         prop_assert_eq!(body.end, Ok((len, len as u64 == length)));
     }
 
+    /// Data that goes past the decoder counts as what it was given does, and only as far as the body goes.
+    #[test]
+    fn data_that_goes_past_the_decoder_counts(length in 1_u64..50, seen in 0_usize..60, past in 0_u64..60) {
+        let mut decoder = BodyDecoder::new(Framing::Length(length));
+        if seen > 0 {
+            let len = seen.min(length as usize);
+            prop_assert_eq!(decoder.decode(&vec![b'x'; seen]), Ok(Decoded::Data { skip: 0, len }));
+        }
+        let ahead = length.saturating_sub(seen as u64);
+        prop_assert_eq!(decoder.known_ahead(), ahead);
+        decoder.skip(past);
+        if ahead > 0 && past > ahead {
+            prop_assert!(decoder.decode(b"x").is_err());
+        } else {
+            prop_assert_eq!(decoder.known_ahead(), ahead.saturating_sub(past));
+            prop_assert_eq!(decoder.is_done(), past >= ahead);
+        }
+        // Nobody knows how much is ahead of other framings, so nothing goes past.
+        for framing in [Framing::Chunked, Framing::UntilClose, Framing::None] {
+            prop_assert_eq!(BodyDecoder::new(framing).known_ahead(), 0);
+        }
+    }
+
     #[test]
     fn requests_are_written_as_they_were_read(
         method in token(), path in "/[!-\"$-~]{0,40}", host in "[a-z0-9.-]{1,20}(:[0-9]{1,4})?", fields in fields(),

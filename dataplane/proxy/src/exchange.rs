@@ -14,7 +14,7 @@ use crate::endpoint::{EndpointState, Failure as EndpointFailure};
 use crate::fault::Fault;
 use crate::headers::{self, ClientIdentity, Forwarding, SmallText};
 use crate::http1_stream::Http1Io;
-use crate::peer::{Downstream, PeerError, Upstream};
+use crate::peer::{Downstream, Peer, PeerError, Upstream};
 use crate::pool::UpstreamBackend;
 use crate::record::{Attempt, Record};
 use crate::relay::{Break, Pace, Relay, Waiting};
@@ -447,6 +447,9 @@ impl Attempts<'_> {
             relay.waited();
         }
         let mut upstream = Http1Io::new(lease, Rc::clone(&worker.buffers));
+        if downstream.plain_socket().is_some() && upstream.plain_socket().is_some() {
+            upstream.expect_splice();
+        }
         let authority = authority_text(&heads.request, endpoint.address());
         self.record.attempt.span_id = heads.trace.begin_try(worker);
         let forwarding = self.forwarding(&heads.trace);

@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 
 /// Pieces up to this size are gathered in the write buffer, so that head and small bodies leave in one system call;
 /// larger ones are written from where they were read, together with what waits.
@@ -25,17 +26,26 @@ const GATHER_TOTAL: usize = 16 * 1024;
 /// Whatever holds the connection: the transport itself downstream, the pool's lease upstream.
 pub(crate) trait HoldsTransport {
     fn transport(&mut self) -> &mut Transport;
+    fn socket(&self) -> Option<&TcpStream>;
 }
 
 impl HoldsTransport for Transport {
     fn transport(&mut self) -> &mut Transport {
         self
     }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.plain_socket()
+    }
 }
 
 impl HoldsTransport for Lease {
     fn transport(&mut self) -> &mut Transport {
         &mut self.connection
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.connection.plain_socket()
     }
 }
 
@@ -75,6 +85,8 @@ pub(crate) struct Http1Io<T> {
     answered: bool,
     /// How large the buffer is made for the next read.
     read_size: usize,
+    /// How large it is made for the head of a response.
+    head_size: usize,
     /// The head that was sent last says that the connection ends.
     closing: bool,
 }
@@ -103,8 +115,14 @@ impl<T: HoldsTransport> Http1Io<T> {
             body_mark: None,
             answered: false,
             read_size: SMALL,
+            head_size: MEDIUM,
             closing: false,
         }
+    }
+
+    /// Long bodies go past the buffer: no more of them is read with the head than what makes a short body whole.
+    pub(crate) fn expect_splice(&mut self) {
+        self.head_size = SMALL;
     }
 
     /// The head of an incoming message was consumed; its body follows.
@@ -299,6 +317,34 @@ impl<T: HoldsTransport> Peer for Http1Io<T> {
         self.begin_read(Framing::UntilClose);
         self.encoder = Encoder::Tunnel;
     }
+
+    fn plain_socket(&self) -> Option<&TcpStream> {
+        self.owner.socket()
+    }
+
+    fn known_ahead(&self) -> u64 {
+        if self.decoded == 0 && self.rbuf.is_empty() { self.decoder.known_ahead() } else { 0 }
+    }
+
+    fn skip(&mut self, count: u64) {
+        self.decoder.skip(count);
+        self.decoded_total += count;
+        self.read_end = self.decoder.is_done();
+        self.body_mark = None;
+    }
+
+    fn known_room(&self) -> u64 {
+        match self.encoder {
+            Encoder::Length(remaining) if self.out.is_empty() => remaining,
+            _ => 0,
+        }
+    }
+
+    fn skip_room(&mut self, count: u64) {
+        if let Encoder::Length(remaining) = &mut self.encoder {
+            *remaining = remaining.saturating_sub(count);
+        }
+    }
 }
 
 impl<T: HoldsTransport> Http1Io<T> {
@@ -430,7 +476,7 @@ impl Upstream for Http1Io<Lease> {
                 self.begin_read(head.framing());
                 return Poll::Ready(Ok(()));
             }
-            match ready!(self.poll_read_more(cx, MEDIUM)) {
+            match ready!(self.poll_read_more(cx, self.head_size)) {
                 Ok(0) => return Poll::Ready(Err(PeerError::Closed)),
                 Ok(_) => self.answered = true,
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {

@@ -12,6 +12,7 @@
 
 mod answer;
 pub mod balance;
+mod body_splice;
 mod buffer;
 pub mod client_hello;
 pub mod connect;

@@ -9,6 +9,7 @@ use sluicegate_http1::{
 };
 use std::io;
 use std::task::{Context, Poll};
+use tokio::net::TcpStream;
 
 /// What a peer has for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,25 @@ pub(crate) trait Peer {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PeerError>>;
     /// From here on bytes are opaque in both directions, until closed.
     fn enter_tunnel(&mut self);
+
+    /// The socket, where the bytes of bodies cross it as they are: HTTP/1.1 in the clear.
+    fn plain_socket(&self) -> Option<&TcpStream> {
+        None
+    }
+    /// Bytes of the incoming body that come next from [`Self::plain_socket`] and that nobody has to look at: 0 where its
+    /// length is not known, or some of it waits in a buffer.
+    fn known_ahead(&self) -> u64 {
+        0
+    }
+    /// So many of them were taken from the socket.
+    fn skip(&mut self, _count: u64) {}
+    /// Bytes of the outgoing body that may be put into [`Self::plain_socket`] as they are: 0 while something waits before
+    /// them.
+    fn known_room(&self) -> u64 {
+        0
+    }
+    /// So many of them were put there.
+    fn skip_room(&mut self, _count: u64) {}
 }
 
 /// The client's end.

@@ -2,6 +2,7 @@
 //!
 //! It knows neither HTTP/1.1 nor HTTP/2: both ends are [`crate::peer`]s.
 
+use crate::body_splice::{BodySplice, Failed};
 use crate::peer::{Downstream, Filled, Peer, PeerError, Upstream};
 use crate::watchdog::Watchdog;
 use sluicegate_http1::{HeadLimits, RequestHead, ResponseHead};
@@ -71,6 +72,8 @@ pub(crate) struct Relay<'a> {
     response_limits: HeadLimits,
     request: RequestSide,
     response: ResponseSide,
+    request_splice: BodySplice,
+    response_splice: BodySplice,
     tunnel: bool,
     /// One side broke off. What it had sent before goes to the other side first.
     broken: Option<Break>,
@@ -103,6 +106,8 @@ impl<'a> Relay<'a> {
             response_limits,
             request: if with_body { RequestSide::Body } else { RequestSide::Flushing },
             response: ResponseSide::Head,
+            request_splice: BodySplice::default(),
+            response_splice: BodySplice::default(),
             tunnel: false,
             broken: None,
             request_waits: None,
@@ -239,6 +244,12 @@ impl<'a> Relay<'a> {
     ) -> Result<(), Break> {
         self.request_waits = None;
         loop {
+            if matches!(self.request, RequestSide::Body) && self.splice_request(cx, downstream, upstream)? {
+                if self.request_waits.is_some() {
+                    return Ok(());
+                }
+                continue;
+            }
             match self.request {
                 RequestSide::Body => match downstream.poll_fill(cx) {
                     Poll::Ready(Ok(Filled::Data)) => {
@@ -312,6 +323,12 @@ impl<'a> Relay<'a> {
     ) -> Result<(), Break> {
         self.response_waits = None;
         loop {
+            if self.response == ResponseSide::Body && self.splice_response(cx, downstream, upstream)? {
+                if self.response_waits.is_some() {
+                    return Ok(());
+                }
+                continue;
+            }
             match self.response {
                 ResponseSide::Body => match upstream.poll_fill(cx) {
                     Poll::Ready(Ok(Filled::Data)) => {
@@ -361,6 +378,51 @@ impl<'a> Relay<'a> {
                 ResponseSide::Head | ResponseSide::Done => return Ok(()),
             }
         }
+    }
+
+    /// True where a piece of the body went past the buffers, or is waited for ([`Self::request_waits`]).
+    fn splice_request<D: Peer, U: Peer>(
+        &mut self,
+        cx: &mut Context<'_>,
+        downstream: &mut D,
+        upstream: &mut U,
+    ) -> Result<bool, Break> {
+        if self.max_body != 0 && self.bytes_in.saturating_add(downstream.known_ahead()) > self.max_body {
+            return Err(Break::BodyTooLarge);
+        }
+        match self.request_splice.poll_move(cx, downstream, upstream) {
+            Poll::Ready(Ok(0)) => return Ok(false),
+            Poll::Ready(Ok(moved)) => {
+                self.bytes_in += moved;
+                self.request_moved = self.now();
+            }
+            Poll::Ready(Err(Failed::Sink(_))) => self.request = RequestSide::Refused,
+            Poll::Ready(Err(Failed::Source(error))) => return Err(Break::Client(error)),
+            Poll::Pending if self.request_splice.holds_bytes() => self.request_waits = Some(Waiting::UpstreamSend),
+            Poll::Pending => self.request_waits = Some(Waiting::ClientBody),
+        }
+        Ok(true)
+    }
+
+    /// True where a piece of the body went past the buffers, or is waited for ([`Self::response_waits`]).
+    fn splice_response<D: Peer, U: Peer>(
+        &mut self,
+        cx: &mut Context<'_>,
+        downstream: &mut D,
+        upstream: &mut U,
+    ) -> Result<bool, Break> {
+        match self.response_splice.poll_move(cx, upstream, downstream) {
+            Poll::Ready(Ok(0)) => return Ok(false),
+            Poll::Ready(Ok(moved)) => {
+                self.bytes_out += moved;
+                self.response_moved = self.now();
+            }
+            Poll::Ready(Err(Failed::Sink(error))) => return Err(Break::Client(error)),
+            Poll::Ready(Err(Failed::Source(error))) => self.upstream_broke(downstream, upstream, error)?,
+            Poll::Pending if self.response_splice.holds_bytes() => self.response_waits = Some(Waiting::ClientWrite),
+            Poll::Pending => self.response_waits = Some(Waiting::UpstreamRead),
+        }
+        Ok(true)
     }
 
     /// The backend broke off: what it had sent still goes to the client. A backend that closes a tunnel with bytes of

@@ -171,6 +171,15 @@ impl Transport {
         }
     }
 
+    /// The TCP socket underneath, where the next bytes that are read or written are those that cross it.
+    pub fn plain_socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Prefixed(stream) => stream.prefix.is_empty().then_some(&stream.stream),
+            Self::Tls(_) | Self::ServerTls(_) => None,
+        }
+    }
+
     /// True if it is encrypted.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_) | Self::ServerTls(_))

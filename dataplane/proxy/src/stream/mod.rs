@@ -30,7 +30,9 @@ mod uring;
 #[path = "no_uring.rs"]
 mod uring;
 
+pub(crate) use relay::poll_io;
 pub use splice::MAX_PIPES;
+pub(crate) use splice::{MAX_MOVE, Pipe, take_pipe};
 pub use uring::{UringError, UringRefused, UringRelay, UringWorker};
 
 use relay::Side;

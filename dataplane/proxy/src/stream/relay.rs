@@ -1,6 +1,6 @@
 //! What all engines share (how two directions make one relay), and the engines on tokio's epoll.
 
-use super::splice::{self, Pipe};
+use super::splice::{self, MAX_MOVE, Pipe};
 use super::{Ended, RelayOutcome};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -328,7 +328,7 @@ impl<'a> Direction<'a> {
         if self.bulk
             && let Some(pipe) = self.pipe()
         {
-            match poll_io(self.from, cx, Interest::READABLE, || Ok((pipe.fill_from(self.from)?, false))) {
+            match poll_io(self.from, cx, Interest::READABLE, || Ok((pipe.fill_from(self.from, MAX_MOVE)?, false))) {
                 // A socket that cannot be spliced, such as one with another protocol layered on it.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                     pipe.give_back();
@@ -400,7 +400,7 @@ fn poll_write(to: &TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Re
 /// it left the socket with nothing more to read or no more room.
 ///
 /// tokio takes readiness away on `WouldBlock` alone; an operation that knows better saves the call that would say so.
-fn poll_io(
+pub(crate) fn poll_io(
     socket: &TcpStream,
     cx: &mut Context<'_>,
     interest: Interest,

@@ -16,7 +16,7 @@ const CAPACITY: usize = 256 * 1024;
 const USEFUL_CAPACITY: usize = 64 * 1024;
 
 /// Moved by one call at most. Slots run out first; this only bounds what one relay does in one turn.
-const MAX_MOVE: usize = 1 << 20;
+pub(crate) const MAX_MOVE: usize = 1 << 20;
 
 /// Empty pipes that a thread keeps.
 const POOLED_PIPES: usize = 64;
@@ -26,7 +26,7 @@ const BACK_OFF: u32 = 1024;
 
 /// Data on its way from one socket to another.
 #[derive(Debug)]
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
     budget: &'static Budget,
@@ -47,7 +47,7 @@ thread_local! {
 }
 
 /// An empty pipe, or `None` where there are [`MAX_PIPES`] or the system gives no more of use.
-pub(super) fn take_pipe() -> Option<Pipe> {
+pub(crate) fn take_pipe() -> Option<Pipe> {
     if let Some(pipe) = POOL.with_borrow_mut(Vec::pop) {
         return Some(pipe);
     }
@@ -79,19 +79,19 @@ impl Pipe {
         (capacity >= USEFUL_CAPACITY).then_some(pipe)
     }
 
-    /// Moves what `socket` has received into the pipe, which must be empty; 0 at the end of the stream.
-    pub(super) fn fill_from(&self, socket: impl AsFd) -> io::Result<usize> {
-        move_bytes(socket, &self.writer, MAX_MOVE)
+    /// Moves up to `bytes` of what `socket` has received into the pipe, which must be empty; 0 at the end of the stream.
+    pub(crate) fn fill_from(&self, socket: impl AsFd, bytes: usize) -> io::Result<usize> {
+        move_bytes(socket, &self.writer, bytes)
     }
 
     /// Moves up to `bytes` of the pipe into `socket`.
-    pub(super) fn drain_into(&self, socket: impl AsFd, bytes: usize) -> io::Result<usize> {
+    pub(crate) fn drain_into(&self, socket: impl AsFd, bytes: usize) -> io::Result<usize> {
         move_bytes(&self.reader, socket, bytes)
     }
 
     /// Returns the pipe to the pool. It must be empty: whoever takes it next would send the rest to a stranger.
     /// A pipe that may hold data is dropped instead.
-    pub(super) fn give_back(self) {
+    pub(crate) fn give_back(self) {
         POOL.with_borrow_mut(|pool| {
             if pool.len() < POOLED_PIPES {
                 pool.push(self);

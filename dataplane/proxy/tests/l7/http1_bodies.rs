@@ -142,6 +142,22 @@ async fn large_bodies_cross_unharmed() {
     }
 }
 
+/// Around the lengths at which bodies are read into other buffers, or go past them all; on connections that are kept.
+#[tokio::test]
+async fn bodies_of_every_length_cross_unharmed() {
+    let (gateway, web) = with_echo().await;
+    let mut client = gateway.connect().await;
+    let edges = [16 << 10, 32 << 10, 48 << 10, 64 << 10, 256 << 10, 1 << 20];
+    for length in edges.into_iter().flat_map(|edge: usize| [edge - 1000, edge - 1, edge, edge + 1, edge + 1000]) {
+        let body = pattern(length);
+        client.send(format!("POST /echo HTTP/1.1\r\nHost: app.test\r\nContent-Length: {length}\r\n\r\n")).await;
+        client.send(body.clone()).await;
+        let answer = client.response().await;
+        assert_eq!((answer.framing, answer.body == body), (Body::Length(length), true), "{length} bytes");
+    }
+    assert_eq!(web.requests().connections, 1, "no length cost the connection");
+}
+
 /// A backend that sends as much of an endless body as is taken, and counts it.
 async fn fountain(total: usize) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -253,18 +269,22 @@ async fn a_client_that_goes_before_its_body_is_complete_completes_nothing() {
 #[tokio::test]
 async fn a_response_that_breaks_off_looks_broken() {
     let (gateway, _web) = with_echo().await;
-    for path in ["/half?bytes=1000&sent=500", "/half?bytes=1000&sent=500&chunked=1"] {
+    for (path, sent) in [
+        ("/half?bytes=1000&sent=500", 500),
+        ("/half?bytes=1000&sent=500&chunked=1", 500),
+        ("/half?bytes=1000000&sent=500000", 500_000),
+    ] {
         let mut client = gateway.connect().await;
         client.send(format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n\r\n")).await;
         let broken = client.try_response("GET").await.expect_err("broken off");
-        assert_eq!((broken.head.expect("a head").status, broken.received), (200, 500), "{path}");
+        assert_eq!((broken.head.expect("a head").status, broken.received), (200, sent), "{path}");
     }
     // HTTP/1.0 knows no other end than that of the connection, so it must be one of the bad kind.
     let mut client = gateway.connect().await;
     client.send("GET /half?bytes=1000&sent=500&chunked=1 HTTP/1.0\r\nHost: app.test\r\n\r\n").await;
     let broken = client.try_response("GET").await.expect_err("broken off");
     assert!(broken.reset);
-    assert_eq!(gateway.faults(FaultReason::UpstreamReset) + gateway.faults(FaultReason::UpstreamBadResponse), 3);
+    assert_eq!(gateway.faults(FaultReason::UpstreamReset) + gateway.faults(FaultReason::UpstreamBadResponse), 4);
     assert_eq!(gateway.connect().await.get("app.test", "/").await.status, 200);
 }
 
@@ -295,11 +315,16 @@ async fn chunks_of_a_backend_that_make_no_sense_look_broken() {
 /// What a backend sends beyond its response answers nobody's question.
 #[tokio::test]
 async fn bytes_beyond_a_response_reach_nobody() {
-    let twice = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen";
-    let (_gateway, raw, mut client) = scripted([Step::AwaitHead, Step::Send(twice.into())]).await;
-    for number in 1..=3 {
-        assert_eq!(client.get("app.test", "/").await.text(), "ok");
-        assert_eq!(raw.received().len(), number, "the connection is not used again");
+    for length in [2, 100_000] {
+        let body = "k".repeat(length);
+        let twice = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen"
+        );
+        let (_gateway, raw, mut client) = scripted([Step::AwaitHead, Step::Send(twice.into())]).await;
+        for number in 1..=3 {
+            assert_eq!(client.get("app.test", "/").await.text(), body);
+            assert_eq!(raw.received().len(), number, "the connection is not used again");
+        }
     }
 }
 
