@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Where `--keep` pins.
 const PINS: &str = "/sys/fs/bpf/sluicegate-bench";
+/// Packets of each flow before anything is timed: those of a handshake and of a request.
+const ESTABLISHING: u64 = 4;
 /// Share of packets that must end for the reason that a scenario is about.
 const MOST: f64 = 0.95;
 
@@ -63,14 +65,14 @@ impl Harness {
         Ok(Self { director, timed, replay, scenario: *scenario, frame, script })
     }
 
-    /// Times director and floor in turn, after one pass over all flows.
+    /// Times director and floor in turn, after some passes over all flows.
     pub fn measure(&mut self, rounds: u32, packets: u32) -> anyhow::Result<Runs> {
         let floor = format!("floor_{}", self.floor());
         let floor = loaded(&mut self.replay, &floor)?;
         let replay = if self.scenario.v6 { "replay6" } else { "replay4" };
         loaded(&mut self.replay, replay)?;
         let timed = self.timed.try_clone().context("the director's descriptor")?;
-        let warm = u32::try_from(self.scenario.flows.unwrap_or(0) * 2).unwrap_or(u32::MAX).max(packets / 4);
+        let warm = u32::try_from(self.scenario.flows.unwrap_or(0) * ESTABLISHING).unwrap_or(u32::MAX).max(packets / 4);
         if self.scenario.flood != 0 {
             // Flows are established before the flood comes.
             set(&mut self.replay, "SCRIPT", 0, Row(Script { flood: 0, ..self.script }))?;

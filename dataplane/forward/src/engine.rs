@@ -13,12 +13,12 @@ use crate::tables::{MapOp, Tables};
 use crate::tap::Sample;
 use aya::maps::{Map, MapData, RingBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sluicegate_l4::layout::{Control, FLOW_WAYS, Traffic, flow_word, map};
+use sluicegate_l4::layout::{self, Control, FLOW_WAYS, Traffic, flow_word, map};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -183,16 +183,23 @@ pub struct Passing<'a> {
     pub now: u64,
     /// The words of all sets of the flow table.
     pub flows: &'a [AtomicU64],
+    /// The mark of each set.
+    pub overflows: &'a [AtomicU8],
     /// Length of a stamp.
     pub stamp_length: Duration,
 }
 
 impl Passing<'_> {
-    /// The set of the flow table in which a flow with this hash is; empty where there is none.
-    #[must_use]
-    pub fn set(&self, hash: u64) -> &[AtomicU64] {
-        let first = (hash as u32 & self.control.flow_mask) as usize * FLOW_WAYS;
-        self.flows.get(first..first + FLOW_WAYS).unwrap_or_default()
+    /// The words of the flow table among which a flow with this hash may be: those of its first set, and those of its second
+    /// one if the first is marked.
+    pub fn places(&self, hash: u64) -> impl Iterator<Item = &AtomicU64> {
+        let [home, other] = layout::flow_sets(hash, self.control.flow_mask);
+        let marked = self.overflows.get(home as usize).is_some_and(|mark| mark.load(Ordering::Relaxed) != 0);
+        let set = |index: u32| {
+            let first = index as usize * FLOW_WAYS;
+            self.flows.get(first..first + FLOW_WAYS).unwrap_or_default()
+        };
+        set(home).iter().chain(if marked { set(other) } else { &[] })
     }
 
     /// The present in stamps, modulo their range.
@@ -300,6 +307,8 @@ impl SampleSource {
 pub struct FlowTable<'a> {
     /// The words of all sets.
     pub words: &'a [AtomicU64],
+    /// The mark of each set.
+    pub overflows: &'a [AtomicU8],
     /// Present time in stamps, modulo their range.
     pub stamp: u16,
     /// Length of a stamp.

@@ -105,7 +105,7 @@ pub fn explain_offline(
         fleet: &fleet,
         failures: &failures,
         allocations: &allocations,
-        passing: Passing { control, now: 0, flows: &flows, stamp_length: settings.stamp },
+        passing: Passing { control, now: 0, flows: &flows, overflows: &[], stamp_length: settings.stamp },
         fence: &|_| Duration::ZERO,
         ports: &BTreeMap::new(),
     };
@@ -215,8 +215,7 @@ fn flow_seen(packet: &PacketTuple, service: u16, run: &Run, facts: &Facts<'_>) -
     let hash = flow_hash(packet, service, facts);
     let passing = &facts.passing;
     let found = passing
-        .set(hash)
-        .iter()
+        .places(hash)
         .map(|word| word.load(Ordering::Relaxed))
         .find(|word| (word ^ hash) >> flow_word::SIGNATURE_SHIFT == 0);
     let Some(entry) = found.and_then(FlowEntry::read) else { return FlowSeen::default() };

@@ -84,7 +84,7 @@ impl Default for ForwarderSettings {
             native: true,
             pin_root: PathBuf::from(DEFAULT_ROOT),
             version: layout::VERSION,
-            compatible: Vec::new(),
+            compatible: layout::COMPATIBLE.to_vec(),
             dead_man: Duration::from_secs(10),
             flow_sets: layout::FLOW_SETS,
             sweep_interval: Duration::from_secs(5),

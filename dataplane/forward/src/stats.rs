@@ -1,7 +1,7 @@
 //! What the tables say about traffic: flows of each backend, by walking the flow table, and rates, by difference.
 
 use crate::engine::{Counters, FlowTable};
-use sluicegate_l4::layout::{Traffic, flow_word};
+use sluicegate_l4::layout::{Traffic, flow_word, overflow_mark};
 use sluicegate_l4::verdict::Reason;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -79,6 +79,7 @@ pub fn sweep(table: &FlowTable<'_>, generation_of: impl Fn(u16) -> Option<u8>) -
     let generations: Vec<Option<u8>> = (0..BACKENDS).map(|id| generation_of(id as u16)).collect();
     let mut established = vec![0; BACKENDS];
     let mut tentative = vec![0; BACKENDS];
+    age_marks(table);
     for word in table.words {
         let held = word.load(Ordering::Relaxed);
         let Some(entry) = FlowEntry::read(held) else { continue };
@@ -99,6 +100,27 @@ pub fn sweep(table: &FlowTable<'_>, generation_of: impl Fn(u16) -> Option<u8>) -
     (swept.established, swept.tentative) = (counted(established), counted(tentative));
     swept
 }
+
+/// Removes the marks of sets whose flows in second sets have all been idle for as long as entries may be.
+fn age_marks(table: &FlowTable<'_>) {
+    let present = overflow_mark(table.stamp);
+    for mark in table.overflows {
+        let held = mark.load(Ordering::Relaxed);
+        let age = present.wrapping_sub(held) & MARK_AGES;
+        // A mark forgets the lower bits of its stamp: at this age the entry that it was made for is older still. One that was
+        // made since the clock was read looks as old as can be.
+        if held != 0 && age > OLDEST_MARK && age < MARK_AGES {
+            // It changed: it is in use.
+            let _used = mark.compare_exchange(held, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Ages that a mark tells apart.
+const MARK_AGES: u8 = 0x7f;
+
+/// [`IDLE_STAMPS`] as the age of a mark.
+const OLDEST_MARK: u8 = (IDLE_STAMPS >> (flow_word::STAMP_BITS - 7)) as u8;
 
 /// Ids that a flow's word can name.
 const BACKENDS: usize = 1 << flow_word::BACKEND_BITS;

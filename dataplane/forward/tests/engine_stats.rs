@@ -3,9 +3,9 @@
 use sluicegate_forward::engine::{Counters, FlowTable};
 use sluicegate_forward::stats::{FlowEntry, IDLE_STAMPS, rate, rates, sweep};
 use sluicegate_forward::tap::{CaptureWriter, Sample};
-use sluicegate_l4::layout::{Traffic, flow_word};
+use sluicegate_l4::layout::{Traffic, flow_word, overflow_mark};
 use sluicegate_l4::verdict::Reason;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 fn word(backend: u64, generation: u64, confirmed: bool, stamp: u64) -> u64 {
@@ -32,7 +32,7 @@ fn a_sweep_counts_and_removes_what_nothing_can_use() {
     let idle = [word(7, 3, true, before(IDLE_STAMPS)), word(16_383, 0, false, before(IDLE_STAMPS + 100))];
     let words: Vec<AtomicU64> =
         kept.iter().chain(&stale).chain(&[0, 0]).chain(&idle).map(|word| AtomicU64::new(*word)).collect();
-    let table = FlowTable { words: &words, stamp: present, stamp_length: Duration::from_secs(8) };
+    let table = FlowTable { words: &words, overflows: &[], stamp: present, stamp_length: Duration::from_secs(8) };
     let swept = sweep(&table, |id| match id {
         7 => Some(3),
         16_383 => Some(0),
@@ -43,6 +43,22 @@ fn a_sweep_counts_and_removes_what_nothing_can_use() {
     assert_eq!(swept.tentative.into_iter().collect::<Vec<_>>(), [(7, 1)]);
     let left: Vec<u64> = words.iter().map(|word| word.load(Ordering::Relaxed)).filter(|word| *word != 0).collect();
     assert_eq!(left, kept);
+}
+
+/// An entry of a second set is found by the mark of the first one, so a mark must not go before it.
+#[test]
+fn a_sweep_keeps_marks_for_as_long_as_the_entries_that_they_were_made_for() {
+    for present in [0_u16, 15, 16, 1000, 2047] {
+        let mark_before = |stamps: u16| AtomicU8::new(overflow_mark(present.wrapping_sub(stamps) & 0x7ff));
+        let made = [0, 1, 100, IDLE_STAMPS - 1, IDLE_STAMPS + 32, IDLE_STAMPS + 200, 0x7ff];
+        let mut marks: Vec<AtomicU8> = made.into_iter().map(mark_before).collect();
+        marks.push(AtomicU8::new(0));
+        let table = FlowTable { words: &[], overflows: &marks, stamp: present, stamp_length: Duration::from_secs(8) };
+        sweep(&table, |_| None);
+        let left: Vec<bool> = marks.iter().map(|mark| mark.load(Ordering::Relaxed) != 0).collect();
+        // The last but one was made after the clock was read.
+        assert_eq!(left, [true, true, true, true, false, false, true, false], "at {present}");
+    }
 }
 
 #[test]

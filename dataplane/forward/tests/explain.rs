@@ -23,7 +23,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 const PORT: u32 = 7;
@@ -35,6 +35,7 @@ const STAMP_SHIFT: u32 = 11;
 struct World {
     image: Image,
     flows: Vec<AtomicU64>,
+    overflows: Vec<AtomicU8>,
     control: Control,
     now: u64,
     backend: Cell<u16>,
@@ -53,6 +54,7 @@ impl World {
         Self {
             image: director.allocations.tables().clone(),
             flows: std::iter::repeat_with(AtomicU64::default).take(SETS * FLOW_WAYS).collect(),
+            overflows: std::iter::repeat_with(AtomicU8::default).take(SETS).collect(),
             control,
             now: 1 << 20,
             backend: Cell::new(0),
@@ -88,6 +90,7 @@ impl World {
                     control: self.control,
                     now: self.now,
                     flows: &self.flows,
+                    overflows: &self.overflows,
                     stamp_length: Duration::from_secs(8),
                 },
                 fence: &|_| fence,
@@ -122,6 +125,12 @@ impl Tables for World {
     }
     fn flow_set(&self, index: u32) -> Option<impl FlowPlaces> {
         self.flows.as_chunks::<FLOW_WAYS>().0.get(index as usize)
+    }
+    fn overflow(&self, set: u32) -> u8 {
+        self.overflows.get(set as usize).map_or(0, |mark| mark.load(Ordering::Relaxed))
+    }
+    fn mark_overflow(&self, set: u32, mark: u8) -> bool {
+        self.overflows.get(set as usize).map(|place| place.store(mark, Ordering::Relaxed)).is_some()
     }
     fn fence(&self, _address: u16) -> u64 {
         0

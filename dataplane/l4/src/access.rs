@@ -83,6 +83,13 @@ pub trait Tables {
     /// Set of the flow table.
     fn flow_set(&self, index: u32) -> Option<impl FlowPlaces>;
 
+    /// The mark of a set of the flow table; not 0 = flows of it may be in their second set.
+    fn overflow(&self, set: u32) -> u8;
+
+    /// Marks a set of the flow table. False where that is not to be had.
+    #[must_use]
+    fn mark_overflow(&self, set: u32, mark: u8) -> bool;
+
     /// Until when ARP and NDP are answered for a VIP, in jiffies; 0 if unknown.
     fn fence(&self, address: u16) -> u64;
 

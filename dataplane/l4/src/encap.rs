@@ -261,7 +261,7 @@ pub(crate) fn write_link<P: Packet>(
     Some(())
 }
 
-/// `N` bytes of the head, at an offset that is not fixed.
+/// `N` bytes of the head, at an offset that need not be fixed.
 #[inline(always)]
 fn head_at<const N: usize>(backend: &Backend, at: usize) -> [u8; N] {
     match at {

@@ -8,7 +8,7 @@
 use crate::access::{Packet, Tables};
 use crate::directory;
 use crate::encap;
-use crate::field::{address, be16, ne32};
+use crate::field::{address, ne32};
 use crate::flow;
 use crate::layout::Control;
 use crate::parse::{self, Datagram, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMPV6, TCP, Transport, UDP, mapped};
@@ -17,8 +17,13 @@ use crate::verdict::{Reason, Verdict};
 
 /// Forwards a packet of a known flow, and passes what is not for a VIP. `None`: nothing is decided, and nothing is changed.
 #[inline(always)]
-pub(crate) fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T, control: &Control) -> Option<Verdict> {
-    match be16(packet.view::<ETHERNET>(0)?, 12) {
+pub(crate) fn forward<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    control: &Control,
+    ethertype: u16,
+) -> Option<Verdict> {
+    match ethertype {
         ETHERTYPE_IPV4 => {
             let header = packet.view::<40>(ETHERNET)?;
             let destination = mapped(ne32(header, 16));
@@ -28,7 +33,7 @@ pub(crate) fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T, control:
             let Some(vip) = directory::find_address(tables, &destination) else {
                 return Some(Verdict::Pass(Reason::NotVip));
             };
-            let (datagram, transport) = parse::common4(packet, vip)?;
+            let (datagram, transport) = parse::common4(header, packet.length(), vip)?;
             hit(packet, tables, control, &datagram, transport)
         }
         ETHERTYPE_IPV6 => {
@@ -41,7 +46,7 @@ pub(crate) fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T, control:
             let Some(vip) = directory::find_address(tables, &destination) else {
                 return Some(Verdict::Pass(Reason::NotVip));
             };
-            let (datagram, transport) = parse::common6(packet, vip)?;
+            let (datagram, transport) = parse::common6(header, packet.length(), vip)?;
             hit(packet, tables, control, &datagram, transport)
         }
         _ => None,
@@ -65,7 +70,7 @@ fn hit<P: Packet, T: Tables>(
 ) -> Option<Verdict> {
     let id = directory::find_port(tables, datagram.vip, datagram.protocol, transport.destination())?;
     let query = Query::new(tables, control, id, &datagram.source, datagram.protocol, transport);
-    let found = flow::find(tables, control.flow_mask, query.hash)?;
+    let found = flow::find_at_home(tables, control.flow_mask, query.hash)?;
     let backend = tables.backend(found.entry.backend())?;
     if !found.entry.is_of(&backend) || !encap::is_plain(&backend, datagram) || datagram.hops <= 1 {
         return None;
@@ -78,7 +83,7 @@ fn hit<P: Packet, T: Tables>(
         if tables.service(id)?.persistence_stamps != 0 {
             return None;
         }
-        found.replace(seen);
+        found.replace(tables, seen);
     }
     packet.meet();
     tables.count_traffic(id, found.entry.backend(), packet.length(), false);

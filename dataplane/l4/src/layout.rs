@@ -8,7 +8,11 @@
 //! they lie in the packet ([`Address`] words by `u32::from_ne_bytes`, ports by `u16::from_be_bytes`).
 
 /// Version of everything in this file; part of the path of the pins.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// Versions before whose tables mean the same as far as they go: what they lack is made anew, empty.
+///
+/// 1: flows had one set each.
+pub const COMPATIBLE: &[u32] = &[1];
 
 /// Number of VIPs that fit, at a fill that lets a new one always find its bucket: ids are `1..=MAX_ADDRESSES`.
 pub const MAX_ADDRESSES: u32 = 2048;
@@ -33,6 +37,9 @@ pub const FLOW_SETS: u32 = 1 << 18;
 /// Ways of one set: one cache line.
 pub const FLOW_WAYS: usize = 8;
 
+/// Sets whose marks share a line of [`OverflowLine`].
+pub const OVERFLOW_LINE_SETS: u32 = 64;
+
 /// Names of the maps, in the object and below the pin directory.
 pub mod map {
     /// `Array<Control>` with one entry.
@@ -51,6 +58,8 @@ pub mod map {
     pub const BACKENDS: &str = "BACKENDS";
     /// `Array<FlowSet>`, memory-mappable.
     pub const FLOWS: &str = "FLOWS";
+    /// `Array<OverflowLine>` by the number of the set of flows divided by [`super::OVERFLOW_LINE_SETS`], memory-mappable.
+    pub const OVERFLOWS: &str = "OVERFLOWS";
     /// `HashMap<u32, Interface>` by interface index: ports that the program is attached to.
     pub const INTERFACES: &str = "INTERFACES";
     /// `Array<PortMacs>` of [`super::PortMacs::ROWS`].
@@ -352,12 +361,41 @@ pub struct Traffic {
 /// | 30..64 | signature of the flow |
 ///
 /// A packet of a flow that is not in the table takes another one's entry for its own with probability 8 · 2⁻³⁴ ≈ 4.7e-10,
-/// in a table that is full.
+/// in a table that is full, and twice that if its set is marked as overflowed.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowSet {
     /// In any order, with gaps.
     pub words: [u64; FLOW_WAYS],
+}
+
+/// The two sets in which a flow with this [`crate::hash::flow`] may be, where `mask` is [`Control::flow_mask`]: it is in the
+/// second one only if the first one has a mark in [`OverflowLine`].
+///
+/// How far they are apart depends on the signature alone, so that entries of one set have independent signatures whichever
+/// of their sets it is.
+#[inline(always)]
+#[must_use]
+pub const fn flow_sets(hash: u64, mask: u32) -> [u32; 2] {
+    let home = hash as u32;
+    let apart = (hash >> 32) as u32 | 1;
+    [home & mask, (home ^ apart) & mask]
+}
+
+/// Marks of 64 sets of flows, each written and read whole: 0, or [`overflow_mark`] of the last packet of a flow that is in
+/// its second set because this one was full of established flows.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverflowLine {
+    /// By the set's number modulo 64.
+    pub marks: [u8; OVERFLOW_LINE_SETS as usize],
+}
+
+/// The mark of a set at a stamp: bit 7, and the seven upper bits of the stamp.
+#[inline(always)]
+#[must_use]
+pub const fn overflow_mark(stamp: u16) -> u8 {
+    1 << 7 | (stamp >> (flow_word::STAMP_BITS - 7) & 0x7f) as u8
 }
 
 /// Bits of a flow word.
@@ -409,5 +447,6 @@ const _: () = {
     assert!(size_of::<PortMacs>() == 64);
     assert!(size_of::<Traffic>() == 24);
     assert!(size_of::<FlowSet>() == 64);
+    assert!(size_of::<OverflowLine>() == 64);
     assert!(size_of::<SampleHead>() == 24);
 };

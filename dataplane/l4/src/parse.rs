@@ -234,14 +234,15 @@ pub(crate) fn ipv4<P: Packet>(packet: &P, link: usize, vip: Vip, datagram: &mut 
 /// The common IPv4 packet: TCP or UDP, whole, without tags and options, all of whose headers lie in the frame. `None` is no
 /// judgement: the packet wants a closer look.
 ///
+/// `head` is what follows the link header in a frame of `frame` bytes.
+///
 /// All offsets are fixed and nothing is filled in by halves, so that the compiler keeps it in registers.
 #[inline(always)]
-pub(crate) fn common4<P: Packet>(packet: &P, vip: Vip) -> Option<(Datagram, Transport)> {
-    let head = packet.view::<40>(ETHERNET)?;
+pub(crate) fn common4(head: &[u8; 40], frame: usize, vip: Vip) -> Option<(Datagram, Transport)> {
     let length = usize::from(be16(head, 2));
     let protocol = head[9];
     let place = be16(head, 6);
-    if head[0] != 0x45 || place & 0x3fff != 0 || ETHERNET + length > packet.length() {
+    if head[0] != 0x45 || place & 0x3fff != 0 || ETHERNET + length > frame {
         return None;
     }
     if !checksum::is_valid(checksum::header_sum(head)) {
@@ -267,11 +268,10 @@ pub(crate) fn common4<P: Packet>(packet: &P, vip: Vip) -> Option<(Datagram, Tran
 
 /// The common IPv6 packet: TCP or UDP without tags and extension headers. As [`common4`].
 #[inline(always)]
-pub(crate) fn common6<P: Packet>(packet: &P, vip: Vip) -> Option<(Datagram, Transport)> {
-    let head = packet.view::<60>(ETHERNET)?;
+pub(crate) fn common6(head: &[u8; 60], frame: usize, vip: Vip) -> Option<(Datagram, Transport)> {
     let payload = usize::from(be16(head, 4));
     let protocol = head[6];
-    if head[0] >> 4 != 6 || ETHERNET + 40 + payload > packet.length() {
+    if head[0] >> 4 != 6 || ETHERNET + 40 + payload > frame {
         return None;
     }
     let transport = common_transport(protocol, payload, 0, ports_at(head, 40), head[53])?;

@@ -3,10 +3,11 @@
 use crate::access::{Packet, Tables};
 use crate::directory::{self, Vip};
 use crate::encap;
-use crate::field::{address, ne32};
+use crate::field::{address, be16, ne32};
 use crate::layout::{Control, Service};
 use crate::parse::{
-    self, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, ICMP, ICMPV6, SCTP, TCP, UDP, mapped,
+    self, Datagram, ETHERNET, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Family, ICMP, ICMPV6, SCTP, TCP, UDP,
+    mapped,
 };
 use crate::select::{self, Known, Query};
 use crate::verdict::{Reason, Verdict};
@@ -33,10 +34,14 @@ pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 pub fn forward_known<P: Packet, T: Tables>(packet: &mut P, tables: &T, control: &Control) -> Option<Verdict> {
     let verdict = if tables.now() >= control.live_until {
         Verdict::Pass(Reason::Expired)
-    } else if station::is_for_another(packet, tables) {
-        Verdict::Pass(Reason::OtherHost)
     } else {
-        lane::forward(packet, tables, control)?
+        let ethernet = packet.view::<ETHERNET>(0)?;
+        let ethertype = be16(ethernet, 12);
+        if station::is_for_another(ethernet, packet.ingress(), tables) {
+            Verdict::Pass(Reason::OtherHost)
+        } else {
+            lane::forward(packet, tables, control, ethertype)?
+        }
     };
     tables.count_reason(verdict.reason());
     Some(verdict)

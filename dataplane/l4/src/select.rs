@@ -110,7 +110,7 @@ pub(crate) fn known<T: Tables>(
     }
     let seen = entry.seen(query.stamp, query.transport);
     if seen != entry {
-        found.replace(seen);
+        found.replace(tables, seen);
         if service.persistence_stamps != 0 {
             refresh_client(tables, query, datagram, seen);
         }
@@ -173,7 +173,7 @@ fn choose<T: Tables>(tables: &T, query: &Query, datagram: &Datagram) -> Result<C
         }
     }
     let entry = Entry::new(backend, generation, query.stamp, false);
-    let kept = flow::remember(tables, control.flow_mask, query.hash, entry);
+    let kept = flow::remember(tables, control.flow_mask, query.hash, entry, query.transport.opens() == 0);
     if service.persistence_stamps != 0 {
         keep_client(tables, control, service, query, datagram, entry);
     }
@@ -315,7 +315,7 @@ fn keep_client<T: Tables>(
             Some(old) => old.entry.backend() == entry.backend() && old.entry.is_confirmed(),
             None => false,
         };
-    flow::remember(tables, control.flow_mask, hash, entry.marked(query.stamp, u64::from(confirmed)));
+    flow::remember(tables, control.flow_mask, hash, entry.marked(query.stamp, u64::from(confirmed)), false);
 }
 
 #[inline(always)]
@@ -346,7 +346,7 @@ pub(crate) fn keep_fragment<T: Tables>(tables: &T, hash: u64, backend: u16) {
         && let Some(control) = tables.control()
     {
         let entry = Entry::new(backend, row.generation, flow::stamp(tables.now(), &control), false);
-        flow::remember(tables, control.flow_mask, hash, entry);
+        flow::remember(tables, control.flow_mask, hash, entry, false);
     }
 }
 

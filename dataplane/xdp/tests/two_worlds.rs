@@ -10,6 +10,7 @@ use sluicegate_l4::layout::{SampleHead, Service, Traffic, map};
 use sluicegate_l4::verdict::{Reason, Verdict};
 use sluicegate_xdp::test_run;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use world::memory::{MemoryFrame, MemoryTables};
 use world::{INGRESS, Ip, TCP, UDP, arp, icmp, icmp6, tcp, udp};
 
@@ -198,6 +199,10 @@ fn compare_in(tables: &MemoryTables, frames: impl Iterator<Item = Vec<u8>>) -> V
     let there = world::reasons(&object);
     let here: Vec<u64> = Reason::ALL.iter().map(|reason| tables.reason(*reason)).collect();
     assert_eq!(here, there);
+    let words: Vec<_> =
+        tables.flows.iter().map(|set| set.each_ref().map(|word| word.load(Ordering::Relaxed))).collect();
+    let marks: Vec<bool> = tables.overflows.iter().map(|mark| mark.get() != 0).collect();
+    assert!(world::flows(&object, words.len()) == (words, marks), "the flow tables differ");
     here
 }
 
@@ -306,6 +311,29 @@ fn a_million_random_and_mutated_frames() {
     for (reason, packets) in Reason::ALL.iter().zip(&reasons) {
         println!("{:20} {packets}", reason.as_str());
     }
+}
+
+/// More established flows than their sets have room for, among those of a flood.
+#[test]
+#[ignore = "needs root: loads eBPF programs"]
+fn sets_that_overflow() {
+    let tables = world::tables(16);
+    let mut chance = Chance(0x666c_6f77);
+    let mut segment = |flows: usize, flags: &[u8]| {
+        let flags = flags[chance.below(flags.len())];
+        let payload = tcp(chance.below(flows) as u16, 80, flags, 0);
+        match chance.below(2) {
+            0 => Ip { payload, ..Ip::default() }.frame(),
+            _ => Ip { source: CLIENT6, destination: V6, payload, ..Ip::default() }.frame(),
+        }
+    };
+    let mut frames: Vec<_> = (0..2000).map(|_| segment(70, &[2, 0x10, 0x10, 0x10])).collect();
+    frames.extend((0..2000).map(|_| segment(60_000, &[2])));
+    frames.extend((0..2000).map(|_| segment(80, &[2, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 4])));
+    let reasons = compare_in(&tables, frames.into_iter());
+    let marked = tables.overflows.iter().filter(|mark| mark.get() != 0).count();
+    assert!((4..=16).contains(&marked), "{marked} of 16 sets overflowed");
+    assert!(reasons[Reason::FlowUntracked.index() as usize] > 0, "both sets of a flow were full: {reasons:?}");
 }
 
 #[test]

@@ -196,6 +196,7 @@ struct MemoryTables {
     ring: Vec<RingLine>,
     backends: Vec<Backend>,
     flows: Vec<[AtomicU64; FLOW_WAYS]>,
+    overflows: Vec<Cell<u8>>,
     packets: Cell<u64>,
     bytes: Cell<u64>,
     reasons: [Cell<u64>; 256],
@@ -239,6 +240,7 @@ impl MemoryTables {
             ring: slots.chunks(RING_LINE_SLOTS as usize).map(line).collect(),
             backends: (0..=BACKENDS).map(|_| backend(kind)).collect(),
             flows: (0..FLOW_SETS).map(|_| Default::default()).collect(),
+            overflows: vec![Cell::new(0); FLOW_SETS as usize],
             packets: Cell::new(0),
             bytes: Cell::new(0),
             reasons: [const { Cell::new(0) }; 256],
@@ -297,6 +299,14 @@ impl Tables for MemoryTables {
 
     fn flow_set(&self, index: u32) -> Option<impl FlowPlaces> {
         self.flows.get(index as usize)
+    }
+
+    fn overflow(&self, set: u32) -> u8 {
+        self.overflows.get(set as usize).map_or(0, Cell::get)
+    }
+
+    fn mark_overflow(&self, set: u32, mark: u8) -> bool {
+        self.overflows.get(set as usize).map(|place| place.set(mark)).is_some()
     }
 
     fn fence(&self, _address: u16) -> u64 {

@@ -1,9 +1,9 @@
-//! Tables of the kernel mapped into this process (`BPF_F_MMAPABLE`), as words that are read and written whole.
+//! Tables of the kernel mapped into this process (`BPF_F_MMAPABLE`), as words or bytes that are read and written whole.
 
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 /// The values of an array map whose value size is a multiple of 8, as one slice of words.
 #[derive(Debug)]
@@ -47,6 +47,16 @@ impl MappedWords {
         #[allow(unsafe_code, reason = "the one place where the mapping becomes a slice")]
         unsafe {
             std::slice::from_raw_parts(self.start, self.words)
+        }
+    }
+
+    /// The same memory, as bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[AtomicU8] {
+        // SAFETY: as in `words`; a byte has no alignment to mind.
+        #[allow(unsafe_code, reason = "the mapping by its bytes")]
+        unsafe {
+            std::slice::from_raw_parts(self.start.cast(), self.bytes)
         }
     }
 }

@@ -246,6 +246,7 @@ impl Engine for PacketEngine {
         let stamp = (self.clock.at(Instant::now()) >> shift) & ((1 << layout::flow_word::STAMP_BITS) - 1);
         Some(FlowTable {
             words: self.shared.flow_words(),
+            overflows: self.shared.overflows(),
             stamp: stamp as u16,
             stamp_length: self.clock.stamp_length(shift),
         })
@@ -257,6 +258,7 @@ impl Engine for PacketEngine {
             control,
             now: self.clock.at(Instant::now()),
             flows: self.shared.flow_words(),
+            overflows: self.shared.overflows(),
             stamp_length: self.clock.stamp_length(control.stamp_shift),
         }
     }

@@ -84,6 +84,7 @@ pub struct XdpEngine {
     backend_traffic: PerCpuArray<MapData, Row<Traffic>>,
     rings: MappedWords,
     flows: MappedWords,
+    overflows: MappedWords,
     links: BTreeMap<u32, Held>,
 }
 
@@ -111,6 +112,8 @@ impl XdpEngine {
         let clock = measure(&mut ebpf, &mut ticks)?;
         let flow_sets = pinned_entries(&pins, map::FLOWS)?;
         let flows = mapped(&mut ebpf, map::FLOWS, flow_sets, size_of::<layout::FlowSet>())?;
+        let lines = pinned_entries(&pins, map::OVERFLOWS)?;
+        let overflows = mapped(&mut ebpf, map::OVERFLOWS, lines, size_of::<layout::OverflowLine>())?;
         let lines = layout::MAX_RINGS * layout::RING_LINES;
         let rings = mapped(&mut ebpf, map::RINGS, lines, size_of::<RingLine>())?;
         let mut engine = Self {
@@ -129,6 +132,7 @@ impl XdpEngine {
             ticks,
             rings,
             flows,
+            overflows,
             links: BTreeMap::new(),
             ebpf,
             pins,
@@ -476,7 +480,8 @@ impl Engine for XdpEngine {
     fn flows(&mut self) -> Option<FlowTable<'_>> {
         let shift = self.switches.stamp_shift.min(63);
         let stamp = (self.clock.at(Instant::now()) >> shift) & ((1 << layout::flow_word::STAMP_BITS) - 1);
-        Some(FlowTable { words: self.flows.words(), stamp: stamp as u16, stamp_length: self.clock.stamp_length(shift) })
+        let (words, overflows) = (self.flows.words(), self.overflows.bytes());
+        Some(FlowTable { words, overflows, stamp: stamp as u16, stamp_length: self.clock.stamp_length(shift) })
     }
 
     fn passing(&self) -> Passing<'_> {
@@ -484,6 +489,7 @@ impl Engine for XdpEngine {
             control: self.switches,
             now: self.clock.at(Instant::now()),
             flows: self.flows.words(),
+            overflows: self.overflows.bytes(),
             stamp_length: self.clock.stamp_length(self.switches.stamp_shift),
         }
     }
@@ -660,8 +666,11 @@ fn load(pins: &Pins, flow_sets: u32) -> Result<Ebpf, EngineError> {
     for geometry in GEOMETRY {
         loader.map_pin_path(geometry.name, pins.tables().join(geometry.name));
     }
-    let sets = flow_sets.clamp(1, 1 << 24).next_power_of_two();
+    let wanted = flow_sets.clamp(1, 1 << 24).next_power_of_two();
+    // A table that is there keeps its size.
+    let sets = pinned_entries(pins, map::FLOWS).unwrap_or(wanted);
     loader.map_max_entries(map::FLOWS, sets);
+    loader.map_max_entries(map::OVERFLOWS, sets.div_ceil(layout::OVERFLOW_LINE_SETS));
     loader.load(sluicegate_xdp::DIRECTOR).map_err(|error| EngineError::Load(Box::new(error)))
 }
 

@@ -174,6 +174,14 @@ impl Tables for Sight<'_> {
         Some(Places { words, memory: self.memory })
     }
 
+    fn overflow(&self, set: u32) -> u8 {
+        self.probe.passing.overflows.get(set as usize).map_or(0, |mark| mark.load(Ordering::Relaxed))
+    }
+
+    fn mark_overflow(&self, _set: u32, _mark: u8) -> bool {
+        true
+    }
+
     fn fence(&self, _address: u16) -> u64 {
         // Asked for ARP and NDP alone, which no packet of a client is.
         0

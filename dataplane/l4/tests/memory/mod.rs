@@ -24,6 +24,7 @@ pub struct MemoryTables {
     pub rings: Vec<RingLine>,
     pub backends: Vec<Backend>,
     pub flows: Vec<[AtomicU64; FLOW_WAYS]>,
+    pub overflows: Vec<Cell<u8>>,
     pub interfaces: BTreeMap<u32, Interface>,
     pub macs: BTreeMap<u32, PortMacs>,
     pub turns: RefCell<BTreeMap<u16, u64>>,
@@ -54,6 +55,7 @@ impl MemoryTables {
             rings: Vec::new(),
             backends: vec![Backend::default()],
             flows: (0..flow_sets).map(|_| Default::default()).collect(),
+            overflows: vec![Cell::new(0); flow_sets as usize],
             interfaces: BTreeMap::new(),
             macs: BTreeMap::new(),
             turns: RefCell::default(),
@@ -121,6 +123,7 @@ impl MemoryTables {
         for place in self.flows.iter().flatten() {
             place.store(0, Ordering::Relaxed);
         }
+        self.overflows.iter().for_each(|mark| mark.set(0));
     }
 
     /// Packets that ended for this reason.
@@ -161,6 +164,14 @@ impl Tables for MemoryTables {
 
     fn flow_set(&self, index: u32) -> Option<impl FlowPlaces> {
         self.flows.get(index as usize)
+    }
+
+    fn overflow(&self, set: u32) -> u8 {
+        self.overflows.get(set as usize).map_or(0, Cell::get)
+    }
+
+    fn mark_overflow(&self, set: u32, mark: u8) -> bool {
+        self.overflows.get(set as usize).map(|place| place.set(mark)).is_some()
     }
 
     fn fence(&self, address: u16) -> u64 {

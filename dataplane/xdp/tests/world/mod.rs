@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use memory::MemoryTables;
-use sluicegate_l4::layout::{AddressEntry, Backend, GUE_PORT, Interface, PortMacs, Service, map};
+use sluicegate_l4::layout::{AddressEntry, Backend, FLOW_WAYS, GUE_PORT, Interface, PortMacs, Service, map};
 use sluicegate_l4::verdict::Reason;
 use sluicegate_xdp::row::Row;
 use std::net::IpAddr;
@@ -181,6 +181,17 @@ where
     for (index, row) in rows.iter().enumerate() {
         array.set(index as u32, Row(*row), 0).expect("written");
     }
+}
+
+/// The words of the flow table, and which sets are marked as overflowed.
+pub fn flows(object: &Ebpf, sets: usize) -> (Vec<[u64; FLOW_WAYS]>, Vec<bool>) {
+    let map = object.map(map::FLOWS).expect("a map");
+    let words = Array::<_, [u64; FLOW_WAYS]>::try_from(map).expect("an array");
+    let map = object.map(map::OVERFLOWS).expect("a map");
+    let lines = Array::<_, [u8; 64]>::try_from(map).expect("an array");
+    let words = (0..sets).map(|set| words.get(&(set as u32), 0).expect("a row")).collect();
+    let mark = |set: usize| lines.get(&(set as u32 / 64), 0).expect("a row")[set % 64];
+    (words, (0..sets).map(|set| mark(set) != 0).collect())
 }
 
 /// Packets by reason, of all CPUs.

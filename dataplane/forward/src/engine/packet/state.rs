@@ -16,7 +16,7 @@ use sluicegate_l4::{FlowPlaces, Tables};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Ticks of this engine's clock a second: what stands in for jiffies are milliseconds of the monotonic clock.
@@ -31,6 +31,8 @@ pub struct Shared {
     /// Sampled packets.
     pub samples: Arc<SampleQueue>,
     flows: Flows,
+    /// By the set of flows.
+    overflows: Box<[AtomicU8]>,
     counters: Mutex<Vec<Arc<Counters>>>,
 }
 
@@ -70,6 +72,7 @@ impl Shared {
             fences,
             samples: Arc::default(),
             flows: Flows::new(flow_sets),
+            overflows: std::iter::repeat_with(AtomicU8::default).take(flow_sets as usize).collect(),
             counters: Mutex::default(),
         }
     }
@@ -87,6 +90,11 @@ impl Shared {
     /// The words of the flow table.
     pub fn flow_words(&self) -> &[AtomicU64] {
         self.flows.words()
+    }
+
+    /// The marks of sets of the flow table.
+    pub fn overflows(&self) -> &[AtomicU8] {
+        &self.overflows
     }
 
     /// Counters that no worker writes.
@@ -257,6 +265,16 @@ impl Tables for View<'_> {
     #[inline(always)]
     fn flow_set(&self, index: u32) -> Option<impl FlowPlaces> {
         self.shared.flow_words().as_chunks::<FLOW_WAYS>().0.get(index as usize)
+    }
+
+    #[inline(always)]
+    fn overflow(&self, set: u32) -> u8 {
+        self.shared.overflows.get(set as usize).map_or(0, |mark| mark.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn mark_overflow(&self, set: u32, mark: u8) -> bool {
+        self.shared.overflows.get(set as usize).map(|place| place.store(mark, Ordering::Relaxed)).is_some()
     }
 
     #[inline(always)]

@@ -5,11 +5,13 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray, RingBuf};
 use core::cell::Cell;
+use core::hint::assert_unchecked;
 use core::ops::Deref;
+use core::ptr;
 use sluicegate_l4::layout::{
     ADDRESS_BUCKETS, AddressBucket, Backend, Control, FLOW_SETS, FLOW_WAYS, FlowSet, Interface, MAX_ADDRESSES,
-    MAX_BACKENDS, MAX_RINGS, MAX_SERVICES, PortMacs, RING_LINE_SLOTS, RING_LINES, RingLine, SERVICE_BUCKETS, Service,
-    ServiceBucket, Traffic,
+    MAX_BACKENDS, MAX_RINGS, MAX_SERVICES, OVERFLOW_LINE_SETS, OverflowLine, PortMacs, RING_LINE_SLOTS, RING_LINES,
+    RingLine, SERVICE_BUCKETS, Service, ServiceBucket, Traffic,
 };
 use sluicegate_l4::verdict::Reason;
 use sluicegate_l4::{FlowPlaces, Tables};
@@ -37,6 +39,9 @@ static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_BACKENDS + 1, BPF_
 /// The loader may make it larger or smaller: `Control::flow_mask` says how many sets are used.
 #[map]
 static FLOWS: Array<FlowSet> = Array::with_max_entries(FLOW_SETS, BPF_F_MMAPABLE);
+/// The loader makes it as large as `FLOWS` wants it.
+#[map]
+static OVERFLOWS: Array<OverflowLine> = Array::with_max_entries(FLOW_SETS / OVERFLOW_LINE_SETS, BPF_F_MMAPABLE);
 #[map]
 static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(PORTS, 0);
 #[map]
@@ -108,6 +113,13 @@ impl FlowPlaces for Places {
     }
 }
 
+/// Where the mark of a set of flows is.
+#[inline(always)]
+fn overflow_mark(set: u32) -> Option<*mut u8> {
+    let line = OVERFLOWS.get_ptr_mut(set / OVERFLOW_LINE_SETS)?;
+    Some(line.cast::<u8>().wrapping_add((set % OVERFLOW_LINE_SETS) as usize))
+}
+
 /// The maps, and what was last counted, for samples.
 pub struct Maps {
     pub service: Cell<u16>,
@@ -155,12 +167,32 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn backend(&self, id: u16) -> Option<impl Deref<Target = Backend>> {
-        BACKENDS.get(u32::from(id))
+        let row = BACKENDS.get(u32::from(id))?;
+        // SAFETY: rows follow one another from the beginning of a page on, and a row is 128 bytes. Without the claim the head
+        // would be read byte by byte.
+        unsafe { assert_unchecked(ptr::from_ref(row).addr() & 7 == 0) };
+        Some(row)
     }
 
     #[inline(always)]
     fn flow_set(&self, index: u32) -> Option<impl FlowPlaces> {
         FLOWS.get_ptr_mut(index).map(|set| Places(set.cast()))
+    }
+
+    #[inline(always)]
+    fn overflow(&self, set: u32) -> u8 {
+        // SAFETY: a byte of a row, which CPUs read and write whole.
+        overflow_mark(set).map_or(0, |mark| unsafe { mark.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn mark_overflow(&self, set: u32, mark: u8) -> bool {
+        let Some(place) = overflow_mark(set) else {
+            return false;
+        };
+        // SAFETY: as above.
+        unsafe { place.write_volatile(mark) };
+        true
     }
 
     #[inline(always)]
