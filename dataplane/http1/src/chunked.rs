@@ -45,7 +45,8 @@ pub enum Decoded {
 #[derive(Clone, Debug)]
 pub struct BodyDecoder {
     state: State,
-    trailers: Trailers,
+    /// Few bodies have any, and whoever holds many decoders pays for what they hold.
+    trailers: Option<Box<Trailers>>,
     data_bytes: u64,
     extension_bytes: u64,
 }
@@ -83,13 +84,15 @@ enum Part {
 impl BodyDecoder {
     /// A decoder for a body with this framing. Allocates nothing.
     pub fn new(framing: Framing) -> Self {
-        Self { state: State::of(framing), trailers: Trailers::default(), data_bytes: 0, extension_bytes: 0 }
+        Self { state: State::of(framing), trailers: None, data_bytes: 0, extension_bytes: 0 }
     }
 
     /// Starts with another body, and keeps the memory of trailers.
     pub fn reset(&mut self, framing: Framing) {
         self.state = State::of(framing);
-        self.trailers.clear();
+        if let Some(trailers) = &mut self.trailers {
+            trailers.clear();
+        }
         self.data_bytes = 0;
         self.extension_bytes = 0;
     }
@@ -156,7 +159,7 @@ impl BodyDecoder {
 
     /// The trailer fields; complete when the body is.
     pub fn trailers(&self) -> &Trailers {
-        &self.trailers
+        self.trailers.as_deref().unwrap_or(const { &Trailers::NONE })
     }
 
     fn advance(&mut self, input: &[u8]) -> Result<Decoded, BodyError> {
@@ -184,7 +187,7 @@ impl BodyDecoder {
                 }
                 State::TrailerStart if byte != b'\r' => State::TrailerLine,
                 State::TrailerLine => {
-                    let (taken, ended) = self.trailers.take(&input[at..])?;
+                    let (taken, ended) = self.trailers.get_or_insert_default().take(&input[at..])?;
                     at += taken;
                     if !ended {
                         continue;

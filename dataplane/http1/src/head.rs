@@ -61,7 +61,7 @@ pub(crate) enum LineFault {
 }
 
 /// While a head is parsed, `bytes` mirrors the input up to `line_start`, so a span means the same in both.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Head {
     bytes: Vec<u8>,
     fields: Vec<FieldSpan>,
@@ -73,7 +73,17 @@ pub(crate) struct Head {
     scanned: usize,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Head {
+    pub(crate) const fn new() -> Self {
+        Self { bytes: Vec::new(), fields: Vec::new(), present: 0, stage: Stage::StartLine, line_start: 0, scanned: 0 }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.fields.clear();

@@ -23,6 +23,9 @@ pub struct Trailers {
 }
 
 impl Trailers {
+    /// None.
+    pub(crate) const NONE: Self = Self { head: Head::new(), received_bytes: 0, received_fields: 0, line_start: 0 };
+
     /// The fields, in order.
     pub fn fields(&self) -> Fields<'_> {
         self.head.fields()

@@ -108,7 +108,8 @@ fn serve(worker: &Rc<Worker>, service: &Service, established: Established, ends:
     match established {
         Established::Http1(transport, tls) => {
             let io = Http1Io::new(transport, Rc::clone(&worker.buffers));
-            tokio::task::spawn_local(http1_server::serve(worker, io, client, tls, registration));
+            let connection = http1_server::Connection::new(worker, io, client, tls, registration);
+            tokio::task::spawn_local(http1_server::serve(Box::new(connection)));
         }
         Established::Http2(transport, tls) => {
             tokio::task::spawn_local(http2_server::serve(worker, transport, client, tls, registration));

@@ -3,6 +3,7 @@
 use crate::answer::answer_fault;
 use crate::exchange::{self, Ask, Ended, Session};
 use crate::fault::Fault;
+use crate::future_room::FutureRoom;
 use crate::headers::{ClientIdentity, SmallText};
 use crate::http1_stream::Http1Io;
 use crate::http2_server;
@@ -41,47 +42,61 @@ enum Arrival {
     Bad(Fault, Instant),
 }
 
-/// Serves the connection until it ends, or until the client turns out to speak HTTP/2 on it.
-pub(crate) async fn serve(
+/// A client's connection and what is known of it. Handed to the request that is under way and back by its box, so that an
+/// idle connection holds it once.
+pub(crate) struct Connection {
     worker: Rc<Worker>,
-    // Taken whole and not made here: what an async function moves into its locals it holds twice.
-    mut io: Http1Io<Transport>,
+    io: Http1Io<Transport>,
     client: ClientIdentity,
     tls: Option<TlsSession>,
+    watchdog: Watchdog,
     registration: Registration,
-) {
-    let mut watchdog = Watchdog::default();
+}
+
+impl Connection {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        io: Http1Io<Transport>,
+        client: ClientIdentity,
+        tls: Option<TlsSession>,
+        registration: Registration,
+    ) -> Self {
+        Self { worker, io, client, tls, watchdog: Watchdog::default(), registration }
+    }
+}
+
+/// Serves the connection until it ends, or until the client turns out to speak HTTP/2 on it.
+pub(crate) async fn serve(mut connection: Box<Connection>) {
     let mut first = true;
     let mut idle_since = Instant::now();
     loop {
-        if io.rbuf.is_empty()
-            && !wait_for_bytes(&worker, &mut io, &mut watchdog, &registration, first, idle_since).await
-        {
+        if connection.io.rbuf.is_empty() && !connection.wait_for_bytes(first, idle_since).await {
             break;
         }
-        let mut heads = worker.take_heads();
-        let next = match read_head(&worker, &mut io, &mut heads, &mut watchdog, first && tls.is_none()).await {
+        let mut heads = connection.worker.take_heads();
+        let may_be_http2 = first && connection.tls.is_none();
+        let next = match connection.read_head(&mut heads, may_be_http2).await {
             Arrival::Request(started) => {
-                let session = Session { worker: &worker, client: &client, tls: tls.as_ref() };
-                // Boxed: what a request needs while it is on its way would double what an idle connection holds.
-                Box::pin(serve_request(&session, started, &mut io, &mut heads, &mut watchdog)).await
+                let mut room = connection.worker.take_room().unwrap_or_else(|| FutureRoom::new(serve_request));
+                let next;
+                (Turn { connection, heads, .. }, next) = room.run(Turn { connection, heads, started }).await;
+                connection.worker.give_room(room);
+                next
             }
             Arrival::Preface => {
-                worker.give_heads(heads);
+                connection.worker.give_heads(heads);
+                let Connection { worker, io, client, registration, .. } = *connection;
                 tokio::task::spawn_local(http2_server::serve(worker, hand_over(io), client, None, registration));
                 return;
             }
             Arrival::Nothing => Next::Close,
             Arrival::NotYet => {
-                worker.give_heads(heads);
+                connection.worker.give_heads(heads);
                 continue;
             }
-            Arrival::Bad(fault, started) => {
-                let session = Session { worker: &worker, client: &client, tls: tls.as_ref() };
-                Box::pin(refuse(&session, &fault, started, &mut io, &mut heads, &mut watchdog)).await
-            }
+            Arrival::Bad(fault, started) => Box::pin(connection.refuse(&fault, started, &mut heads)).await,
         };
-        worker.give_heads(heads);
+        connection.worker.give_heads(heads);
         match next {
             Next::Request(ended) => {
                 first = false;
@@ -89,111 +104,165 @@ pub(crate) async fn serve(
             }
             Next::Close => break,
             Next::Linger => {
-                linger(&mut io, &mut watchdog).await;
+                connection.linger().await;
                 break;
             }
         }
     }
-    io.discard();
+    connection.io.discard();
 }
 
-enum Next {
+/// A request whose head has been read, and the connection that it came on.
+pub(crate) struct Turn {
+    connection: Box<Connection>,
+    heads: Box<Heads>,
+    started: Instant,
+}
+
+/// What a request needs while it is on its way would double what an idle connection holds: it has a room of the worker's.
+pub(crate) type RequestRoom = FutureRoom<Turn, (Turn, Next)>;
+
+/// What follows a request.
+pub(crate) enum Next {
     /// Another one, after one that was over then.
     Request(Instant),
     Close,
     Linger,
 }
 
-/// Waits without a buffer until the client sends something. False if the connection shall end.
-async fn wait_for_bytes(
-    worker: &Rc<Worker>,
-    io: &mut Http1Io<Transport>,
-    watchdog: &mut Watchdog,
-    registration: &Registration,
-    first: bool,
-    idle_since: Instant,
-) -> bool {
-    io.release();
-    let timeouts = &worker.settings.timeouts;
-    let deadline = idle_since + if first { timeouts.request_head } else { timeouts.idle };
-    let grace = first.then(|| Instant::now() + DRAIN_GRACE);
-    poll_fn(|cx| {
-        if let Poll::Ready(readable) = io.owner.poll_readable(cx) {
-            return Poll::Ready(readable.is_ok());
-        }
-        registration.wake_on_drain(cx.waker());
-        let deadline = match (worker.is_draining(), grace) {
-            (true, None) => return Poll::Ready(false),
-            (true, Some(grace)) => deadline.min(grace),
-            (false, _) => deadline,
-        };
-        if watchdog.poll_expired(cx, deadline).is_ready() {
-            worker.metrics.limit(LimitName::IdleTimeout);
-            return Poll::Ready(false);
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// Reads and parses until a request head is complete.
-async fn read_head(
-    worker: &Rc<Worker>,
-    io: &mut Http1Io<Transport>,
-    heads: &mut Heads,
-    watchdog: &mut Watchdog,
-    may_be_http2: bool,
-) -> Arrival {
-    let started = Instant::now();
-    let deadline = started + worker.settings.timeouts.request_head;
-    poll_fn(|cx| {
-        loop {
-            let unread = io.rbuf.unread();
-            let preface =
-                may_be_http2 && !unread.is_empty() && PREFACE.starts_with(&unread[..unread.len().min(PREFACE.len())]);
-            if preface && unread.len() >= PREFACE.len() {
-                return Poll::Ready(Arrival::Preface);
+impl Connection {
+    /// Waits without a buffer until the client sends something. False if the connection shall end.
+    async fn wait_for_bytes(&mut self, first: bool, idle_since: Instant) -> bool {
+        let Self { worker, io, watchdog, registration, .. } = self;
+        io.release();
+        let timeouts = &worker.settings.timeouts;
+        let deadline = idle_since + if first { timeouts.request_head } else { timeouts.idle };
+        let grace = first.then(|| Instant::now() + DRAIN_GRACE);
+        poll_fn(|cx| {
+            if let Poll::Ready(readable) = io.owner.poll_readable(cx) {
+                return Poll::Ready(readable.is_ok());
             }
-            if !unread.is_empty() && !preface {
-                match heads.request.parse(unread, &worker.request_limits) {
-                    Ok(Some(used)) => {
-                        io.rbuf.consume(used);
-                        return Poll::Ready(Arrival::Request(started));
+            registration.wake_on_drain(cx.waker());
+            let deadline = match (worker.is_draining(), grace) {
+                (true, None) => return Poll::Ready(false),
+                (true, Some(grace)) => deadline.min(grace),
+                (false, _) => deadline,
+            };
+            if watchdog.poll_expired(cx, deadline).is_ready() {
+                worker.metrics.limit(LimitName::IdleTimeout);
+                return Poll::Ready(false);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Reads and parses until a request head is complete.
+    async fn read_head(&mut self, heads: &mut Heads, may_be_http2: bool) -> Arrival {
+        let Self { worker, io, watchdog, .. } = self;
+        let started = Instant::now();
+        let deadline = started + worker.settings.timeouts.request_head;
+        poll_fn(|cx| {
+            loop {
+                let unread = io.rbuf.unread();
+                let preface = may_be_http2
+                    && !unread.is_empty()
+                    && PREFACE.starts_with(&unread[..unread.len().min(PREFACE.len())]);
+                if preface && unread.len() >= PREFACE.len() {
+                    return Poll::Ready(Arrival::Preface);
+                }
+                if !unread.is_empty() && !preface {
+                    match heads.request.parse(unread, &worker.request_limits) {
+                        Ok(Some(used)) => {
+                            io.rbuf.consume(used);
+                            return Poll::Ready(Arrival::Request(started));
+                        }
+                        Ok(None) => {}
+                        Err(error) => {
+                            return Poll::Ready(Arrival::Bad(Fault::head(&error, &worker.metrics), started));
+                        }
                     }
-                    Ok(None) => {}
-                    Err(error) => {
-                        return Poll::Ready(Arrival::Bad(Fault::head(&error, &worker.metrics), started));
+                }
+                match io.poll_read_head(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::Nothing),
+                    Poll::Ready(Ok(_)) => {}
+                    // Only a request that began can be late.
+                    Poll::Pending if io.rbuf.is_empty() => return Poll::Ready(Arrival::NotYet),
+                    Poll::Pending => {
+                        if watchdog.poll_expired(cx, deadline).is_pending() {
+                            return Poll::Pending;
+                        }
+                        let fault = Fault::request_timeout(LimitName::HeaderTimeout, &worker.metrics);
+                        return Poll::Ready(Arrival::Bad(fault, started));
                     }
                 }
             }
-            match io.poll_read_head(cx) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::Nothing),
-                Poll::Ready(Ok(_)) => {}
-                // Only a request that began can be late.
-                Poll::Pending if io.rbuf.is_empty() => return Poll::Ready(Arrival::NotYet),
-                Poll::Pending => {
-                    if watchdog.poll_expired(cx, deadline).is_pending() {
-                        return Poll::Pending;
+        })
+        .await
+    }
+
+    /// Answers what is not a request.
+    async fn refuse(&mut self, fault: &Fault, started: Instant, heads: &mut Heads) -> Next {
+        let Self { worker, io, client, tls, watchdog, .. } = self;
+        let session = &Session { worker, client, tls: tls.as_ref() };
+        session.worker.metrics.fault(fault.reason);
+        tracing::info!(
+            peer = %session.client.peer,
+            reason = fault.reason.as_str(),
+            detail = fault.detail,
+            status = fault.status,
+            "request refused"
+        );
+        heads.request.clear();
+        let length = io.rbuf.len() as u64;
+        let ask = Ask { started, upgrade: None, close: true };
+        let ended = answer_fault(session, &ask, fault, &SmallText::default(), io, heads, watchdog).await;
+        let response = (ended != Ended::Cut).then_some(&heads.response);
+        Refusal { length, response, ..Refusal::of(fault, started, Protocol::Http11) }.tell(session);
+        match ended {
+            Ended::Answered { .. } => Next::Linger,
+            Ended::Cut => Next::Close,
+        }
+    }
+
+    /// Closes our half and reads on for a moment: closing with unread bytes would reset the connection and could take the
+    /// response with it (RFC 9112 section 9.6).
+    async fn linger(&mut self) {
+        let Self { io, watchdog, .. } = self;
+        let deadline = Instant::now() + LINGER;
+        let mut shut = false;
+        let mut thrown_away = 0;
+        poll_fn(|cx| {
+            if !shut {
+                std::task::ready!(Pin::new(&mut io.owner).poll_shutdown(cx)).ok();
+                shut = true;
+            }
+            loop {
+                let unread = io.rbuf.len();
+                io.rbuf.consume(unread);
+                match io.poll_read_head(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(count)) => {
+                        thrown_away += count;
+                        if thrown_away > LINGER_BYTES {
+                            return Poll::Ready(());
+                        }
                     }
-                    let fault = Fault::request_timeout(LimitName::HeaderTimeout, &worker.metrics);
-                    return Poll::Ready(Arrival::Bad(fault, started));
+                    Poll::Pending => return watchdog.poll_expired(cx, deadline),
                 }
             }
-        }
-    })
-    .await
+        })
+        .await;
+    }
 }
 
-async fn serve_request(
-    session: &Session<'_>,
-    started: Instant,
-    io: &mut Http1Io<Transport>,
-    heads: &mut Heads,
-    watchdog: &mut Watchdog,
-) -> Next {
+async fn serve_request(mut turn: Turn) -> (Turn, Next) {
+    let Turn { connection, heads, started } = &mut turn;
+    let Connection { worker, io, client, tls, watchdog, .. } = &mut **connection;
+    let session = Session { worker, client, tls: tls.as_ref() };
     io.begin_read(heads.request.framing());
-    let ask = Ask { started, upgrade: wanted_upgrade(heads), close: !heads.request.keep_alive() };
-    match exchange::exchange(session, ask, io, heads, watchdog).await {
+    let ask = Ask { started: *started, upgrade: wanted_upgrade(heads), close: !heads.request.keep_alive() };
+    let next = match exchange::exchange(&session, ask, io, heads, watchdog).await {
         (Ended::Answered { close: false }, ended) if io.read_complete() && !io.is_closing() => Next::Request(ended),
         (Ended::Answered { .. }, _) => Next::Linger,
         (Ended::Cut, _) => {
@@ -203,7 +272,8 @@ async fn serve_request(
             }
             Next::Close
         }
-    }
+    };
+    (turn, next)
 }
 
 /// The protocol that the client wants, where it is one that crosses the proxy. `h2c` does not: it would take the
@@ -216,64 +286,6 @@ fn wanted_upgrade(heads: &Heads) -> Option<UpgradeKind> {
     }
     let websocket = tokens.any(|token| token.eq_ignore_ascii_case(b"websocket"));
     Some(if websocket { UpgradeKind::WebSocket } else { UpgradeKind::Other })
-}
-
-/// Answers what is not a request.
-async fn refuse(
-    session: &Session<'_>,
-    fault: &Fault,
-    started: Instant,
-    io: &mut Http1Io<Transport>,
-    heads: &mut Heads,
-    watchdog: &mut Watchdog,
-) -> Next {
-    session.worker.metrics.fault(fault.reason);
-    tracing::info!(
-        peer = %session.client.peer,
-        reason = fault.reason.as_str(),
-        detail = fault.detail,
-        status = fault.status,
-        "request refused"
-    );
-    heads.request.clear();
-    let length = io.rbuf.len() as u64;
-    let ask = Ask { started, upgrade: None, close: true };
-    let ended = answer_fault(session, &ask, fault, &SmallText::default(), io, heads, watchdog).await;
-    let response = (ended != Ended::Cut).then_some(&heads.response);
-    Refusal { length, response, ..Refusal::of(fault, started, Protocol::Http11) }.tell(session);
-    match ended {
-        Ended::Answered { .. } => Next::Linger,
-        Ended::Cut => Next::Close,
-    }
-}
-
-/// Closes our half and reads on for a moment: closing with unread bytes would reset the connection and could take the
-/// response with it (RFC 9112 section 9.6).
-async fn linger(io: &mut Http1Io<Transport>, watchdog: &mut Watchdog) {
-    let deadline = Instant::now() + LINGER;
-    let mut shut = false;
-    let mut thrown_away = 0;
-    poll_fn(|cx| {
-        if !shut {
-            std::task::ready!(Pin::new(&mut io.owner).poll_shutdown(cx)).ok();
-            shut = true;
-        }
-        loop {
-            let unread = io.rbuf.len();
-            io.rbuf.consume(unread);
-            match io.poll_read_head(cx) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(count)) => {
-                    thrown_away += count;
-                    if thrown_away > LINGER_BYTES {
-                        return Poll::Ready(());
-                    }
-                }
-                Poll::Pending => return watchdog.poll_expired(cx, deadline),
-            }
-        }
-    })
-    .await;
 }
 
 /// The connection with what was read of it, for HTTP/2.

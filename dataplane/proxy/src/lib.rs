@@ -22,6 +22,7 @@ mod drain;
 pub mod endpoint;
 mod exchange;
 mod fault;
+mod future_room;
 mod headers;
 mod http1_server;
 mod http1_stream;

@@ -3,6 +3,7 @@
 //! Nothing in here is shared with another thread except what is read through an atomic pointer.
 
 use crate::buffer::BufferPool;
+use crate::http1_server::RequestRoom;
 use crate::pool::Upstreams;
 use crate::settings::ProxySettings;
 use crate::stream::Engine;
@@ -43,6 +44,7 @@ pub(crate) struct Heads {
 }
 
 const KEPT_HEADS: usize = 256;
+const KEPT_ROOMS: usize = 256;
 
 /// See the module.
 pub(crate) struct Worker {
@@ -59,6 +61,7 @@ pub(crate) struct Worker {
     table: RefCell<HeldTable>,
     #[expect(clippy::vec_box, reason = "heads are lent out by the box, so that a connection holds a pointer")]
     heads: RefCell<Vec<Box<Heads>>>,
+    rooms: RefCell<Vec<RequestRoom>>,
     random: Cell<u64>,
     date: RefCell<DateText>,
     retry_tokens: Cell<f64>,
@@ -93,6 +96,7 @@ impl Worker {
             table: RefCell::new(Rc::new(shared.table.load_full())),
             buffers: Rc::new(BufferPool::default()),
             heads: RefCell::default(),
+            rooms: RefCell::default(),
             random: Cell::new(seed | 1),
             date: RefCell::default(),
             retry_tokens: Cell::new(RETRY_BURST),
@@ -132,6 +136,18 @@ impl Worker {
             && heads.request.capacity_bytes() + heads.trace.capacity_bytes() <= self.request_limits.max_head_bytes
         {
             kept.push(heads);
+        }
+    }
+
+    /// Room for a request on its way, where one is free.
+    pub(crate) fn take_room(&self) -> Option<RequestRoom> {
+        self.rooms.borrow_mut().pop()
+    }
+
+    pub(crate) fn give_room(&self, room: RequestRoom) {
+        let mut kept = self.rooms.borrow_mut();
+        if kept.len() < KEPT_ROOMS {
+            kept.push(room);
         }
     }
 

@@ -30,15 +30,19 @@ impl Gateway {
 
     /// With settings of its own.
     pub fn with(adjust: impl FnOnce(&mut ProxySettings)) -> Self {
-        Self::told_to(None, adjust)
+        Self::telling(|metrics| Arc::new(metrics.route_sinks()), adjust)
     }
 
     /// The same, and every request that is over is told to the recorder.
     pub fn recorded_by(recorder: &Recorder, adjust: impl FnOnce(&mut ProxySettings)) -> Self {
-        Self::told_to(Some(Arc::new(recorder.clone())), adjust)
+        Self::telling(|_| Arc::new(recorder.clone()), adjust)
     }
 
-    fn told_to(sinks: Option<Arc<dyn RequestSinks>>, adjust: impl FnOnce(&mut ProxySettings)) -> Self {
+    /// The same, and requests that are over are told to these.
+    pub fn telling(
+        sinks: impl FnOnce(&Arc<Metrics>) -> Arc<dyn RequestSinks>,
+        adjust: impl FnOnce(&mut ProxySettings),
+    ) -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings =
             ProxySettings { http: vec![loopback], https: vec![loopback], workers: 2, ..ProxySettings::default() };
@@ -46,7 +50,7 @@ impl Gateway {
         let default_certificate =
             settings.default_certificate.as_ref().map(|id| NamespacedName::new(id.namespace.clone(), id.name.clone()));
         let metrics = Metrics::new(settings.workers);
-        let sinks = sinks.or_else(|| Some(Arc::new(metrics.route_sinks())));
+        let sinks = Some(sinks(&metrics));
         let proxy = Proxy::start(settings, Arc::clone(&metrics), sinks).expect("the proxy starts");
         let objects = Settings {
             default_certificate,
