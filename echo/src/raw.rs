@@ -21,6 +21,8 @@ pub enum Step {
     AwaitHead,
     /// Wait for that many bytes more.
     AwaitBytes(usize),
+    /// Wait until what has come ends with these: the last chunk of a body whose chunks may be cut anyhow.
+    AwaitEnd(Bytes),
     /// Send these bytes as they are.
     Send(Bytes),
     /// Wait.
@@ -159,6 +161,11 @@ impl Recording {
         rest.windows(4).position(|window| window == b"\r\n\r\n").map(|found| offset + found + 4)
     }
 
+    fn length_if_ends_with(&self, end: &[u8]) -> Option<usize> {
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        bytes.ends_with(end).then_some(bytes.len())
+    }
+
     fn extend(&self, read: &[u8]) {
         {
             let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -269,6 +276,15 @@ async fn play(script: &[Step], recording: &Recording, writer: &mut tcp::WriteHal
                     return End::Finished;
                 }
             }
+            Step::AwaitEnd(end) => loop {
+                if let Some(length) = recording.length_if_ends_with(end) {
+                    taken = length;
+                    break;
+                }
+                if progress.borrow_and_update().finished || progress.changed().await.is_err() {
+                    return End::Finished;
+                }
+            },
             Step::Send(bytes) => {
                 if writer.write_all(bytes).await.is_err() {
                     return End::Closed;

@@ -7,12 +7,13 @@ use crate::headers::ClientIdentity;
 use crate::http1_stream::Http1Io;
 use crate::proxy_protocol;
 use crate::record::Refusal;
+use crate::server_tls::ServerTlsStream;
 use crate::tls::{self, TlsSession};
 use crate::transport::{PrefixedStream, Transport};
 use crate::worker::{Registration, Worker};
 use crate::{http1_server, http2_server, stream_proxy};
 use bytes::Bytes;
-use rustls::ProtocolVersion;
+use rustls::{ProtocolVersion, ServerConfig};
 use sluicegate_config::{BackendId, StreamListener, TlsTreatment};
 use sluicegate_telemetry::{FaultReason, LimitName, ListenerKind, Protocol, StreamKind, TlsFailure, TlsVersion};
 use sluicegate_trace::Trust;
@@ -23,13 +24,12 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 /// What is done with connections of a listener.
 #[derive(Clone)]
 pub(crate) enum Service {
     Http { proxy_protocol: bool, trust: Trust },
-    Https { acceptor: TlsAcceptor, proxy_protocol: bool, trust: Trust },
+    Https { config: Arc<ServerConfig>, proxy_protocol: bool, trust: Trust },
     Stream(Arc<StreamListener>),
 }
 
@@ -162,7 +162,7 @@ async fn preliminaries(
     }
     match service {
         Service::Http { .. } => Some(Established::Http1(PrefixedStream::new(socket, Bytes::from(early)).into(), None)),
-        Service::Https { acceptor, .. } => accept_tls(worker, service, acceptor, socket, early, ends).await,
+        Service::Https { config, .. } => accept_tls(worker, service, config, socket, early, ends).await,
         Service::Stream(listener) => Some(Established::Stream(
             socket,
             Bytes::from(early),
@@ -207,7 +207,7 @@ async fn read_proxy_header(socket: &mut TcpStream, early: &mut Vec<u8>, ends: &m
 async fn accept_tls(
     worker: &Rc<Worker>,
     service: &Service,
-    acceptor: &TlsAcceptor,
+    config: &Arc<ServerConfig>,
     mut socket: TcpStream,
     mut early: Vec<u8>,
     ends: &Ends,
@@ -235,7 +235,7 @@ async fn accept_tls(
     {
         return Some(Established::Stream(socket, Bytes::from(early), backend.clone(), StreamKind::Passthrough, false));
     }
-    let stream = match acceptor.accept(PrefixedStream::new(socket, Bytes::from(early))).await {
+    let stream = match ServerTlsStream::accept(Arc::clone(config), PrefixedStream::new(socket, early)).await {
         Ok(stream) => stream,
         Err(error) => {
             let failure = tls::failure_of(&error);
@@ -244,7 +244,7 @@ async fn accept_tls(
             return None;
         }
     };
-    let session = stream.get_ref().1;
+    let session = stream.session();
     let version = if session.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
         TlsVersion::Tls12
     } else {
@@ -254,7 +254,7 @@ async fn accept_tls(
     if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
         worker.metrics.tls_resumed();
     }
-    let facts = TlsSession::new(session, version, &table);
+    let facts = TlsSession::new(hello.server_name, version, &table);
     if facts.is_default() {
         worker.metrics.tls_default_certificate();
     }

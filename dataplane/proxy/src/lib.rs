@@ -37,6 +37,7 @@ mod record;
 mod relay;
 mod request_line;
 pub mod resolve;
+pub mod server_tls;
 mod settings;
 pub mod stream;
 mod stream_proxy;

@@ -25,7 +25,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio_rustls::TlsAcceptor;
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +135,7 @@ impl Proxy {
             certificates: ArcSwap::from_pointee(CertificateTable::default()),
             connections: AtomicUsize::new(0),
         });
-        let acceptor = TlsAcceptor::from(tls::server_config(&settings, &shared)?);
+        let config = tls::server_config(&settings, &shared)?;
         let mut sockets: Vec<Sockets> = (0..count).map(|_| Vec::new()).collect();
         let addresses = Addresses {
             http: bind_all(&settings.http, &mut sockets, |address| Service::Http {
@@ -144,7 +143,7 @@ impl Proxy {
                 trust: settings.trust_on(address),
             })?,
             https: bind_all(&settings.https, &mut sockets, |address| Service::Https {
-                acceptor: acceptor.clone(),
+                config: Arc::clone(&config),
                 proxy_protocol: settings.expects_proxy_protocol(address),
                 trust: settings.trust_on(address),
             })?,

@@ -2,10 +2,10 @@
 
 use crate::settings::ProxySettings;
 use crate::worker::Shared;
+use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sluicegate_config::diff::Change;
 use sluicegate_config::{Certificate, CertificateId, Diff, TlsTreatment};
@@ -141,8 +141,7 @@ pub(crate) struct TlsSession {
 }
 
 impl TlsSession {
-    pub(crate) fn new(session: &ServerConnection, version: TlsVersion, table: &RouteTable) -> Self {
-        let server_name: Option<Box<str>> = session.server_name().map(Into::into);
+    pub(crate) fn new(server_name: Option<Box<str>>, version: TlsVersion, table: &RouteTable) -> Self {
         let certificate = server_name.as_deref().and_then(|name| certificate_for(table, name));
         Self { version, server_name, certificate }
     }

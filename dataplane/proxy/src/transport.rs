@@ -1,6 +1,7 @@
 //! The byte stream under an HTTP connection, towards clients and towards backends: TCP, or TLS over it. It knows
 //! nothing of HTTP, makes no connection and keeps no pool.
 
+use crate::server_tls::ServerTlsStream;
 use bytes::{Buf, Bytes};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -9,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{client, server};
+use tokio_rustls::client;
 
 /// A TCP connection some of whose first bytes were read already (a ClientHello that was looked at, what came in one
 /// segment with a PROXY header): they are read again before the socket is.
@@ -103,7 +104,7 @@ pub enum Transport {
     /// TLS to a backend.
     Tls(Box<client::TlsStream<TcpStream>>),
     /// TLS from a client.
-    ServerTls(Box<server::TlsStream<PrefixedStream>>),
+    ServerTls(Box<ServerTlsStream>),
 }
 
 impl Transport {
@@ -120,10 +121,7 @@ impl Transport {
                 let (socket, session) = stream.get_ref();
                 if session.wants_read() { socket.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
             }
-            Self::ServerTls(stream) => {
-                let (socket, session) = stream.get_ref();
-                if session.wants_read() { socket.poll_readable(cx) } else { Poll::Ready(Ok(())) }
-            }
+            Self::ServerTls(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -167,7 +165,7 @@ impl Transport {
             Self::Plain(stream) => stream,
             Self::Prefixed(stream) => stream.socket(),
             Self::Tls(stream) => stream.get_ref().0,
-            Self::ServerTls(stream) => stream.get_ref().0.socket(),
+            Self::ServerTls(stream) => stream.socket(),
         }
     }
 
@@ -190,15 +188,7 @@ impl Transport {
         match self {
             Self::Plain(_) | Self::Prefixed(_) => None,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
-            Self::ServerTls(stream) => stream.get_ref().1.alpn_protocol(),
-        }
-    }
-
-    /// The TLS session of a client's connection: server name, version, cipher.
-    pub fn server_session(&self) -> Option<&rustls::ServerConnection> {
-        match self {
-            Self::ServerTls(stream) => Some(stream.get_ref().1),
-            Self::Plain(_) | Self::Prefixed(_) | Self::Tls(_) => None,
+            Self::ServerTls(stream) => stream.session().alpn_protocol(),
         }
     }
 
@@ -245,8 +235,8 @@ impl From<client::TlsStream<TcpStream>> for Transport {
     }
 }
 
-impl From<server::TlsStream<PrefixedStream>> for Transport {
-    fn from(stream: server::TlsStream<PrefixedStream>) -> Self {
+impl From<ServerTlsStream> for Transport {
+    fn from(stream: ServerTlsStream) -> Self {
         Self::ServerTls(Box::new(stream))
     }
 }

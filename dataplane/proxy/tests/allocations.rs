@@ -60,7 +60,8 @@ fn an_idle_connection_with_tls_holds_little() {
     let gateway = Gateway::start(None);
     let each = held_by_each(&gateway, || Client::tls(gateway.https()));
     println!("TLS: {each} bytes");
-    assert!(each <= 8192, "{each} bytes for each idle connection");
+    // Of the 8 KiB that it may hold, 2 are left to what the library's C parts allocate: the keys of both directions.
+    assert!(each <= 6144, "{each} bytes for each idle connection");
 }
 
 /// Allocations of the worker for [`REQUESTS`] requests on one kept connection.
