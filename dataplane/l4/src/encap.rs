@@ -261,13 +261,22 @@ pub(crate) fn write_link<P: Packet>(
     Some(())
 }
 
-/// `N` bytes of the head, at an offset that need not be fixed.
+/// `N` bytes of the head, 8 at most, at an offset that need not be fixed: by the words in which they lie, since at an odd
+/// place eBPF would read them one by one.
 #[inline(always)]
 fn head_at<const N: usize>(backend: &Backend, at: usize) -> [u8; N] {
-    match at {
-        0..HEAD_ROOM => bytes(&backend.head, at),
-        _ => [0; N],
+    const { assert!(N <= 8) };
+    if at >= HEAD_ROOM {
+        return [0; N];
     }
+    let word = at & !7;
+    let shift = (at & 7) * 8;
+    let low = u64::from_le_bytes(bytes(&backend.head, word)) >> shift;
+    let value = match shift {
+        0 => low,
+        _ => low | u64::from_le_bytes(bytes(&backend.head, word + 8)) << (64 - shift),
+    };
+    bytes(&value.to_le_bytes(), 0)
 }
 
 /// Writes what follows the link header at `at`, from what lies in the head at `from`, in front of `length` bytes.
