@@ -26,6 +26,12 @@ impl Cause {
         Self { name: "objects", objects }
     }
 
+    /// This, and what came after it.
+    pub fn and(mut self, more: Self) -> Self {
+        self.objects.add(more.objects);
+        self
+    }
+
     /// Time passed: a certificate is not valid any more, for one.
     pub fn time() -> Self {
         Self { name: "time", objects: NamedChanges::default() }

@@ -138,6 +138,7 @@ impl Control {
             changes,
             lead: Lead::None,
             failures: BTreeSet::new(),
+            gathered: None,
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || shell.run(&inbox))?;
         Ok(Self { messages, thread: Some(thread) })
@@ -202,6 +203,8 @@ struct Loop {
     lead: Lead,
     /// What the director could not do of the bindings when it was last asked.
     failures: BTreeSet<(IpAddr, String)>,
+    /// What the parts of the first state were, until all of it is there.
+    gathered: Option<Cause>,
 }
 
 impl Loop {
@@ -219,6 +222,8 @@ impl Loop {
                     // Whoever asked may have stopped waiting.
                     let _gone = answer.send(self.controller.what_if(*object, unix_now()));
                 }
+                // What is there of the first state waits for the rest.
+                Err(RecvTimeoutError::Timeout) if self.gathered.is_some() => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let update = self.controller.apply([], unix_now());
                     self.serve(&update, Instant::now(), Cause::time());
@@ -241,10 +246,18 @@ impl Loop {
     }
 
     fn take(&mut self, event: SourceEvent) {
-        let cause = Cause::objects(&event.changes);
-        let update = self.controller.apply(event.changes, unix_now());
-        self.serve(&update, event.noticed, cause);
-        self.tell(&update);
+        let mut cause = Cause::objects(&event.changes);
+        if let Some(parts) = self.gathered.take() {
+            cause = parts.and(cause);
+        }
+        if event.initial || self.status.is_applied() {
+            let update = self.controller.apply(event.changes, unix_now());
+            self.serve(&update, event.noticed, cause);
+            self.tell(&update);
+        } else {
+            self.controller.gather(event.changes);
+            self.gathered = Some(cause);
+        }
         for (file, rejections) in event.file_rejections {
             let update = self.controller.set_file_rejections(&file, rejections);
             self.tell(&update);
@@ -270,6 +283,7 @@ impl Loop {
                 took_ms = millis(event.noticed.elapsed()),
                 "the first state is served"
             );
+            self.controller.pack();
             if self.lead == Lead::Early {
                 self.turn(true);
             }
@@ -409,14 +423,14 @@ impl Loop {
 
     fn count_objects(&self) {
         let desired = self.controller.desired();
+        let size = self.controller.size();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let routes = desired.routes.values().map(|host| host.routes.len() + usize::from(host.fallback.is_some())).sum();
-        let endpoints = desired.backends.values().map(|backend| backend.endpoints.len()).sum();
+        let sum = |sum: i64| u64::try_from(sum).unwrap_or(0);
         self.metrics.set_objects([
             ("hosts", count(desired.routes.len())),
-            ("routes", count(routes)),
+            ("routes", sum(size.routes)),
             ("backends", count(desired.backends.len())),
-            ("endpoints", count(endpoints)),
+            ("endpoints", sum(size.endpoints)),
             ("server_names", count(desired.server_names.len())),
             ("certificates", count(desired.certificates.len())),
             ("listeners", count(desired.listeners.len())),

@@ -37,31 +37,60 @@ pub struct Desired {
     pub vips: BTreeMap<IpAddr, Arc<VipBinding>>,
 }
 
+/// By how much a change made desired state larger; below zero: smaller. Who counts adds these up, instead of looking at
+/// tens of thousands of hosts for each change of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// Routes of all hosts, fallbacks included.
+    pub routes: i64,
+    /// Endpoints of all backends.
+    pub endpoints: i64,
+}
+
 impl Desired {
     /// Applies what changed and counts a generation, unless nothing did. Called by the controller loop.
-    pub fn apply(&mut self, diff: &Diff) {
+    pub fn apply(&mut self, diff: &Diff) -> Growth {
         if diff.is_empty() {
-            return;
+            return Growth::default();
         }
-        apply_map(&mut self.routes, &diff.routes);
-        apply_map(&mut self.backends, &diff.backends);
-        apply_map(&mut self.server_names, &diff.server_names);
-        apply_map(&mut self.certificates, &diff.certificates);
-        apply_map(&mut self.listeners, &diff.listeners);
-        apply_map(&mut self.vips, &diff.vips);
+        let routes =
+            apply_map(&mut self.routes, &diff.routes, |host| host.routes.len() + usize::from(host.fallback.is_some()));
+        let endpoints = apply_map(&mut self.backends, &diff.backends, |backend| backend.endpoints.len());
+        apply_map(&mut self.server_names, &diff.server_names, |_| 1);
+        apply_map(&mut self.certificates, &diff.certificates, |_| 1);
+        apply_map(&mut self.listeners, &diff.listeners, |_| 1);
+        apply_map(&mut self.vips, &diff.vips, |_| 1);
         self.generation.0 += 1;
+        Growth { routes, endpoints }
     }
 }
 
-fn apply_map<K: Ord + Clone, V>(map: &mut BTreeMap<K, Arc<V>>, changes: &BTreeMap<K, Change<V>>) {
-    for (key, change) in changes {
-        match change {
-            Change::Set(value) => {
-                map.insert(key.clone(), Arc::clone(value));
-            }
-            Change::Remove => {
-                map.remove(key);
-            }
-        }
+/// Returns by how much the sum of the values' sizes grew.
+fn apply_map<K: Ord + Clone, V>(
+    map: &mut BTreeMap<K, Arc<V>>,
+    changes: &BTreeMap<K, Change<V>>,
+    size: impl Fn(&V) -> usize,
+) -> i64 {
+    let size = |value: &Arc<V>| i64::try_from(size(value)).unwrap_or(i64::MAX);
+    if map.is_empty() {
+        // Made at once its nodes are full; filled in order they would be half empty.
+        let set = changes.iter().filter_map(|(key, change)| match change {
+            Change::Set(value) => Some((key.clone(), Arc::clone(value))),
+            Change::Remove => None,
+        });
+        *map = set.collect();
+        return map.values().map(size).sum();
     }
+    let mut growth = 0;
+    for (key, change) in changes {
+        let former = match change {
+            Change::Set(value) => {
+                growth += size(value);
+                map.insert(key.clone(), Arc::clone(value))
+            }
+            Change::Remove => map.remove(key),
+        };
+        growth -= former.as_ref().map_or(0, size);
+    }
+    growth
 }

@@ -24,7 +24,7 @@ pub mod vip;
 
 pub use backend::{Backend, BackendId, Balance, Endpoint, HashKey, PortRef, UpstreamProtocol};
 pub use check::{Checked, check};
-pub use desired::{Desired, Generation};
+pub use desired::{Desired, Generation, Growth};
 pub use diff::{Change, Diff, diff};
 pub use draft::{Draft, Note, SourceKey};
 pub use host::{HostName, HostPattern, InvalidHost};

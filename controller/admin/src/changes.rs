@@ -70,6 +70,13 @@ impl NamedChanges {
         let count = u64::try_from(changed.len()).unwrap_or(u64::MAX);
         Self { count, first: changed.take(MOST_NAMES).map(name).collect() }
     }
+
+    /// Adds others behind these.
+    pub fn add(&mut self, others: Self) {
+        self.count = self.count.saturating_add(others.count);
+        let room = MOST_NAMES.saturating_sub(self.first.len());
+        self.first.extend(others.first.into_iter().take(room));
+    }
 }
 
 /// The ring. One thread adds, others look.
@@ -125,5 +132,8 @@ mod tests {
         let many: Vec<u32> = (0..1_000).collect();
         let named = NamedChanges::of(many.iter(), |one| ChangedName { name: one.to_string(), gone: false });
         assert_eq!((named.count, named.first.len(), named.first[19].name.as_str()), (1_000, MOST_NAMES, "19"));
+        let mut few = NamedChanges::of([0].iter(), |_| ChangedName { name: "first".to_owned(), gone: false });
+        few.add(named);
+        assert_eq!((few.count, few.first.len(), few.first[1].name.as_str()), (1_001, MOST_NAMES, "0"));
     }
 }

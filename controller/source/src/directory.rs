@@ -2,7 +2,7 @@
 
 use crate::files::{Changes, FileTable};
 use crate::tracker::Tracker;
-use crate::walk::{self, Load};
+use crate::walk::{self, Load, Ready};
 use crate::watch::{Waker, Watcher, wait};
 use rustix::io::Errno;
 use sluicegate_config::Rejection;
@@ -42,7 +42,8 @@ pub struct SourceEvent {
     pub changes: Vec<ObjectChange>,
     /// For each file that was touched, all that was not taken from it (empty = nothing any more), sorted by path.
     pub file_rejections: Vec<(Arc<str>, Vec<Rejection>)>,
-    /// True for the first state, which comes even if it is empty.
+    /// True for the event that completes the first state, which comes even if it is empty. What comes before it are parts of
+    /// the first state.
     pub initial: bool,
     /// When the first of the changes was noticed.
     pub noticed: Instant,
@@ -107,6 +108,7 @@ impl Directory {
             watcher,
             waker: waker.clone(),
             stop: Arc::clone(&stop),
+            first: Some(Instant::now()),
             sink,
         };
         let thread = std::thread::Builder::new().name("source".to_owned()).spawn(move || shell.run())?;
@@ -135,9 +137,13 @@ pub fn load(paths: &[PathBuf]) -> Result<SourceEvent, SourceError> {
     let mut tracker = Tracker::new(roots(paths)?, false);
     let mut table = FileTable::default();
     tracker.look_once(&mut table);
-    for loaded in walk::load_all(&tracker.take_ready(), &|_, _| false) {
-        if let Load::Manifest(manifest, _) = loaded.load {
-            table.put(&loaded.path, manifest);
+    let ready = tracker.take_ready();
+    let mut rest = &ready[..];
+    while !rest.is_empty() {
+        for loaded in walk::load(walk::next_wave(&mut rest), &|_, _| false) {
+            if let Load::Manifest(manifest, _) = loaded.load {
+                table.put(&loaded.path, manifest);
+            }
         }
     }
     let Changes { objects, files } = table.drain();
@@ -210,21 +216,24 @@ struct Shell<S> {
     watcher: Option<Watcher>,
     waker: Waker,
     stop: Arc<AtomicBool>,
+    /// Since when the first state is read, until it is handed on.
+    first: Option<Instant>,
     sink: S,
 }
 
 impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
     fn run(mut self) {
-        let mut noticed = Some(Instant::now());
-        let mut initial = true;
+        let mut noticed = None;
         self.look_everywhere();
         while !self.stop.load(Ordering::Relaxed) {
             let settled = self.act();
-            if !initial || settled {
-                if !self.hand_on(initial, noticed.take().unwrap_or_else(Instant::now)) {
-                    return;
-                }
-                initial = false;
+            if settled && let Some(since) = self.first.take() {
+                self.hand_on(true, since);
+                self.table.pack();
+                self.tracker.pack();
+                noticed = None;
+            } else if self.first.is_none() {
+                self.hand_on(false, noticed.take().unwrap_or_else(Instant::now));
             }
             let timeout = self.tracker.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
             if wait(self.watcher.as_ref(), &self.waker, timeout) {
@@ -278,7 +287,26 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
             self.give_up_watching(error);
         }
         let ready = self.tracker.take_ready();
-        let loaded = walk::load_all(&ready, &|path, digest| self.table.knows(path, digest));
+        let mut rest = &ready[..];
+        while !rest.is_empty() && !self.stop.load(Ordering::Relaxed) {
+            self.take_wave(walk::next_wave(&mut rest));
+            if let Some(since) = self.first
+                && !rest.is_empty()
+            {
+                self.hand_on(false, since);
+            }
+        }
+        for _ in 0..MAX_REREADS {
+            let Some(path) = self.table.wanted() else { break };
+            for loaded in walk::load(&[Ready { path, bytes: 0 }], &|path, digest| self.table.knows(path, digest)) {
+                self.take_file(loaded);
+            }
+        }
+        self.tracker.is_settled()
+    }
+
+    fn take_wave(&mut self, wave: &[Ready]) {
+        let loaded = walk::load(wave, &|path, digest| self.table.knows(path, digest));
         let fresh = |loaded: &walk::Loaded| matches!(&loaded.load, Load::Manifest(_, Some(stamp)) if stamp.is_younger_than(FRESH));
         if loaded.iter().any(fresh) {
             std::thread::sleep(EVENT_LAG);
@@ -290,13 +318,6 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
                 self.take_file(loaded);
             }
         }
-        for _ in 0..MAX_REREADS {
-            let Some(path) = self.table.wanted() else { break };
-            for loaded in walk::load_all(&[path], &|path, digest| self.table.knows(path, digest)) {
-                self.take_file(loaded);
-            }
-        }
-        self.tracker.is_settled()
     }
 
     fn take_file(&mut self, loaded: walk::Loaded) {
@@ -322,12 +343,16 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
         }
     }
 
-    fn hand_on(&mut self, initial: bool, noticed: Instant) -> bool {
+    /// Nobody who takes it is a reason to end.
+    fn hand_on(&mut self, initial: bool, noticed: Instant) {
         let changes = self.table.drain();
         if changes.is_empty() && !initial {
-            return true;
+            return;
         }
         let Changes { objects, files } = changes;
-        (self.sink)(SourceEvent { changes: objects, file_rejections: files, initial, noticed, number: 0, round: None })
+        let event = SourceEvent { changes: objects, file_rejections: files, initial, noticed, number: 0, round: None };
+        if !(self.sink)(event) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
     }
 }

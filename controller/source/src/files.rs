@@ -18,27 +18,43 @@ const MAX_NAMED: usize = 5;
 /// The files of a folder and the objects that they give.
 #[derive(Debug, Default)]
 pub struct FileTable {
-    files: BTreeMap<Arc<str>, File>,
+    files: BTreeMap<Arc<str>, Kept>,
     /// Every file that defines an object, sorted by path; the first is the one that gives it.
-    owners: HashMap<ObjectRef, SmallVec<[Arc<str>; 1]>, RandomState>,
-    staged: BTreeMap<ObjectRef, Option<Box<Object>>>,
+    owners: HashMap<Arc<ObjectRef>, SmallVec<[Arc<str>; 1]>, RandomState>,
+    staged: BTreeMap<Arc<ObjectRef>, Option<Box<Object>>>,
     touched: BTreeSet<Arc<str>>,
     wanted: BTreeSet<Arc<str>>,
+    /// Files of which something was not taken when they were drained last.
+    noted: BTreeSet<Arc<str>>,
+    /// An object that came lately: the next ones are often of its namespace, or of its name and another kind.
+    neighbour: Option<Arc<ObjectRef>>,
+}
+
+/// What is kept of a file: where there are tens of thousands, nearly all hold one object each.
+#[derive(Debug)]
+enum Kept {
+    /// One document that is one object, and nothing to say about it. The digest is that of both.
+    Plain { object: Arc<ObjectRef>, slot: Slot },
+    /// Anything else.
+    Whole(Box<File>),
 }
 
 #[derive(Debug, Default)]
 struct File {
-    objects: HashMap<ObjectRef, Slot, RandomState>,
+    objects: HashMap<Arc<ObjectRef>, Slot, RandomState>,
     /// By the digest of a document's text: what it defines. Documents with notes are not here.
-    documents: HashMap<Digest, Vec<(Digest, ObjectRef)>, RandomState>,
+    documents: HashMap<Digest, Defines, RandomState>,
     notes: Vec<Rejection>,
     /// Objects that another file defines too.
-    contested: BTreeSet<ObjectRef>,
+    contested: BTreeSet<Arc<ObjectRef>>,
     /// Objects that stay in force although the file does not give them at the moment.
-    kept: BTreeSet<ObjectRef>,
+    kept: BTreeSet<Arc<ObjectRef>>,
     /// True if documents of the file define an object twice.
     repeats: bool,
 }
+
+/// The objects of a document, each with the digest of its content.
+type Defines = SmallVec<[(Digest, Arc<ObjectRef>); 1]>;
 
 #[derive(Clone, Debug)]
 struct Slot {
@@ -52,7 +68,8 @@ struct Slot {
 pub struct Changes {
     /// Objects, sorted.
     pub objects: Vec<ObjectChange>,
-    /// For each file that was touched, all that was not taken from it (empty = nothing any more), sorted by path.
+    /// For each file that was touched, all that was not taken from it (empty = nothing any more), sorted by path. Files of
+    /// which everything is taken, as before, are left out.
     pub files: Vec<(Arc<str>, Vec<Rejection>)>,
 }
 
@@ -66,16 +83,20 @@ impl Changes {
 impl FileTable {
     /// True if the document's text is in this file already, so that it need not be parsed again.
     pub fn knows(&self, path: &str, digest: Digest) -> bool {
-        self.files.get(path).is_some_and(|file| {
-            file.documents.get(&digest).is_some_and(|defines| {
+        self.files.get(path).is_some_and(|file| match file {
+            Kept::Plain { slot, .. } => slot.digest == digest && !slot.owed,
+            Kept::Whole(file) => file.documents.get(&digest).is_some_and(|defines| {
                 defines.iter().all(|(_, object)| file.objects.get(object).is_some_and(|slot| !slot.owed))
-            })
+            }),
         })
     }
 
     /// True if the file defines any object.
     pub fn gives_anything(&self, path: &str) -> bool {
-        self.files.get(path).is_some_and(|file| !file.objects.is_empty())
+        self.files.get(path).is_some_and(|file| match file {
+            Kept::Plain { .. } => true,
+            Kept::Whole(file) => !file.objects.is_empty(),
+        })
     }
 
     /// Takes what a file holds.
@@ -91,7 +112,7 @@ impl FileTable {
     /// Where a file is as plain as it was, the digests of the documents that it has no more. Then only those and the new
     /// ones need work, which matters for a file of 20,000 documents.
     fn edit_of(&self, path: &Arc<str>, manifest: &Manifest) -> Option<Vec<Digest>> {
-        let file = self.files.get(path)?;
+        let Kept::Whole(file) = self.files.get(path)? else { return None };
         let plain = file.kept.is_empty() && !file.repeats && file.notes.is_empty();
         if !plain || !manifest.notes.is_empty() || manifest.refused != Refused::Nothing {
             return None;
@@ -118,7 +139,9 @@ impl FileTable {
         let leaving =
             removed.iter().filter_map(|digest| file.documents.get(digest)).flatten().map(|(_, object)| object);
         let leaving = leaving.collect::<BTreeSet<_>>();
-        let repeats = |object: &ObjectRef| file.objects.contains_key(object) && !leaving.contains(object);
+        let repeats = |object: &ObjectRef| {
+            file.objects.get_key_value(object).is_some_and(|(object, _)| !leaving.contains(object))
+        };
         let parsed_again = manifest.documents.iter().any(|document| match document {
             Document::Parsed { digest: Some(digest), .. } => file.documents.contains_key(digest),
             _ => false,
@@ -127,7 +150,8 @@ impl FileTable {
     }
 
     fn put_edit(&mut self, path: &Arc<str>, manifest: Manifest, removed: &[Digest]) {
-        let Some(file) = self.files.get_mut(path) else { return };
+        let names = Names { owners: &self.owners, neighbour: self.neighbour.as_deref() };
+        let Some(Kept::Whole(file)) = self.files.get_mut(path) else { return };
         let mut leaving = BTreeMap::new();
         for (_, object) in removed.iter().filter_map(|digest| file.documents.remove(digest)).flatten() {
             if let Some(slot) = file.objects.remove(&object) {
@@ -137,14 +161,14 @@ impl FileTable {
         let mut claims = Vec::new();
         for document in manifest.documents {
             let Document::Parsed { digest: Some(digest), objects } = document else { continue };
-            let mut defines = Vec::with_capacity(objects.len());
+            let mut defines = Defines::with_capacity(objects.len());
             for (content, body) in objects {
-                let object = body.reference();
+                let object = names.of(&body);
                 let former = leaving.remove(&object);
                 let unchanged = former.as_ref().is_some_and(|former| !former.owed && former.digest == content);
                 let owed = former.is_some_and(|former| former.owed);
-                file.objects.insert(object.clone(), Slot { digest: content, owed });
-                defines.push((content, object.clone()));
+                file.objects.insert(Arc::clone(&object), Slot { digest: content, owed });
+                defines.push((content, Arc::clone(&object)));
                 if !unchanged {
                     claims.push((object, body));
                 }
@@ -163,11 +187,12 @@ impl FileTable {
     }
 
     fn put_whole(&mut self, path: &Arc<str>, manifest: Manifest) {
-        let mut former = self.files.remove(path).unwrap_or_default();
+        let mut former = self.files.remove(path).map(Kept::into_whole).unwrap_or_default();
         let mut file = File { notes: manifest.notes, ..File::default() };
         let mut bodies = BTreeMap::new();
+        let names = Names { owners: &self.owners, neighbour: self.neighbour.as_deref() };
         for document in manifest.documents {
-            take_document(document, &former, &mut file, &mut bodies);
+            take_document(document, &names, &former, &mut file, &mut bodies);
         }
         keep_former(&manifest.refused, &mut former, &mut file);
         for object in
@@ -176,12 +201,13 @@ impl FileTable {
             self.release(path, &object);
         }
         file.contested = former.contested.iter().filter(|object| file.objects.contains_key(*object)).cloned().collect();
-        let unchanged = |object: &ObjectRef, slot: &Slot| {
+        let unchanged = |object: &Arc<ObjectRef>, slot: &Slot| {
             former.objects.get(object).is_some_and(|former| !former.owed && former.digest == slot.digest)
         };
         let claims = file.objects.iter().filter(|(object, slot)| !unchanged(object, slot));
-        let claims = claims.map(|(object, _)| object.clone()).collect::<BTreeSet<_>>();
-        self.files.insert(Arc::clone(path), file);
+        let claims = claims.map(|(object, _)| Arc::clone(object)).collect::<BTreeSet<_>>();
+        self.files.insert(Arc::clone(path), Kept::of(file));
+        self.neighbour = claims.first().cloned().or(self.neighbour.take());
         for object in claims {
             let body = bodies.remove(&object);
             self.claim(path, object, body);
@@ -193,7 +219,7 @@ impl FileTable {
         self.wanted.remove(path);
         let Some(file) = self.files.remove(path) else { return };
         self.touched.insert(Arc::clone(path));
-        for object in file.objects.into_keys().collect::<BTreeSet<_>>() {
+        for object in file.into_whole().objects.into_keys().collect::<BTreeSet<_>>() {
             self.release(path, &object);
         }
     }
@@ -209,17 +235,30 @@ impl FileTable {
             .into_iter()
             .map(|(reference, body)| match body {
                 Some(body) => ObjectChange::Set(*body),
-                None => ObjectChange::Remove(reference),
+                None => ObjectChange::Remove(ObjectRef::clone(&reference)),
             })
             .collect();
-        let touched = std::mem::take(&mut self.touched);
-        let files = touched.into_iter().map(|path| (Arc::clone(&path), self.notes(&path))).collect();
+        let mut files = Vec::new();
+        for path in std::mem::take(&mut self.touched) {
+            let notes = self.notes(&path);
+            let was_noted =
+                if notes.is_empty() { self.noted.remove(&path) } else { !self.noted.insert(Arc::clone(&path)) };
+            if was_noted || !notes.is_empty() {
+                files.push((path, notes));
+            }
+        }
         Changes { objects, files }
     }
 
+    /// Gives back what the maps of a first load have too much: nodes that were filled in order are half empty.
+    pub fn pack(&mut self) {
+        self.files = std::mem::take(&mut self.files).into_iter().collect();
+        self.owners.shrink_to_fit();
+    }
+
     /// Enters a file's claim to an object that is new or different in it.
-    fn claim(&mut self, path: &Arc<str>, object: ObjectRef, body: Option<Box<Object>>) {
-        let owners = self.owners.entry(object.clone()).or_default();
+    fn claim(&mut self, path: &Arc<str>, object: Arc<ObjectRef>, body: Option<Box<Object>>) {
+        let owners = self.owners.entry(Arc::clone(&object)).or_default();
         if let Err(place) = owners.binary_search(path) {
             owners.insert(place, Arc::clone(path));
         }
@@ -229,8 +268,7 @@ impl FileTable {
             let owners = owners.clone();
             self.contest(&object, &owners);
         }
-        let Some(file) = self.files.get_mut(path) else { return };
-        let Some(slot) = file.objects.get_mut(&object) else { return };
+        let Some(slot) = self.files.get_mut(path).and_then(|file| file.slot(&object)) else { return };
         match body {
             _ if !first => slot.owed = false,
             Some(body) => {
@@ -246,7 +284,7 @@ impl FileTable {
     }
 
     /// Gives up a file's claim; what comes next in the order of paths takes over.
-    fn release(&mut self, path: &Arc<str>, object: &ObjectRef) {
+    fn release(&mut self, path: &Arc<str>, object: &Arc<ObjectRef>) {
         let Some(owners) = self.owners.get_mut(object) else { return };
         let Ok(place) = owners.binary_search(path) else { return };
         owners.remove(place);
@@ -258,31 +296,30 @@ impl FileTable {
         if place != 0 {
             return;
         }
-        self.staged.insert(object.clone(), None);
+        self.staged.insert(Arc::clone(object), None);
         if let Some(next) = rest.first()
-            && let Some(file) = self.files.get_mut(next)
-            && let Some(slot) = file.objects.get_mut(object)
+            && let Some(slot) = self.files.get_mut(next).and_then(|file| file.slot(object))
         {
             slot.owed = true;
             self.wanted.insert(Arc::clone(next));
         }
     }
 
-    fn contest(&mut self, object: &ObjectRef, owners: &[Arc<str>]) {
+    fn contest(&mut self, object: &Arc<ObjectRef>, owners: &[Arc<str>]) {
         for owner in owners {
             self.touched.insert(Arc::clone(owner));
-            if let Some(file) = self.files.get_mut(owner) {
-                if owners.len() > 1 {
-                    file.contested.insert(object.clone());
-                } else {
-                    file.contested.remove(object);
-                }
+            if owners.len() > 1 {
+                let Some(mut file) = self.files.remove(owner).map(Kept::into_whole) else { continue };
+                file.contested.insert(Arc::clone(object));
+                self.files.insert(Arc::clone(owner), Kept::Whole(Box::new(file)));
+            } else if let Some(Kept::Whole(file)) = self.files.get_mut(owner) {
+                file.contested.remove(object);
             }
         }
     }
 
     fn notes(&self, path: &Arc<str>) -> Vec<Rejection> {
-        let Some(file) = self.files.get(path) else { return Vec::new() };
+        let Some(Kept::Whole(file)) = self.files.get(path) else { return Vec::new() };
         let mut notes = file.notes.clone();
         for object in &file.contested {
             let first = self.owners.get(object).and_then(|owners| owners.first());
@@ -301,17 +338,84 @@ impl FileTable {
     }
 }
 
-fn take_document(document: Document, former: &File, file: &mut File, bodies: &mut BTreeMap<ObjectRef, Box<Object>>) {
+impl Kept {
+    fn of(file: File) -> Self {
+        let is_plain = file.notes.is_empty() && file.contested.is_empty() && file.kept.is_empty() && !file.repeats;
+        let mut documents = file.documents.iter();
+        let mut objects = file.objects.iter();
+        if is_plain
+            && let (Some((digest, defines)), None) = (documents.next(), documents.next())
+            && let (Some((object, slot)), None) = (objects.next(), objects.next())
+            && defines[..] == [(*digest, Arc::clone(object))]
+            && slot.digest == *digest
+        {
+            return Self::Plain { object: Arc::clone(object), slot: slot.clone() };
+        }
+        Self::Whole(Box::new(file))
+    }
+
+    fn into_whole(self) -> File {
+        match self {
+            Self::Whole(file) => *file,
+            Self::Plain { object, slot } => {
+                let mut file = File::default();
+                file.documents.insert(slot.digest, SmallVec::from([(slot.digest, Arc::clone(&object))]));
+                file.objects.insert(object, slot);
+                file
+            }
+        }
+    }
+
+    fn slot(&mut self, object: &ObjectRef) -> Option<&mut Slot> {
+        match self {
+            Self::Plain { object: own, slot } => (**own == *object).then_some(slot),
+            Self::Whole(file) => file.objects.get_mut(object),
+        }
+    }
+}
+
+/// The one copy of each object's name.
+struct Names<'a> {
+    owners: &'a HashMap<Arc<ObjectRef>, SmallVec<[Arc<str>; 1]>, RandomState>,
+    neighbour: Option<&'a ObjectRef>,
+}
+
+impl Names<'_> {
+    fn of(&self, object: &Object) -> Arc<ObjectRef> {
+        let mut reference = object.reference();
+        if let Some((known, _)) = self.owners.get_key_value(&reference) {
+            return Arc::clone(known);
+        }
+        if let Some(neighbour) = self.neighbour {
+            for (text, shared) in
+                [(&mut reference.namespace, &neighbour.namespace), (&mut reference.name, &neighbour.name)]
+            {
+                if text == shared {
+                    *text = Arc::clone(shared);
+                }
+            }
+        }
+        Arc::new(reference)
+    }
+}
+
+fn take_document(
+    document: Document,
+    names: &Names<'_>,
+    former: &File,
+    file: &mut File,
+    bodies: &mut BTreeMap<Arc<ObjectRef>, Box<Object>>,
+) {
     let (digest, objects) = match document {
         Document::Known(digest) => {
             let defines = former.documents.get(&digest).cloned().unwrap_or_default();
             (Some(digest), defines.into_iter().map(|(content, object)| (content, object, None)).collect::<Vec<_>>())
         }
         Document::Parsed { digest, objects } => {
-            (digest, objects.into_iter().map(|(content, body)| (content, body.reference(), Some(body))).collect())
+            (digest, objects.into_iter().map(|(content, body)| (content, names.of(&body), Some(body))).collect())
         }
     };
-    let defines = objects.iter().map(|(content, object, _)| (*content, object.clone())).collect();
+    let defines = objects.iter().map(|(content, object, _)| (*content, Arc::clone(object))).collect();
     if let Some(digest) = digest {
         file.documents.insert(digest, defines);
     }
@@ -320,7 +424,7 @@ fn take_document(document: Document, former: &File, file: &mut File, bodies: &mu
             file.repeats = true;
             let reason = "the file defines this object twice, and the first one counts".to_owned();
             file.notes.push(Rejection {
-                object,
+                object: ObjectRef::clone(&object),
                 field: "metadata.name".to_owned(),
                 verdict: Verdict::Rejected,
                 reason,
@@ -329,7 +433,7 @@ fn take_document(document: Document, former: &File, file: &mut File, bodies: &mu
             continue;
         }
         if let Some(body) = body {
-            bodies.insert(object.clone(), body);
+            bodies.insert(Arc::clone(&object), body);
         }
         let owed = former.objects.get(&object).is_some_and(|slot| slot.owed);
         file.objects.insert(object, Slot { digest, owed });
@@ -348,8 +452,8 @@ fn keep_former(refused: &Refused, former: &mut File, file: &mut File) {
     };
     for (object, slot) in former.objects.iter().collect::<BTreeMap<_, _>>() {
         if !slot.owed && keeps(object) && !file.objects.contains_key(object) {
-            file.objects.insert(object.clone(), slot.clone());
-            file.kept.insert(object.clone());
+            file.objects.insert(Arc::clone(object), slot.clone());
+            file.kept.insert(Arc::clone(object));
         }
     }
 }
@@ -364,8 +468,8 @@ fn duplicate(object: &ObjectRef, path: &Arc<str>, why: &str) -> Rejection {
     }
 }
 
-fn kept_note(path: &Arc<str>, kept: &BTreeSet<ObjectRef>) -> Rejection {
-    let mut names = kept.iter().take(MAX_NAMED).map(ObjectRef::to_string).collect::<Vec<_>>().join(", ");
+fn kept_note(path: &Arc<str>, kept: &BTreeSet<Arc<ObjectRef>>) -> Rejection {
+    let mut names = kept.iter().take(MAX_NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if kept.len() > MAX_NAMED {
         names.push_str(&format!(" and {} more", kept.len() - MAX_NAMED));
     }

@@ -44,7 +44,7 @@ impl Format {
 pub struct Digest(u64);
 
 impl Digest {
-    fn of(content: &(impl Hash + ?Sized)) -> Self {
+    pub(crate) fn of(content: &(impl Hash + ?Sized)) -> Self {
         // Seeds are fixed, so that a digest means the same for the whole life of the process.
         Self(foldhash::quality::FixedState::with_seed(0x51c6).hash_one(content))
     }

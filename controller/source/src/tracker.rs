@@ -4,7 +4,7 @@
 use crate::directory::Root;
 use crate::files::FileTable;
 use crate::manifest::{Format, unreadable};
-use crate::walk::{self, Found, Scan, Stamp};
+use crate::walk::{self, Found, Mark, Ready, Scan, Stamp};
 use crate::watch::{FileEvent, Watcher};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_millis(20);
 /// A file that appeared without anybody seen writing it is read once it looked the same for so long.
 const SETTLE: Duration = Duration::from_millis(25);
+/// An empty file that held something is taken for empty after so long: a writer that has truncated it may wait for the disk
+/// before the kernel tells of that, and nobody is in a hurry to have a file emptied.
+const EMPTIED: Duration = Duration::from_millis(500);
 /// A file that was written longer ago than this is complete.
 const YOUNG: Duration = Duration::from_millis(100);
 /// How often links are looked at, whose targets no watch sees; and everything, where there is no inotify.
@@ -31,11 +34,12 @@ pub(crate) struct Tracker {
     polling: bool,
     next_look: Instant,
     /// What each file looked like when it was read.
-    stamps: BTreeMap<Arc<str>, Stamp>,
+    stamps: BTreeMap<Arc<str>, Mark>,
     links: BTreeSet<Arc<str>>,
     problems: BTreeSet<Arc<str>>,
     writing: BTreeSet<Arc<str>>,
-    ready: BTreeSet<Arc<str>>,
+    /// With their bytes, as far as known.
+    ready: BTreeMap<Arc<str>, u64>,
     gone: BTreeMap<Arc<str>, Instant>,
     unsettled: BTreeMap<Arc<str>, (Option<Stamp>, Instant)>,
     /// Files that held something and were empty when they were read last.
@@ -52,7 +56,7 @@ impl Tracker {
             links: BTreeSet::new(),
             problems: BTreeSet::new(),
             writing: BTreeSet::new(),
-            ready: BTreeSet::new(),
+            ready: BTreeMap::new(),
             gone: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             emptied: BTreeMap::new(),
@@ -83,8 +87,8 @@ impl Tracker {
     pub fn look_once(&mut self, table: &mut FileTable) {
         // Without a watcher there is nothing that could be exhausted.
         let _never = self.look_everywhere(table, None);
-        let unsettled = std::mem::take(&mut self.unsettled);
-        self.ready.extend(unsettled.into_keys());
+        let unsettled = std::mem::take(&mut self.unsettled).into_iter();
+        self.ready.extend(unsettled.map(|(path, (stamp, _))| (path, stamp.as_ref().map_or(0, Stamp::size))));
     }
 
     /// There is no inotify (any more).
@@ -136,7 +140,7 @@ impl Tracker {
             FileEvent::Closed(_) | FileEvent::MovedIn(_) => {
                 self.writing.remove(&file);
                 self.unsettled.remove(&file);
-                self.ready.insert(file);
+                self.ready.insert(file, 0);
             }
             FileEvent::Gone(_) => {
                 self.writing.remove(&file);
@@ -147,7 +151,7 @@ impl Tracker {
             FileEvent::Created(path) => {
                 let own = std::fs::symlink_metadata(path);
                 if own.as_ref().is_ok_and(std::fs::Metadata::is_symlink) {
-                    self.ready.insert(Arc::clone(&file));
+                    self.ready.insert(Arc::clone(&file), 0);
                     self.links.insert(file);
                 } else if own.is_ok_and(|own| own.len() > 0) {
                     // A hard link, or a writer whose first write comes as the next event.
@@ -270,14 +274,14 @@ impl Tracker {
             self.links.insert(Arc::clone(&path));
         }
         self.gone.remove(&path);
-        if self.writing.contains(&path) || self.stamps.get(&path) == Some(&found.stamp) {
+        if self.writing.contains(&path) || self.stamps.get(&path) == Some(&found.stamp.mark()) {
             return;
         }
         if self.polling || found.stamp.is_younger_than(YOUNG) {
             let rested = Instant::now() + self.settle();
             self.unsettled.entry(path).or_insert((Some(found.stamp), rested));
         } else {
-            self.ready.insert(path);
+            self.ready.insert(path, found.stamp.size());
         }
     }
 
@@ -314,8 +318,8 @@ impl Tracker {
         for path in due(&self.gone, |at| *at <= now) {
             self.gone.remove(&path);
             match walk::stamp(&path) {
-                Some(_) => {
-                    self.ready.insert(path);
+                Some(stamp) => {
+                    self.ready.insert(path, stamp.size());
                 }
                 None => {
                     self.was_removed(&path);
@@ -327,7 +331,7 @@ impl Tracker {
             let before = self.unsettled.remove(&path).and_then(|(stamp, _)| stamp);
             match walk::stamp(&path) {
                 Some(stamp) if before == Some(stamp) => {
-                    self.ready.insert(path);
+                    self.ready.insert(path, stamp.size());
                 }
                 Some(stamp) => {
                     self.unsettled.insert(path, (Some(stamp), now + self.settle()));
@@ -341,13 +345,13 @@ impl Tracker {
     }
 
     /// The files to read, sorted.
-    pub fn take_ready(&mut self) -> Vec<Arc<str>> {
-        std::mem::take(&mut self.ready).into_iter().collect()
+    pub fn take_ready(&mut self) -> Vec<Ready> {
+        std::mem::take(&mut self.ready).into_iter().map(|(path, bytes)| Ready { path, bytes }).collect()
     }
 
     /// True if something happened to the file that makes a reading of it worthless.
     pub fn is_stirring(&self, path: &str) -> bool {
-        self.writing.contains(path) || self.ready.contains(path)
+        self.writing.contains(path) || self.ready.contains_key(path)
     }
 
     /// True if nothing waits to be decided that could be part of the first state.
@@ -363,7 +367,7 @@ impl Tracker {
         }
         let now = Instant::now();
         match self.emptied.get(path) {
-            Some((before, since)) if *before == stamp && now.duration_since(*since) >= SETTLE => return false,
+            Some((before, since)) if *before == stamp && now.duration_since(*since) >= EMPTIED => return false,
             Some((before, _)) if *before == stamp => {}
             _ => {
                 self.emptied.insert(Arc::clone(path), (stamp, now));
@@ -377,9 +381,14 @@ impl Tracker {
     pub fn was_read(&mut self, path: &Arc<str>, stamp: Option<Stamp>) {
         self.emptied.remove(path);
         match stamp {
-            Some(stamp) => self.stamps.insert(Arc::clone(path), stamp),
+            Some(stamp) => self.stamps.insert(Arc::clone(path), stamp.mark()),
             None => self.stamps.remove(path),
         };
+    }
+
+    /// Gives back what the map of a first load has too much: its nodes are half empty where they were filled in order.
+    pub fn pack(&mut self) {
+        self.stamps = std::mem::take(&mut self.stamps).into_iter().collect();
     }
 
     /// The file is no more.

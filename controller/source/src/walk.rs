@@ -1,8 +1,7 @@
 //! Reads folders: which manifests there are, and what they hold. The only place that opens files.
 
-use crate::manifest::{self, Format, MAX_FILE_BYTES, Manifest, Outcome, Source};
-use sluicegate_config::Rejection;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use crate::manifest::{self, Format, MAX_FILE_BYTES, Manifest, Source};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::num::NonZero;
@@ -14,15 +13,19 @@ use std::time::{Duration, SystemTime};
 
 /// Folders inside folders that are followed.
 const MAX_DEPTH: usize = 32;
-/// Bytes of files that are held at once while many are parsed.
-const WAVE_BYTES: u64 = 256 << 20;
+/// Bytes of files, and files, that are read and parsed before what they give is handed on. Objects as they are parsed are ten
+/// times as large as their text, and memory that was used a moment ago is cheaper than fresh one.
+const WAVE_BYTES: u64 = 4 << 20;
+const WAVE_FILES: usize = 4096;
+/// Files that a thread takes at a time.
+const FILES_PER_TURN: usize = 16;
 /// Documents that a thread takes at a time.
 const PIECES_PER_TURN: usize = 64;
-/// Below this many bytes threads cost more than they save.
+/// Of a file that is smaller threads do not share the documents: they would cost more than they save.
 const PARALLEL_BYTES: usize = 256 << 10;
 
 /// What tells one state of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     device: u64,
     inode: u64,
@@ -31,7 +34,17 @@ pub(crate) struct Stamp {
     changed: (i64, i64),
 }
 
+/// Stands for a stamp where one is kept for each of tens of thousands of files. Equal marks are taken for equal stamps, as
+/// equal [`manifest::Digest`]s are for equal content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(manifest::Digest);
+
 impl Stamp {
+    /// What is kept of it.
+    pub fn mark(&self) -> Mark {
+        Mark(manifest::Digest::of(self))
+    }
+
     fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -40,6 +53,11 @@ impl Stamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// The length of the file in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// True for a file without a byte.
@@ -85,18 +103,20 @@ pub(crate) fn scan(root: &Path, enter: &mut dyn FnMut(&Path)) -> io::Result<Scan
     Ok(scan)
 }
 
-fn list(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
+/// The entries of a folder by path; true for links. Folders say so themselves: there is nothing to ask for each entry.
+fn list(folder: &Path) -> io::Result<BTreeMap<PathBuf, bool>> {
+    let entry = |entry: fs::DirEntry| Ok((entry.path(), entry.file_type()?.is_symlink()));
+    fs::read_dir(folder)?.map(|found| found.and_then(entry)).collect()
 }
 
 fn scan_entries(
-    entries: BTreeSet<PathBuf>,
+    entries: BTreeMap<PathBuf, bool>,
     depth: usize,
     seen: &mut HashSet<(u64, u64)>,
     scan: &mut Scan,
     enter: &mut dyn FnMut(&Path),
 ) {
-    for path in entries {
+    for (path, link) in entries {
         let Some(text) = path.to_str().map(Arc::<str>::from) else { continue };
         if is_hidden(&path) {
             continue;
@@ -104,7 +124,6 @@ fn scan_entries(
         // A link without a target, or what vanished since it was listed, is not there.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_file() && Format::of(&text).is_some() {
-            let link = fs::symlink_metadata(&path).is_ok_and(|own| own.is_symlink());
             scan.files.insert(text, Found { stamp: Stamp::of(&metadata), link });
         } else if metadata.is_dir() && seen.insert((metadata.dev(), metadata.ino())) {
             if depth == MAX_DEPTH {
@@ -160,9 +179,10 @@ pub(crate) fn read(path: &str) -> Content {
             return Ok(Content::Failed(reason, "divide it into several files"));
         }
         let before = Stamp::of(&metadata);
-        let content = read_bounded(&mut file, metadata.len())?;
+        let content = read_bounded(&mut file, before.size)?;
         let after = Stamp::of(&file.metadata()?);
-        Ok(if before == after { Content::Bytes(content, before) } else { Content::Moving })
+        let is_whole = u64::try_from(content.len()) == Ok(after.size);
+        Ok(if before == after && is_whole { Content::Bytes(content, before) } else { Content::Moving })
     });
     outcome.unwrap_or_else(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Content::Gone,
@@ -170,9 +190,20 @@ pub(crate) fn read(path: &str) -> Content {
     })
 }
 
+/// Reads with room for a byte more than there should be: a regular file that fills less of it is over, which saves asking.
 fn read_bounded(file: &mut File, expected: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
-    file.take(MAX_FILE_BYTES).read_to_end(&mut content)?;
+    let expected = usize::try_from(expected).unwrap_or(0);
+    let mut content = vec![0; expected + 1];
+    let mut filled = 0;
+    while filled < expected {
+        match file.read(&mut content[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    content.truncate(filled);
     Ok(content)
 }
 
@@ -191,72 +222,69 @@ pub(crate) enum Load {
     Moving,
 }
 
-/// Reads and parses files on all cores: many small ones side by side, and the documents of a large one too.
-pub(crate) fn load_all(paths: &[Arc<str>], knows: &(impl Fn(&str, manifest::Digest) -> bool + Sync)) -> Vec<Loaded> {
-    let mut loaded = Vec::with_capacity(paths.len());
-    let mut rest = paths;
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let wave = rest.iter().take_while(|path| {
-            let fits = bytes < WAVE_BYTES;
-            bytes += fs::metadata(&***path).map_or(0, |metadata| metadata.len().min(MAX_FILE_BYTES));
-            fits
-        });
-        let (wave, later) = rest.split_at(wave.count().max(1));
-        loaded.extend(load_wave(wave, knows));
-        rest = later;
-    }
-    loaded
+/// A file that is to be read, and how large it was when it was seen last; 0 where nobody looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub path: Arc<str>,
+    pub bytes: u64,
 }
 
-fn load_wave(paths: &[Arc<str>], knows: &(impl Fn(&str, manifest::Digest) -> bool + Sync)) -> Vec<Loaded> {
-    let threads = if paths.len() < 16 { 1 } else { cores() };
-    let contents = side_by_side(paths.len(), 16, threads, |index| read(&paths[index]));
-    let mut cuts = Vec::with_capacity(paths.len());
-    let mut pieces = Vec::new();
+/// Cuts off as many of the files, from the first on, as are to be read at once.
+pub(crate) fn next_wave<'a>(rest: &mut &'a [Ready]) -> &'a [Ready] {
     let mut bytes = 0;
-    for (index, content) in contents.iter().enumerate() {
-        let mut refusal = None;
-        let start = pieces.len();
-        if let Content::Bytes(content, _) = content {
-            let format = Format::of(&paths[index]).unwrap_or(Format::Yaml);
-            let (cut, wrong) = manifest::split(Source { path: &paths[index], format, bytes: content });
-            pieces.extend(cut.into_iter().map(|piece| (index, piece)));
-            refusal = wrong;
-            bytes += content.len();
-        }
-        cuts.push((start..pieces.len(), refusal));
-    }
-    let threads = if bytes < PARALLEL_BYTES { 1 } else { cores() };
-    let outcomes = side_by_side(pieces.len(), PIECES_PER_TURN, threads, |at| {
-        let (index, piece) = pieces[at];
-        manifest::parse_piece(&paths[index], piece, &|digest| knows(&paths[index], digest))
+    let fits = rest.iter().take(WAVE_FILES).take_while(|file| {
+        let fits = bytes < WAVE_BYTES;
+        bytes += file.bytes;
+        fits
     });
-    put_together(paths, &contents, cuts, outcomes)
+    let (wave, later) = rest.split_at(fits.count());
+    *rest = later;
+    wave
 }
 
-fn put_together(
-    paths: &[Arc<str>],
-    contents: &[Content],
-    cuts: Vec<(std::ops::Range<usize>, Option<Rejection>)>,
-    outcomes: Vec<Outcome>,
-) -> Vec<Loaded> {
-    let mut outcomes = outcomes.into_iter();
-    let files = paths.iter().zip(contents).zip(cuts);
-    files
-        .map(|((path, content), (range, refusal))| {
-            let own = outcomes.by_ref().take(range.len()).collect();
-            let load = match content {
-                Content::Bytes(_, stamp) => Load::Manifest(manifest::assemble(path, own, refusal), Some(*stamp)),
-                Content::Failed(reason, remedy) => {
-                    Load::Manifest(manifest::unreadable(path, reason.clone(), remedy), stamp(path))
-                }
-                Content::Gone => Load::Gone,
-                Content::Moving => Load::Moving,
-            };
-            Loaded { path: Arc::clone(path), load }
-        })
-        .collect()
+/// Reads and parses files on all cores: many small ones side by side, and the documents of a large one too.
+pub(crate) fn load(wave: &[Ready], knows: &(impl Fn(&str, manifest::Digest) -> bool + Sync)) -> Vec<Loaded> {
+    let threads = if wave.len() < FILES_PER_TURN { 1 } else { cores() };
+    let steps = side_by_side(wave.len(), FILES_PER_TURN, threads, |index| load_small(&wave[index].path, knows));
+    let load = |(file, step): (&Ready, Step)| {
+        let load = match step {
+            Step::Done(load) => load,
+            Step::Large(bytes, stamp) => Load::Manifest(parse_large(&file.path, &bytes, knows), Some(stamp)),
+        };
+        Loaded { path: Arc::clone(&file.path), load }
+    };
+    wave.iter().zip(steps).map(load).collect()
+}
+
+/// What one thread made of a file.
+enum Step {
+    Done(Load),
+    /// It is for all of them.
+    Large(Vec<u8>, Stamp),
+}
+
+fn load_small(path: &Arc<str>, knows: &impl Fn(&str, manifest::Digest) -> bool) -> Step {
+    Step::Done(match read(path) {
+        Content::Bytes(bytes, stamp) if bytes.len() >= PARALLEL_BYTES => return Step::Large(bytes, stamp),
+        Content::Bytes(bytes, stamp) => {
+            Load::Manifest(manifest::parse(source(path, &bytes), |digest| knows(path, digest)), Some(stamp))
+        }
+        Content::Failed(reason, remedy) => Load::Manifest(manifest::unreadable(path, reason, remedy), stamp(path)),
+        Content::Gone => Load::Gone,
+        Content::Moving => Load::Moving,
+    })
+}
+
+fn parse_large(path: &Arc<str>, bytes: &[u8], knows: &(impl Fn(&str, manifest::Digest) -> bool + Sync)) -> Manifest {
+    let (pieces, refusal) = manifest::split(source(path, bytes));
+    let outcomes = side_by_side(pieces.len(), PIECES_PER_TURN, cores(), |at| {
+        manifest::parse_piece(path, pieces[at], &|digest| knows(path, digest))
+    });
+    manifest::assemble(path, outcomes, refusal)
+}
+
+fn source<'a>(path: &'a Arc<str>, bytes: &'a [u8]) -> Source<'a> {
+    Source { path, format: Format::of(path).unwrap_or(Format::Yaml), bytes }
 }
 
 fn cores() -> usize {

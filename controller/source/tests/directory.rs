@@ -274,6 +274,29 @@ fn rewriting_in_place_never_shows_a_half() {
 }
 
 #[test]
+fn a_large_first_state_comes_in_parts_and_the_last_says_so() {
+    const FILES: usize = 5_000;
+    let root = TempDir::new().unwrap();
+    for number in 0..FILES {
+        fs::write(root.path().join(format!("{number:04}.yaml")), service(&format!("s{number}"), 1)).unwrap();
+    }
+    // All of them rest by the time that they are looked at.
+    std::thread::sleep(Duration::from_millis(150));
+    let (send, events) = sync_channel(0);
+    let settings = DirectorySettings { paths: vec![root.path().to_owned()], poll: false };
+    let _directory = Directory::watch(settings, move |event: SourceEvent| send.send(event).is_ok()).unwrap();
+    let mut sizes = Vec::new();
+    loop {
+        let event = events.recv_timeout(AT_MOST).unwrap();
+        sizes.push(event.changes.len());
+        if event.initial {
+            break;
+        }
+    }
+    assert!(sizes.len() > 1 && sizes.iter().sum::<usize>() == FILES, "{sizes:?}");
+}
+
+#[test]
 fn a_broken_file_is_reported_and_keeps_what_it_gave() {
     let mut folder = Watched::start(false, |root| {
         fs::write(root.join("a.yaml"), service("a", 1)).unwrap();

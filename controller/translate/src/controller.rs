@@ -6,8 +6,8 @@ use crate::object::ObjectChange;
 use crate::objects::Objects;
 use crate::translate::translate;
 use sluicegate_config::{
-    CertificateId, Change, Checked, Desired, Diff, Generation, Kind, Note, ObjectRef, Rejection, Settings, SourceKey,
-    check,
+    CertificateId, Change, Checked, Desired, Diff, Generation, Growth, Kind, Note, ObjectRef, Rejection, Settings,
+    SourceKey, check,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,9 +44,13 @@ pub struct Rebuilt {
 pub struct Controller {
     pub(crate) objects: Objects,
     desired: Desired,
+    /// How large it has grown.
+    size: Growth,
     rejections: Rejections,
     /// Moments (seconds since the Unix epoch) at which a certificate's validity begins or ends.
     turns: BTreeSet<(i64, CertificateId)>,
+    /// What was gathered may have moved.
+    gathered: Dirty,
     now_unix: i64,
 }
 
@@ -56,8 +60,10 @@ impl Controller {
         Self {
             objects: Objects::new(&settings),
             desired: Desired::default(),
+            size: Growth::default(),
             rejections: Rejections::default(),
             turns: BTreeSet::new(),
+            gathered: Dirty::default(),
             now_unix: i64::MIN,
         }
     }
@@ -67,11 +73,23 @@ impl Controller {
     /// `now_unix` is the time in seconds since the Unix epoch. No changes at all are fine: certificates that expired
     /// since the last call are reported then.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = ObjectChange>, now_unix: i64) -> Update {
-        let mut dirty = Dirty::default();
-        for change in changes {
-            dirty.merge(self.objects.apply(change));
-        }
+        self.gather(changes);
+        let dirty = std::mem::take(&mut self.gathered);
         self.make_again(dirty, now_unix)
+    }
+
+    /// Takes changes, and leaves what comes of them to the next [`Controller::apply`]: for a first state that comes in parts,
+    /// of which nothing is to be served before all is there.
+    pub fn gather(&mut self, changes: impl IntoIterator<Item = ObjectChange>) {
+        for change in changes {
+            self.gathered.merge(self.objects.apply(change));
+        }
+    }
+
+    /// Makes the maps of objects anew. Nodes of maps that were filled one by one are half empty, so that after a first state
+    /// this is a good part of what is kept; after single changes it is not worth the time.
+    pub fn pack(&mut self) {
+        self.objects.pack();
     }
 
     /// From now on addresses of pools are chosen here, or no more. Until it is told so a controller chooses none: only
@@ -94,7 +112,9 @@ impl Controller {
         }
         let translation = translate(&self.objects, &dirty, now_unix);
         let Checked { diff, rejections } = check(translation.draft, &self.desired);
-        self.desired.apply(&diff);
+        let Growth { routes, endpoints } = self.desired.apply(&diff);
+        self.size.routes += routes;
+        self.size.endpoints += endpoints;
         self.watch_validity(&diff);
         let vips = dirty.vips.clone();
         let moved = self.rejections.replace(sources(dirty), translation.notes.into_iter().chain(rejections));
@@ -131,6 +151,11 @@ impl Controller {
     /// What the data plane shall be.
     pub fn desired(&self) -> &Desired {
         &self.desired
+    }
+
+    /// How many routes and endpoints that has.
+    pub fn size(&self) -> Growth {
+        self.size
     }
 
     /// Everything that was not taken, sorted, without duplicates.

@@ -29,6 +29,11 @@ impl<K: Ord + Clone> Users<K> {
         self.pairs.remove(&(key, user));
     }
 
+    /// Gives back what it has too much, as [`crate::Controller::pack`].
+    pub(crate) fn pack(&mut self) {
+        self.pairs = std::mem::take(&mut self.pairs).into_iter().collect();
+    }
+
     /// The users of a key, by namespace and name.
     pub(crate) fn of<'a, 'k>(&'a self, key: &'k K) -> impl Iterator<Item = &'a NamespacedName> + use<'a, 'k, K> {
         self.pairs

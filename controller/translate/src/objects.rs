@@ -195,6 +195,21 @@ impl Objects {
         }
     }
 
+    /// As [`crate::Controller::pack`].
+    pub(crate) fn pack(&mut self) {
+        self.shared.pack();
+        pack(&mut self.ingresses);
+        pack(&mut self.services);
+        pack(&mut self.slices);
+        pack(&mut self.secrets);
+        self.by_host.pack();
+        self.by_tls_host.pack();
+        self.by_backend.pack();
+        self.by_certificate.pack();
+        self.by_class.pack();
+        self.slices_of.pack();
+    }
+
     /// Every key that there is: what a full rebuild makes.
     pub fn everything(&self) -> Dirty {
         let default = self.default_certificate();
@@ -629,6 +644,10 @@ impl Objects {
         let bound = self.vips_of.range((service.clone(), lowest)..).take_while(move |(name, _)| name == service);
         bound.map(|(_, address)| *address)
     }
+}
+
+fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
 }
 
 /// The addresses of a status, each once.

@@ -63,6 +63,14 @@ impl Shared {
         text
     }
 
+    /// Forgets what nobody uses, and gives back what the sets have too much.
+    pub(crate) fn pack(&mut self) {
+        self.texts.retain(|text| Arc::strong_count(text) > 1);
+        self.texts.shrink_to_fit();
+        self.annotations.retain(|annotations| Arc::strong_count(&annotations.0) > 1);
+        self.annotations.shrink_to_fit();
+    }
+
     /// The one copy of a set of annotations.
     pub(crate) fn annotations(&mut self, written: Box<[(Box<str>, Box<str>)]>) -> Arc<Annotations> {
         if let Some(known) = self.annotations.get(&*written) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use serde_json::{Value, json};
-use sluicegate_config::{Desired, Generation, Kind, ObjectRef, Rejection, Settings, Verdict, VipPools, diff};
+use sluicegate_config::{Desired, Generation, Growth, Kind, ObjectRef, Rejection, Settings, Verdict, VipPools, diff};
 use sluicegate_translate::{Controller, Object, ObjectChange};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -55,6 +55,12 @@ proptest! {
             ask_then_apply(&mut controller, without_status(object))?;
         }
     }
+}
+
+fn counted(desired: &Desired) -> Growth {
+    let sum = |sizes: &mut dyn Iterator<Item = usize>| i64::try_from(sizes.sum::<usize>()).expect("few");
+    let hosts = &mut desired.routes.values().map(|host| host.routes.len() + usize::from(host.fallback.is_some()));
+    Growth { routes: sum(hosts), endpoints: sum(&mut desired.backends.values().map(|backend| backend.endpoints.len())) }
 }
 
 /// Who writes an object does not write its status.
@@ -119,6 +125,7 @@ fn run(settings: Settings, steps: Vec<Vec<ObjectChange>>, compare_fresh: bool) -
         prop_assert_eq!(&diff(&mirror, controller.desired()), &update.diff, "the diff is exactly what moved");
         mirror.apply(&update.diff);
         prop_assert_eq!(&mirror, controller.desired());
+        prop_assert_eq!(controller.size(), counted(controller.desired()));
         prop_assert_eq!(update.generation, controller.desired().generation);
 
         let rejections: Vec<Rejection> = controller.rejections().cloned().collect();
@@ -131,8 +138,13 @@ fn run(settings: Settings, steps: Vec<Vec<ObjectChange>>, compare_fresh: bool) -
         prop_assert_eq!(&rebuilt.rejections, &rejections);
 
         if compare_fresh {
+            // As a source brings a first state: in parts, of which the last one makes it complete.
             let mut fresh = Controller::new(settings.clone());
-            fresh.apply(objects.values().cloned().map(ObjectChange::Set), NOW);
+            let mut all = objects.values().cloned().map(ObjectChange::Set);
+            fresh.gather(all.by_ref().take(objects.len() / 2));
+            prop_assert!(fresh.desired().routes.is_empty(), "nothing is made of a part");
+            fresh.apply(all, NOW);
+            fresh.pack();
             prop_assert_eq!(without_generation(fresh.desired()), without_generation(controller.desired()));
             let of_fresh: Vec<Rejection> = fresh.rejections().cloned().collect();
             prop_assert_eq!(&of_fresh, &rejections);
