@@ -128,24 +128,19 @@ impl Upstreams {
         }
     }
 
-    /// Brings what the worker holds up to date with a whole table, so that connections to endpoints and backends that
-    /// went are closed also where no request comes. Visits each backend once; meant to be called once a second at
-    /// most, while requests see changes at once through [`backend`](Self::backend).
-    pub fn sync<'a>(&self, table: impl Iterator<Item = &'a SlottedBackend>) {
-        let mut slots = self.slots.borrow_mut();
-        let mut is_live = vec![false; slots.len()];
-        for slotted in table {
-            let index = slotted.slot as usize;
-            if let Some(Some(slot)) = slots.get_mut(index)
-                && slot.incarnation == slotted.incarnation
-            {
-                slot.update(slotted);
-                is_live[index] = true;
-            }
-        }
-        for (slot, is_live) in slots.iter_mut().zip(is_live) {
-            if !is_live && let Some(former) = slot.take() {
-                former.backend.remove();
+    /// Brings what the worker holds up to date with a whole table, of which `slot_of` shows what is in a slot, so that
+    /// connections to endpoints and backends that went are closed also where no request comes. Asks for the slots that the
+    /// worker has sent to alone: a table may have tens of thousands more, and requests wait meanwhile. Meant to be called
+    /// once a second at most, while requests see changes at once through [`backend`](Self::backend).
+    pub fn sync<'a>(&self, slot_of: impl Fn(u32) -> Option<&'a SlottedBackend>) {
+        for (index, place) in (0..).zip(self.slots.borrow_mut().iter_mut()) {
+            let Some(slot) = place else { continue };
+            match slot_of(index).filter(|slotted| slotted.incarnation == slot.incarnation) {
+                Some(slotted) => slot.update(slotted),
+                None => {
+                    slot.backend.remove();
+                    *place = None;
+                }
             }
         }
     }
@@ -193,7 +188,7 @@ impl Upstreams {
 impl Drop for Upstreams {
     fn drop(&mut self) {
         // Idle connections end with the worker; and endpoints refer to the list that they are on.
-        self.sync(std::iter::empty());
+        self.sync(|_| None);
         self.shared.occupied.take();
     }
 }

@@ -445,7 +445,7 @@ async fn upkeep(worker: Rc<Worker>) {
         let table = worker.table();
         let changed = seen.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &table));
         if changed {
-            worker.upstreams.sync(table.backends());
+            worker.upstreams.sync(|slot| table.backend_at(slot));
             seen = Some(Arc::clone(&table));
         }
     }

@@ -297,10 +297,10 @@ fn sync_closes_what_the_table_no_longer_has() {
         let present = slotted(1, backend(&[server.address], UpstreamProtocol::Http1));
         let endpoint = pick(&upstreams.backend(&present));
         checkout(&upstreams.backend(&present), &endpoint).await.put_back();
-        upstreams.sync([&present].into_iter());
+        upstreams.sync(|slot| (slot == present.slot).then_some(&present));
         assert_eq!(upstreams.report(Instant::now()).len(), 1);
         assert_eq!(endpoint.report(Instant::now()).idle, 1);
-        upstreams.sync(std::iter::empty());
+        upstreams.sync(|_| None);
         eventually("it is closed", || server.closed.get() == 1).await;
         assert!(upstreams.report(Instant::now()).is_empty());
     });

@@ -178,7 +178,8 @@ impl HostEntry {
 /// A virtual host as the table keeps it.
 pub struct HostTable {
     pattern: HostPattern,
-    written: Box<str>,
+    /// Of a wildcard alone: what an exact host is written as is its name.
+    written: Option<Box<str>>,
     dialect: Dialect,
     matching: Matching,
     /// In order of precedence; the fallback, if there is one, is the last.
@@ -248,8 +249,8 @@ impl HostTable {
             routes,
             pattern: pattern.clone(),
             written: match pattern {
-                HostPattern::Any => "".into(),
-                HostPattern::Exact(_) | HostPattern::Wildcard(_) => pattern.to_string().into(),
+                HostPattern::Any | HostPattern::Exact(_) => None,
+                HostPattern::Wildcard(_) => Some(pattern.to_string().into()),
             },
             backends: backends.into(),
             counted: counted.into(),
@@ -271,7 +272,11 @@ impl HostTable {
 
     /// The pattern as an Ingress writes it, `*.example.com`; empty for every host.
     pub fn written(&self) -> &str {
-        &self.written
+        match (&self.pattern, &self.written) {
+            (HostPattern::Exact(name), _) => name.as_str(),
+            (_, Some(written)) => written,
+            (_, None) => "",
+        }
     }
 
     /// The dialect of its routes.

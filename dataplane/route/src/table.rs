@@ -157,23 +157,28 @@ impl RouteTable {
     /// What is in a slot: nothing while a route refers to a backend that does not exist.
     #[inline]
     pub fn backend(&self, slot: BackendSlot) -> Option<&SlottedBackend> {
-        self.backends.get(slot.0)?.live.as_ref()
+        self.backends.get(slot.0)?.live()
+    }
+
+    /// What is in the slot of this number.
+    pub fn backend_at(&self, slot: u32) -> Option<&SlottedBackend> {
+        self.backend(BackendSlot(slot))
     }
 
     /// All backends, in the order of their slots.
     pub fn backends(&self) -> impl Iterator<Item = &SlottedBackend> {
-        self.backends.iter().filter_map(|(_, entry)| entry.live.as_ref())
+        self.backends.iter().filter_map(|(_, entry)| entry.live())
     }
 
     /// Where a backend is kept, whether or not it exists at present.
     pub fn backend_slot(&self, id: &BackendId) -> Option<BackendSlot> {
-        let is_id = |slot| self.backends.get(slot).is_some_and(|entry| *entry.id == *id);
+        let is_id = |slot| self.backends.get(slot).is_some_and(|entry| entry.id() == id);
         self.backend_index.get(self.seed.hash_value(id), is_id).map(BackendSlot)
     }
 
     /// Which backend a slot is kept for, whether or not it exists at present.
     pub fn backend_id(&self, slot: BackendSlot) -> Option<&BackendId> {
-        self.backends.get(slot.0).map(|entry| &*entry.id)
+        self.backends.get(slot.0).map(BackendEntry::id)
     }
 
     /// All virtual hosts, in the order in which users see them: exact hosts, wildcards, the catch-all, by name.
@@ -237,7 +242,7 @@ impl RouteTable {
 
     fn set_backend(&mut self, id: &BackendId, backend: &Arc<Backend>) {
         let slot = self.place_of_backend(id);
-        let live = self.backends.get(slot).and_then(|entry| entry.live.as_ref());
+        let live = self.backends.get(slot).and_then(BackendEntry::live);
         if live.is_some_and(|live| Arc::ptr_eq(&live.backend, backend)) {
             return;
         }
@@ -245,7 +250,8 @@ impl RouteTable {
         let version = self.next_number();
         let incarnation = kept.unwrap_or(version);
         if let Some(entry) = self.backends.get_mut(slot) {
-            entry.live = Some(SlottedBackend { slot, incarnation, version, backend: Arc::clone(backend) });
+            entry.occupant =
+                Occupant::Live(SlottedBackend { slot, incarnation, version, backend: Arc::clone(backend) });
         }
     }
 
@@ -254,7 +260,8 @@ impl RouteTable {
         if let Some(BackendSlot(slot)) = self.backend_slot(id) {
             return slot;
         }
-        let slot = self.backends.insert(BackendEntry { id: Arc::new(id.clone()), references: 0, live: None });
+        let kept = Occupant::Kept(Arc::new(id.clone()));
+        let slot = self.backends.insert(BackendEntry { occupant: kept, references: 0 });
         self.backend_index.insert(self.seed.hash_value(id), slot);
         slot
     }
@@ -263,7 +270,7 @@ impl RouteTable {
     fn vacate_backend(&mut self, id: &BackendId, references: &mut References) {
         let Some(BackendSlot(slot)) = self.backend_slot(id) else { return };
         if let Some(entry) = self.backends.get_mut(slot) {
-            entry.live = None;
+            entry.occupant = Occupant::Kept(Arc::new(id.clone()));
         }
         references.add(&[slot], 0);
     }
@@ -296,8 +303,8 @@ impl RouteTable {
         for (slot, change) in references.0 {
             let Some(entry) = self.backends.get(slot) else { continue };
             let count = entry.references.saturating_add_signed(change);
-            if count == 0 && entry.live.is_none() {
-                let hash = self.seed.hash_value(&*entry.id);
+            if count == 0 && entry.live().is_none() {
+                let hash = self.seed.hash_value(entry.id());
                 self.backend_index.remove(hash, slot);
                 self.backends.remove(slot);
             } else if change != 0
@@ -358,10 +365,35 @@ impl RouteId {
 
 #[derive(Clone)]
 struct BackendEntry {
-    id: Arc<BackendId>,
+    occupant: Occupant,
     /// Number of hosts with a route to it.
     references: u32,
-    live: Option<SlottedBackend>,
+}
+
+/// Whose a slot is.
+#[derive(Clone)]
+enum Occupant {
+    /// The backend's, which names itself.
+    Live(SlottedBackend),
+    /// That of a backend which does not exist at present.
+    Kept(Arc<BackendId>),
+}
+
+impl BackendEntry {
+    fn id(&self) -> &BackendId {
+        match &self.occupant {
+            Occupant::Live(live) => &live.backend.id,
+            Occupant::Kept(id) => id,
+        }
+    }
+
+    #[inline]
+    fn live(&self) -> Option<&SlottedBackend> {
+        match &self.occupant {
+            Occupant::Live(live) => Some(live),
+            Occupant::Kept(_) => None,
+        }
+    }
 }
 
 /// By how much the count of hosts that refer to a backend changes, by slot.

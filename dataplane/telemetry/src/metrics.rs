@@ -472,7 +472,14 @@ impl Metrics {
         if slot < MAX_BACKEND_SLOTS {
             let now = self.backend_sum(slot);
             // The base of `started` is `finished`, so what is under way is counted to the new backend and not lost.
-            lock(&self.baselines).insert(slot, [now[1], now[1], now[2]]);
+            let base = [now[1], now[1], now[2]];
+            let mut baselines = lock(&self.baselines);
+            // Nobody has counted there: with the first state that is so of tens of thousands of slots.
+            if base == [0; 3] {
+                baselines.remove(&slot)
+            } else {
+                baselines.insert(slot, base)
+            };
         }
     }
 
