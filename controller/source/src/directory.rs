@@ -225,8 +225,12 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
     fn run(mut self) {
         let mut noticed = None;
         self.look_everywhere();
-        while !self.stop.load(Ordering::Relaxed) {
+        loop {
             let settled = self.act();
+            // What was being read is not all there.
+            if self.is_stopped() {
+                return;
+            }
             if settled && let Some(since) = self.first.take() {
                 self.hand_on(true, since);
                 self.table.pack();
@@ -234,6 +238,9 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
                 noticed = None;
             } else if self.first.is_none() {
                 self.hand_on(false, noticed.take().unwrap_or_else(Instant::now));
+            }
+            if self.is_stopped() {
+                return;
             }
             let timeout = self.tracker.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
             if wait(self.watcher.as_ref(), &self.waker, timeout) {
@@ -243,12 +250,16 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Takes the events of a burst.
     fn gather(&mut self) {
         let start = Instant::now();
         loop {
             self.take_events();
-            let over = start.elapsed() >= LONGEST_BURST || self.stop.load(Ordering::Relaxed);
+            let over = start.elapsed() >= LONGEST_BURST || self.is_stopped();
             if over || !wait(self.watcher.as_ref(), &self.waker, Some(QUIET)) {
                 return;
             }
@@ -288,7 +299,7 @@ impl<S: FnMut(SourceEvent) -> bool> Shell<S> {
         }
         let ready = self.tracker.take_ready();
         let mut rest = &ready[..];
-        while !rest.is_empty() && !self.stop.load(Ordering::Relaxed) {
+        while !rest.is_empty() && !self.is_stopped() {
             self.take_wave(walk::next_wave(&mut rest));
             if let Some(since) = self.first
                 && !rest.is_empty()
