@@ -73,12 +73,17 @@ pub fn core_busy(core: usize) -> anyhow::Result<Duration> {
     Ok(seconds([0, 1, 2, 5, 6, 7].iter().filter_map(|at| fields.get(*at)).sum()))
 }
 
-/// Two cores between two moments: the proxy's, and that of the load generator (this process) and the backend.
-pub struct Clock {
+/// Two cores: the proxy's, and that of the load generator (this process) and the backend.
+pub struct Meter {
     proxy: Vec<u32>,
     others: Vec<u32>,
     cores: [usize; 2],
     softirq: [Vec<u32>; 2],
+}
+
+/// What they do between two moments.
+pub struct Clock<'a> {
+    meter: &'a Meter,
     start: Reading,
     begun: Instant,
 }
@@ -102,27 +107,39 @@ pub struct Spent {
     pub load_disturbance: f64,
 }
 
-impl Clock {
-    /// Starts counting; `backend` are the processes that share the load generator's core.
-    ///
-    /// # Errors
-    /// Where the machine has no such cores.
-    pub fn start(proxy: Vec<u32>, backend: &[u32], proxy_core: usize, load_core: usize) -> anyhow::Result<Self> {
+impl Meter {
+    /// Finds whom to look at, which takes a while; `backend` are the processes that share the load generator's core.
+    pub fn new(proxy: Vec<u32>, backend: &[u32], proxy_core: usize, load_core: usize) -> Self {
         let mut others = backend.to_vec();
         others.push(std::process::id());
         let cores = [proxy_core, load_core];
         let softirq = cores.map(|core| softirq_thread(core).into_iter().collect());
-        let start = reading(&proxy, &others, cores, &softirq)?;
-        Ok(Self { proxy, others, cores, softirq, start, begun: Instant::now() })
+        Self { proxy, others, cores, softirq }
     }
 
+    /// Starts counting.
+    ///
+    /// # Errors
+    /// Where the machine has no such cores.
+    pub fn start(&self) -> anyhow::Result<Clock<'_>> {
+        Ok(Clock { meter: self, start: self.read()?, begun: Instant::now() })
+    }
+
+    fn read(&self) -> anyhow::Result<Reading> {
+        let busy =
+            |at: usize| Ok::<_, anyhow::Error>(core_busy(self.cores[at])?.saturating_sub(cpu_time(&self.softirq[at])));
+        Ok(Reading { proxy: cpu_time(&self.proxy), load: cpu_time(&self.others), cores: [busy(0)?, busy(1)?] })
+    }
+}
+
+impl Clock<'_> {
     /// What was spent since.
     ///
     /// # Errors
-    /// As [`Clock::start`].
+    /// As [`Meter::start`].
     pub fn stop(self) -> anyhow::Result<Spent> {
         let wall = self.begun.elapsed().as_secs_f64().max(1e-9);
-        let end = reading(&self.proxy, &self.others, self.cores, &self.softirq)?;
+        let end = self.meter.read()?;
         let proxy = end.proxy.saturating_sub(self.start.proxy);
         let load = end.load.saturating_sub(self.start.load);
         let [on_proxy, on_load] = [0, 1].map(|at| end.cores[at].saturating_sub(self.start.cores[at]));
@@ -133,11 +150,6 @@ impl Clock {
             load_disturbance: on_load.saturating_sub(load).as_secs_f64() / wall,
         })
     }
-}
-
-fn reading(proxy: &[u32], others: &[u32], cores: [usize; 2], softirq: &[Vec<u32>; 2]) -> anyhow::Result<Reading> {
-    let busy = |at: usize| Ok::<_, anyhow::Error>(core_busy(cores[at])?.saturating_sub(cpu_time(&softirq[at])));
-    Ok(Reading { proxy: cpu_time(proxy), load: cpu_time(others), cores: [busy(0)?, busy(1)?] })
 }
 
 /// The kernel's thread that takes over network work of a core when there is much of it.

@@ -18,6 +18,7 @@ pub use arguments::Arguments;
 use crate::certificate::Certificate;
 use crate::daemon::{self, Placement, SessionPriority};
 use crate::gateway;
+use crate::http::outcome::Ceiling;
 use crate::interrupt::Interrupt;
 use crate::proxies::{Kind, Proxy, Routes};
 use crate::report::Output;
@@ -44,6 +45,8 @@ pub struct Measured {
     pub notes: Vec<String>,
     /// One for each contestant in each scenario.
     pub rows: Vec<Row>,
+    /// What the load generator could have done, by scenario.
+    pub ceilings: BTreeMap<String, Ceiling>,
     pub fixed_rate: Option<turns::FixedRate>,
     pub idle: Vec<idle::Idle>,
 }

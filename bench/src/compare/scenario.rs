@@ -154,7 +154,7 @@ impl Scenario {
             expect_length: self.length,
             connections: self.connections,
             streams: self.streams,
-            // A turn that is not counted comes first, and CPU is counted over the whole of each.
+            // A turn that is not counted comes first.
             warm_up: Duration::ZERO,
             duration: Some(time),
             cpus: vec![core],

@@ -47,6 +47,7 @@ pub fn fill(report: &mut Report, measured: &Measured) {
     report.sections.extend(passing(measured));
     report.sections.extend(tracing(measured));
     report.sections.extend(details(measured, &names));
+    report.sections.extend(ceilings(measured));
     report.sections.extend(measured.fixed_rate.as_ref().map(fixed_rate));
     report.sections.extend(idle(measured));
 }
@@ -100,6 +101,39 @@ fn costs(measured: &Measured, names: &[String]) -> Option<Section> {
     section.tables.push(table);
     section.notes.extend(many_hosts(measured));
     section.plots = SIZES.iter().flat_map(|(title, keys)| bars(measured, title, keys)).collect();
+    Some(section)
+}
+
+/// What the load generator could have done with a core to itself, beside the most that was asked of it.
+fn ceilings(measured: &Measured) -> Option<Section> {
+    if measured.ceilings.is_empty() {
+        return None;
+    }
+    let mut section = Section::new("The load generator's own ceiling");
+    section.notes.push(Note::new(
+        "The same load against canned answers, by the generator's CPU for each; the backend takes its share of the same core.",
+    ));
+    let columns = vec![
+        Column::new(""),
+        Column::of("CPU of the generator", Unit::Microseconds),
+        Column::of("at most", Unit::PerSecond),
+        Column::of("fastest contestant", Unit::PerSecond),
+        Column::of("of the ceiling", Unit::Share),
+    ];
+    let mut table = Table::new("", columns);
+    for (key, ceiling) in &measured.ceilings {
+        let rates = measured.rows.iter().filter(|row| row.scenario == *key);
+        let fastest = rates.filter_map(|row| row.median(|sample| sample.per_second)).reduce(f64::max);
+        let Some(fastest) = fastest else { continue };
+        table.row(vec![
+            key.as_str().into(),
+            Figure::exact(Unit::Microseconds, ceiling.cpu_us_per_answer).into(),
+            Figure::exact(Unit::PerSecond, ceiling.per_second).into(),
+            Figure::exact(Unit::PerSecond, fastest).into(),
+            Figure::exact(Unit::Share, fastest / ceiling.per_second.max(1e-9)).into(),
+        ]);
+    }
+    section.tables.push(table);
     Some(section)
 }
 

@@ -3,16 +3,17 @@
 use super::rounds::{Row, Sample};
 use super::scenario::{self, Field, SCENARIOS, Scenario, VHOSTS};
 use super::{Bench, checks};
-use crate::accounting::Clock;
+use crate::accounting::{Clock, Meter, Spent};
 use crate::asker::Trust;
 use crate::daemon::Daemon;
 use crate::http;
-use crate::http::outcome::{Latency, Outcome};
+use crate::http::outcome::{Ceiling, Latency, Outcome};
 use crate::http::plan::Plan;
-use crate::http::progress::Silent;
+use crate::http::progress::{Progress, Silent};
 use crate::proxies::{Kind, Proxy, Routes};
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -108,13 +109,18 @@ impl Bench<'_> {
     }
 
     fn take_turns(&mut self, scenario: &Scenario, rows: &mut [(&Proxy, &Daemon, Row, bool)]) -> anyhow::Result<()> {
+        let mut ceiling: Option<Ceiling> = None;
         let time = Duration::from_secs(self.arguments.seconds().into());
         for round in 0..=self.arguments.rounds() {
             for (proxy, daemon, row, well) in rows.iter_mut().filter(|(.., well)| *well) {
                 self.interrupt.check()?;
                 let plan = |time| scenario.plan(proxy, &self.certificate_file(), self.arguments.load_core, time);
                 let took = match round {
-                    0 => http::run(&plan(FIRST), &Silent).map(|_| ()),
+                    0 => {
+                        // What the generator could do is the same for all: it is measured with the first one's answers.
+                        let first = Plan { ceiling: ceiling.is_none(), ..plan(FIRST) };
+                        http::run(&first, &Silent).map(|outcome| ceiling = ceiling.take().or(outcome.ceiling))
+                    }
                     _ => self.take(row, || self.turn(daemon, &plan(time))),
                 };
                 match (took, row.samples.last()) {
@@ -130,6 +136,9 @@ impl Bench<'_> {
                     }
                 }
             }
+        }
+        if let Some(ceiling) = ceiling {
+            self.measured.ceilings.insert(scenario.key.to_owned(), ceiling);
         }
         Ok(())
     }
@@ -154,9 +163,10 @@ impl Bench<'_> {
 
     fn loaded(&self, proxy: Vec<u32>, plan: &Plan) -> anyhow::Result<(Sample, Outcome)> {
         let (proxy_core, load_core) = (self.arguments.proxy_core, self.arguments.load_core);
-        let clock = Clock::start(proxy, &self.upstream.pids(), proxy_core, load_core)?;
-        let outcome = http::run(plan, &Silent)?;
-        let spent = clock.stop()?;
+        let meter = Meter::new(proxy, &self.upstream.pids(), proxy_core, load_core);
+        let span = CountedSpan::of(&meter);
+        let outcome = http::run(plan, &span)?;
+        let spent = span.spent()?;
         let sample = Sample {
             cost: spent.proxy.as_secs_f64() * 1e6 / outcome.answered.max(1) as f64,
             per_second: outcome.per_second,
@@ -241,6 +251,33 @@ impl Bench<'_> {
             );
         }
         Ok(())
+    }
+}
+
+/// Counts while a run counts: connections are made before.
+struct CountedSpan<'a> {
+    meter: &'a Meter,
+    clock: RefCell<Option<anyhow::Result<Clock<'a>>>>,
+    spent: RefCell<Option<anyhow::Result<Spent>>>,
+}
+
+impl<'a> CountedSpan<'a> {
+    fn of(meter: &'a Meter) -> Self {
+        Self { meter, clock: RefCell::default(), spent: RefCell::default() }
+    }
+
+    fn spent(self) -> anyhow::Result<Spent> {
+        self.spent.into_inner().context("the run ended before it began to count")?
+    }
+}
+
+impl Progress for CountedSpan<'_> {
+    fn begins(&self) {
+        self.clock.replace(Some(self.meter.start()));
+    }
+
+    fn ends(&self) {
+        self.spent.replace(self.clock.take().map(|clock| clock?.stop()));
     }
 }
 
