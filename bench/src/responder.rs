@@ -5,6 +5,7 @@
 //! bodies.
 
 use crate::asker::{announce, here};
+use anyhow::Context as _;
 use clap::Args;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -47,7 +48,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         for port in &arguments.listen {
             let (port, body) = port.split_once('=').unwrap_or((port, BODY));
             let answers = Arc::new(Answers::new(body));
-            let listener = TcpListener::bind(here(port.parse()?)).await?;
+            let number = port.parse().with_context(|| format!("--listen {port}: no port, which is 0 to 65535"))?;
+            let listener = TcpListener::bind(here(number)).await.with_context(|| format!("--listen {port}"))?;
             announce(listener.local_addr()?)?;
             tokio::task::spawn_local(accept(listener, answers, None));
         }
