@@ -387,9 +387,7 @@ impl<'a> Relay<'a> {
         downstream: &mut D,
         upstream: &mut U,
     ) -> Result<bool, Break> {
-        if self.max_body != 0 && self.bytes_in.saturating_add(downstream.known_ahead()) > self.max_body {
-            return Err(Break::BodyTooLarge);
-        }
+        // A body whose length is known was held against the limit before it was begun.
         match self.request_splice.poll_move(cx, downstream, upstream) {
             Poll::Ready(Ok(0)) => return Ok(false),
             Poll::Ready(Ok(moved)) => {
